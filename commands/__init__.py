@@ -1,0 +1,1 @@
+"""What every command line of the project shares: exit codes, `--json`, `--debug`, progress, whole files."""

@@ -1,0 +1,102 @@
+"""Files that appear whole or not at all: temporary name in the same folder, fsync, rename."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from diffusion.errors import InputError
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it is synced and renamed to `path`, else removed.
+
+    Readers see the old file or the new one, never a part. The temporary name keeps the suffix, because
+    writers such as PIL and NumPy choose a format by it.
+
+    Raises:
+        InputError: the folder cannot be made or written, or the disk is full.
+    """
+    path = Path(path)
+    temporary = make_temporary_name(path)
+    try:
+        yield temporary
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror or error}); choose another place with --out") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_whole_text(path: Path, text: str) -> None:
+    """Write `text` to `path` as UTF-8, whole or not at all. Raises InputError as `whole_file`."""
+    with whole_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`; on success it takes `path`'s place, else it is removed.
+
+    An existing `path` is moved aside first and deleted only after the new folder stands.
+
+    Raises:
+        InputError: the parent folder cannot be made or written, or the disk is full.
+    """
+    path = Path(path)
+    temporary = make_temporary_name(path)
+    try:
+        temporary.unlink()
+        temporary.mkdir()
+        yield temporary
+        aside = path.with_name(f".{path.name}.replaced.{os.getpid()}")
+        if path.exists():
+            path.replace(aside)
+        temporary.replace(path)
+        _sync_folder(path.parent)
+        shutil.rmtree(aside, ignore_errors=True)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror or error}); choose another place with --out") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def make_temporary_name(path: Path) -> Path:
+    """Create an empty file beside `path` (its folder is made if missing) and return its path.
+
+    Raises:
+        InputError: the folder cannot be made or written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
+    except OSError as error:
+        raise InputError(
+            f"{path}: its folder cannot be written ({error.strerror or error}); choose another place with --out"
+        ) from error
+    os.close(descriptor)
+    return Path(name)
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
+
+
+def _sync_folder(folder: Path) -> None:
+    # The rename itself is durable only once the folder is synced.
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,165 @@
+"""What must be known of a trained network to sample from it: shape, schedule, what it predicts, what it clips.
+
+The same JSON object stands in an ONNX file's metadata under `ddpm-rt` and in every engine's sidecar
+under `"process"`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from diffusion.errors import InputError
+from diffusion.noise_schedule import NoiseSchedule
+
+PROCESS_FORMAT = 1
+METADATA_KEY = "ddpm-rt"
+PREDICTION_TYPES = ("epsilon", "sample", "v_prediction", "score")
+VARIANCE_TYPES = ("fixed_small", "fixed_large", "learned_range")
+# Predictions from which x_start cannot be recovered where nothing of the data is left (ᾱ = 0).
+_NEED_SIGNAL = ("epsilon", "score")
+
+
+@dataclass(frozen=True)
+class SampleShape:
+    """One sample: channels, height, width, and how many gray levels the data had (the likelihood's bins)."""
+
+    channels: int
+    height: int
+    width: int
+    levels: int = 256
+
+    def __post_init__(self) -> None:
+        for name in ("channels", "height", "width", "levels"):
+            value = getattr(self, name)
+            lowest = 2 if name == "levels" else 1
+            if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
+                raise InputError(f"sample shape: {name} is {value!r}, expected a whole number of at least {lowest}")
+
+    @property
+    def chw(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        return self.channels, self.height, self.width
+
+    @property
+    def num_elements(self) -> int:
+        """C · H · W."""
+        return self.channels * self.height * self.width
+
+
+@dataclass(frozen=True)
+class Process:
+    """A trained diffusion process: everything the sampler needs but the network itself.
+
+    Attributes:
+        sample: the shape of one sample.
+        schedule: the noise schedule that the network was trained on.
+        prediction_type: what the network's first C channels are, one of `PREDICTION_TYPES`.
+        variance_type: `fixed_small` (β̃), `fixed_large` (β) or `learned_range` (the network has 2C channels).
+        clip_sample: bound for |x_start|, or None for no clipping.
+        checkpoint_sha256: of the weights the network came from, if known.
+
+    Raises:
+        InputError: an unknown type, a bound that is not positive, or a schedule that ends at ᾱ = 0 with a
+            prediction that cannot recover x_start there.
+    """
+
+    sample: SampleShape
+    schedule: NoiseSchedule
+    prediction_type: str = "epsilon"
+    variance_type: str = "fixed_small"
+    clip_sample: float | None = 1.0
+    checkpoint_sha256: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.prediction_type not in PREDICTION_TYPES:
+            raise InputError(
+                f"process: prediction_type is {self.prediction_type!r}, expected one of {', '.join(PREDICTION_TYPES)}"
+            )
+        if self.variance_type not in VARIANCE_TYPES:
+            raise InputError(
+                f"process: variance_type is {self.variance_type!r}, expected one of {', '.join(VARIANCE_TYPES)}"
+            )
+        clip = self.clip_sample
+        if clip is not None and (
+            isinstance(clip, bool) or not isinstance(clip, int | float) or not 0 < clip < math.inf
+        ):
+            raise InputError(f"process: clip_sample is {clip!r}, expected a positive number or null")
+        if self.schedule.alpha_bar[-1] == 0.0 and self.prediction_type in _NEED_SIGNAL:
+            raise InputError(
+                f"process: the schedule ends at alpha_bar = 0, where {self.prediction_type} says nothing about x_start; "
+                "expected prediction_type sample or v_prediction"
+            )
+
+    @property
+    def prediction_channels(self) -> int:
+        """Channels of the network's output: C, or 2C with `learned_range`."""
+        return self.sample.channels * (2 if self.variance_type == "learned_range" else 1)
+
+    @classmethod
+    def from_json(cls, fields: object, source: str = "process") -> Process:
+        """The inverse of `to_json`.
+
+        Args:
+            fields: the parsed JSON object.
+            source: what to call the object in an error: a file's name.
+
+        Raises:
+            InputError: a format this version does not know, a missing or an impossible field.
+        """
+        if not isinstance(fields, Mapping):
+            raise InputError(f"{source}: found {type(fields).__name__}, expected a JSON object that describes a process")
+        if fields.get("format") != PROCESS_FORMAT:
+            raise InputError(
+                f"{source}: process format is {fields.get('format')!r}, this version reads {PROCESS_FORMAT}; "
+                "export again with this version, or install the version that wrote it"
+            )
+        missing = [name for name in ("sample", "schedule", "prediction_type", "variance_type") if name not in fields]
+        if missing:
+            raise InputError(f"{source}: the field {missing[0]!r} is missing; export again")
+        sample, schedule = fields["sample"], fields["schedule"]
+        if not isinstance(sample, Mapping) or not isinstance(schedule, Mapping):
+            raise InputError(f"{source}: 'sample' and 'schedule' must be JSON objects; export again")
+        try:
+            return cls(
+                sample=SampleShape(
+                    sample.get("channels", 0), sample.get("height", 0), sample.get("width", 0), sample.get("levels", 256)
+                ),
+                schedule=NoiseSchedule.from_json(schedule),
+                prediction_type=fields["prediction_type"],
+                variance_type=fields["variance_type"],
+                clip_sample=fields.get("clip_sample"),
+                checkpoint_sha256=fields.get("checkpoint_sha256"),
+            )
+        except InputError as error:
+            raise InputError(f"{source}: {error}") from None
+
+    @classmethod
+    def from_json_text(cls, text: str, source: str = "process") -> Process:
+        """As `from_json`, from text. Raises InputError if the text is not JSON."""
+        try:
+            fields = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise InputError(f"{source}: not JSON ({error}); export again") from None
+        return cls.from_json(fields, source)
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON object of this process."""
+        shape = self.sample
+        return {
+            "format": PROCESS_FORMAT,
+            "sample": {
+                "channels": shape.channels,
+                "height": shape.height,
+                "width": shape.width,
+                "levels": shape.levels,
+            },
+            "schedule": self.schedule.to_json(),
+            "prediction_type": self.prediction_type,
+            "variance_type": self.variance_type,
+            "clip_sample": self.clip_sample,
+            "checkpoint_sha256": self.checkpoint_sha256,
+        }

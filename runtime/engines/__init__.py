@@ -1,0 +1,1 @@
+"""One small file per backend behind one interface, `runtime.engines.interface.Engine`."""
