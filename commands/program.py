@@ -43,7 +43,9 @@ def make_parser(prog: str, description: str, epilog: str | None = None) -> OneLi
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--json", action="store_true", help="print one JSON object on standard output, everything else on standard error"
+        "--json",
+        action="store_true",
+        help="print one JSON object on standard output, everything else on standard error",
     )
     parser.add_argument("--debug", action="store_true", help="print the traceback of an error")
     return parser

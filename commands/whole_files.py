@@ -32,7 +32,9 @@ def whole_file(path: Path) -> Iterator[Path]:
         temporary.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror or error}); choose another place with --out") from error
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror or error}); choose another place with --out"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -65,7 +67,9 @@ def whole_folder(path: Path) -> Iterator[Path]:
         _sync_folder(path.parent)
         shutil.rmtree(aside, ignore_errors=True)
     except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror or error}); choose another place with --out") from error
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror or error}); choose another place with --out"
+        ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -39,7 +39,10 @@ def schedule_from_diffusers(config: Mapping[str, Any], source: str = "scheduler_
             if kind == "explicit":
                 raise InputError("beta_schedule is 'explicit', which needs trained_betas")
             schedule = NoiseSchedule.make(
-                kind, config.get("num_train_timesteps", 1000), config.get("beta_start"), config.get("beta_end")
+                kind,
+                config.get("num_train_timesteps", 1000),
+                config.get("beta_start"),
+                config.get("beta_end"),
             )
         if config.get("rescale_betas_zero_snr"):
             schedule = schedule.with_zero_terminal_snr()

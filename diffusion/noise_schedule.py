@@ -73,7 +73,7 @@ class NoiseSchedule:
         betas = np.array(self.betas, dtype=np.float64, ndmin=1)  # a copy that nobody else can change
         if betas.ndim != 1 or not 1 <= len(betas) <= MAX_TRAIN_TIMESTEPS:
             raise InputError(
-                f"noise schedule: found betas of shape {betas.shape}, expected a list of 1 to {MAX_TRAIN_TIMESTEPS} numbers"
+                f"noise schedule: betas of shape {betas.shape}, expected a list of 1 to {MAX_TRAIN_TIMESTEPS} numbers"
             )
         good = (betas > 0.0) & (betas < 1.0)
         good[-1] |= betas[-1] == 1.0  # zero terminal signal-to-noise ratio
@@ -81,6 +81,13 @@ class NoiseSchedule:
             worst = int(np.flatnonzero(~good)[0])
             raise InputError(
                 f"noise schedule: beta[{worst}] is {betas[worst]!r}, expected 0 < beta < 1 (1 only as the last one)"
+            )
+        alpha_bar = np.cumprod(1.0 - betas)
+        if not (alpha_bar[0] < 1.0 and np.all(np.diff(alpha_bar) < 0.0)):
+            flat = int(np.argmin(np.diff(alpha_bar, prepend=1.0) < 0.0))
+            raise InputError(
+                f"noise schedule: alpha_bar[{flat}] is {alpha_bar[flat]!r}, no smaller than the one before it; "
+                "expected betas that float64 can tell from 0 and that leave some signal until the last timestep"
             )
         betas.flags.writeable = False
         object.__setattr__(self, "betas", betas)
@@ -93,7 +100,11 @@ class NoiseSchedule:
 
     @classmethod
     def make(
-        cls, kind: str, num_train_timesteps: int = 1000, beta_start: float | None = None, beta_end: float | None = None
+        cls,
+        kind: str,
+        num_train_timesteps: int = 1000,
+        beta_start: float | None = None,
+        beta_end: float | None = None,
     ) -> NoiseSchedule:
         """A schedule by name, with diffusers' constructor defaults (β from 1e-4 to 0.02).
 
@@ -149,7 +160,12 @@ class NoiseSchedule:
                     f"noise schedule: num_train_timesteps is {declared}, but there are {len(schedule.betas)} betas"
                 )
             return schedule
-        return cls.make(str(kind), fields.get("num_train_timesteps", 1000), fields.get("beta_start"), fields.get("beta_end"))
+        return cls.make(
+            str(kind),
+            fields.get("num_train_timesteps", 1000),
+            fields.get("beta_start"),
+            fields.get("beta_end"),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The fields under `"schedule"` of a process: enough to make the same float64 betas again."""
@@ -166,6 +182,10 @@ class NoiseSchedule:
         root = (root - root[-1]) * (root[0] / (root[0] - root[-1]))
         alpha_bar = root**2
         return NoiseSchedule.explicit(1.0 - np.concatenate([alpha_bar[:1], alpha_bar[1:] / alpha_bar[:-1]]))
+
+    def truncated(self, num_train_timesteps: int) -> NoiseSchedule:
+        """The schedule's first timesteps alone: what a chain that begins there covers."""
+        return NoiseSchedule.explicit(self.betas[:num_train_timesteps])
 
     @property
     def num_train_timesteps(self) -> int:

@@ -111,7 +111,9 @@ class Process:
             InputError: a format this version does not know, a missing or an impossible field.
         """
         if not isinstance(fields, Mapping):
-            raise InputError(f"{source}: found {type(fields).__name__}, expected a JSON object that describes a process")
+            raise InputError(
+                f"{source}: found {type(fields).__name__}, expected the JSON object of a process"
+            )
         if fields.get("format") != PROCESS_FORMAT:
             raise InputError(
                 f"{source}: process format is {fields.get('format')!r}, this version reads {PROCESS_FORMAT}; "
@@ -126,7 +128,10 @@ class Process:
         try:
             return cls(
                 sample=SampleShape(
-                    sample.get("channels", 0), sample.get("height", 0), sample.get("width", 0), sample.get("levels", 256)
+                    sample.get("channels", 0),
+                    sample.get("height", 0),
+                    sample.get("width", 0),
+                    sample.get("levels", 256),
                 ),
                 schedule=NoiseSchedule.from_json(schedule),
                 prediction_type=fields["prediction_type"],

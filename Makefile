@@ -1,0 +1,57 @@
+# Two commands do everything: `make demo` and `make test`. Each sets up what it needs, once.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+JOBS   ?= 2
+
+PACKAGES := commands diffusion train export runtime benchmarks
+KERNELS  := CMakeLists.txt $(wildcard kernels/*)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check build lint clean benchmark
+
+help:
+	@echo "make demo       environment, build, train on digits, export, sample -> samples/grid.png"
+	@echo "make test       environment, build, all tests, lint, types, import contracts"
+	@echo "make check      lint, types and import contracts alone"
+	@echo "make build      the environment and the compiled kernels"
+	@echo "make benchmark  the ratios that README quotes -> benchmarks/results/"
+	@echo "make clean      remove what was built; the environment, runs/ and samples/ stay"
+	@echo "PYTHON=python3.12 chooses another interpreter for $(VENV)"
+
+# The environment is made once and again only when what it is made from changes.
+$(VENV)/.environment: pyproject.toml constraints/cpu.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python constraints/requirements.py cpu train export dev > $(VENV)/requirements.txt
+	$(BIN)/python -m pip install --quiet -c constraints/cpu.txt -r $(VENV)/requirements.txt
+	touch $@
+
+$(VENV)/.built: $(VENV)/.environment $(KERNELS)
+	$(BIN)/python -m pip install --quiet --no-build-isolation --no-deps -e .
+	touch $@
+
+build: $(VENV)/.built
+
+demo: build
+	$(BIN)/python -m train.run
+	$(BIN)/python -m export.to_onnx
+	$(BIN)/python -m runtime.sample
+
+test: check
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+
+check: build
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+lint: check
+
+benchmark: build
+	$(BIN)/python -m benchmarks.kernels --out benchmarks/results/kernels.json
+	$(BIN)/python -m benchmarks.chain --out benchmarks/results/chain.json
+
+clean:
+	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis $(VENV)/.built

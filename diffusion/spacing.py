@@ -1,0 +1,107 @@
+"""Which timesteps a chain visits: five ways to choose N of T, and the check of any choice.
+
+Timesteps are returned in the order the chain runs, downward. Ties round half to even.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from diffusion.errors import InputError
+from diffusion.noise_schedule import NoiseSchedule
+
+
+def _leading(num_steps: int, schedule: NoiseSchedule) -> np.ndarray:
+    # As diffusers: does not reach T−1 where N does not divide T.
+    return np.arange(num_steps) * (schedule.num_train_timesteps // num_steps)
+
+
+def _trailing(num_steps: int, schedule: NoiseSchedule) -> np.ndarray:
+    # Lin et al. 2024, table 2: always begins at T−1.
+    total = schedule.num_train_timesteps
+    return np.round(total - np.arange(num_steps)[::-1] * total / num_steps).astype(np.int64) - 1
+
+
+def _linspace(num_steps: int, schedule: NoiseSchedule) -> np.ndarray:
+    return np.round(_unit_interval(num_steps) * (schedule.num_train_timesteps - 1)).astype(np.int64)
+
+
+def _quadratic(num_steps: int, schedule: NoiseSchedule) -> np.ndarray:
+    # Song et al. 2021 (DDIM), appendix D.2: more steps near the data.
+    total = schedule.num_train_timesteps
+    return _pushed_apart(np.round((total - 1) * _unit_interval(num_steps) ** 2).astype(np.int64), total)
+
+
+def _logsnr(num_steps: int, schedule: NoiseSchedule) -> np.ndarray:
+    # Lu et al. 2022 (DPM-Solver), section 3.4: uniform in λ = ½ ln(ᾱ/(1−ᾱ)).
+    lambdas = 0.5 * schedule.log_snr
+    if not np.isfinite(lambdas[-1]):
+        raise InputError(
+            "spacing logsnr: the schedule ends at alpha_bar = 0, where log-SNR is infinite; expected another spacing"
+        )
+    wanted = lambdas[0] + _unit_interval(num_steps) * (lambdas[-1] - lambdas[0])
+    nearest = np.abs(lambdas[None, :] - wanted[:, None]).argmin(axis=1)
+    return _pushed_apart(nearest, schedule.num_train_timesteps)
+
+
+_SPACINGS: dict[str, Callable[[int, NoiseSchedule], np.ndarray]] = {
+    "leading": _leading,
+    "trailing": _trailing,
+    "linspace": _linspace,
+    "quadratic": _quadratic,
+    "logsnr": _logsnr,
+}
+SPACINGS = tuple(_SPACINGS)
+DEFAULT_SPACING = "trailing"
+
+
+def spaced_timesteps(spacing: str, num_steps: int, schedule: NoiseSchedule) -> np.ndarray:
+    """N of the schedule's T timesteps, int64 [N], strictly descending.
+
+    Raises:
+        InputError: an unknown spacing, N < 1 or N > T.
+    """
+    total = schedule.num_train_timesteps
+    if spacing not in _SPACINGS:
+        raise InputError(f"spacing is {spacing!r}, expected one of {', '.join(SPACINGS)}")
+    if isinstance(num_steps, bool) or not isinstance(num_steps, int | np.integer) or not 1 <= num_steps <= total:
+        raise InputError(
+            f"steps is {num_steps!r}, expected a whole number from 1 to {total}, the timesteps of training"
+        )
+    if num_steps == 1:
+        return np.array([0 if spacing == "leading" else total - 1], dtype=np.int64)
+    return check_timesteps(_SPACINGS[spacing](num_steps, schedule)[::-1], total)
+
+
+def check_timesteps(timesteps: Sequence[int] | np.ndarray, num_train_timesteps: int) -> np.ndarray:
+    """The same timesteps as int64 [N], if a chain can run through them.
+
+    Raises:
+        InputError: none at all, one that is not a whole number of 0..T−1, or an order that is not strictly descending.
+    """
+    array = np.asarray(timesteps)
+    if array.ndim != 1 or array.size == 0 or not np.issubdtype(array.dtype, np.integer):
+        raise InputError(f"timesteps: found {timesteps!r}, expected a non-empty list of whole numbers")
+    outside = array[(array < 0) | (array >= num_train_timesteps)]
+    if outside.size:
+        raise InputError(f"timesteps: found {outside[0]}, expected 0 to {num_train_timesteps - 1}")
+    rising = np.flatnonzero(np.diff(array.astype(np.int64)) >= 0)
+    if rising.size:
+        first, second = array[rising[0]], array[rising[0] + 1]
+        raise InputError(f"timesteps: found {first} before {second}, expected a strictly descending list")
+    return array.astype(np.int64)
+
+
+def _unit_interval(num_steps: int) -> np.ndarray:
+    return np.arange(num_steps) / (num_steps - 1)
+
+
+def _pushed_apart(rising: np.ndarray, total: int) -> np.ndarray:
+    """Make a non-decreasing choice strictly increasing without leaving 0..T−1."""
+    num_steps = len(rising)
+    place = np.arange(num_steps)
+    # t_k ← max(t_k, t_{k−1} + 1) for all k at once: subtract the place, take the running maximum, add it back.
+    apart = np.maximum.accumulate(rising - place) + place
+    return np.minimum(apart, total - num_steps + place)

@@ -1,0 +1,134 @@
+"""A sampler is a table: rows of coefficients that one loop and one kernel run, whatever the method.
+
+    x_start = clip(u·x + v·p)                                       p = first C channels of the prediction
+    x'      = a·x + q·p + b·x_start + c1·h1 + c2·h2 + s·exp(k·w)·z  w = last C channels (learned_range)
+    h1'     = d·x + f·x_start + g1·h1 + g2·h2
+    h2'     = x_start or h1 (fixed per table)
+
+Terms are summed left to right. The noise term is absent where s = 0, and exp(k·w) where the table is
+not `learned`. A row's timestep is what the network is given and what numbers its noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from diffusion.errors import InputError
+from diffusion.spacing import check_timesteps
+
+# The order of a row's coefficients, in every array of them and in kernels/step.h.
+COLUMNS = ("u", "v", "a", "q", "b", "c1", "c2", "d", "f", "g1", "g2", "s", "k")
+
+# x_T is drawn from N(0, I), although q(x_T) keeps √ᾱ_T of the data: above this the difference shows.
+MAX_FIRST_ALPHA_BAR = 0.01
+
+
+@dataclass(frozen=True, eq=False)
+class StepTable:
+    """The rows of a chain, in the order it runs.
+
+    Attributes:
+        sampler: the method's name.
+        timesteps: int64 [R], training timesteps, strictly descending.
+        coefficients: float64 [R, 13], columns as `COLUMNS`.
+        clip: bound for |x_start|; inf for none.
+        histories: 0, 1 or 2, how many arrays beside x the method carries from step to step.
+        learned: whether the prediction's last C channels are the log-variance's place w.
+        h2_is_x_start: whether the second history is the last x_start (else the last first history).
+        notes: what a user should know of this table, one line each.
+
+    Raises:
+        InputError: rows that no chain can run.
+    """
+
+    sampler: str
+    timesteps: np.ndarray
+    coefficients: np.ndarray
+    clip: float = np.inf
+    histories: int = 0
+    learned: bool = False
+    h2_is_x_start: bool = False
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.coefficients.shape != (len(self.timesteps), len(COLUMNS)):
+            raise InputError(
+                f"table of {self.sampler}: coefficients have shape {self.coefficients.shape}, "
+                f"expected ({len(self.timesteps)}, {len(COLUMNS)})"
+            )
+        if not np.isfinite(self.coefficients).all():
+            row, column = np.argwhere(~np.isfinite(self.coefficients))[0]
+            raise InputError(
+                f"table of {self.sampler}: coefficient {COLUMNS[column]} at timestep {self.timesteps[row]} is "
+                f"{self.coefficients[row, column]}, expected a finite number"
+            )
+        if self.histories not in (0, 1, 2):
+            raise InputError(f"table of {self.sampler}: histories is {self.histories}, expected 0, 1 or 2")
+        if not self.clip > 0:
+            raise InputError(f"table of {self.sampler}: clip is {self.clip}, expected a positive number")
+        if self.column("s")[-1] != 0.0:
+            raise InputError(f"table of {self.sampler}: the last row adds noise, expected s = 0 there")
+
+    @classmethod
+    def from_columns(
+        cls,
+        sampler: str,
+        timesteps: np.ndarray,
+        columns: Mapping[str, np.ndarray | float],
+        **attributes: object,
+    ) -> StepTable:
+        """A table from the columns that differ from 0; each is a number or float64 [R]."""
+        coefficients = np.zeros((len(timesteps), len(COLUMNS)))
+        for name, values in columns.items():
+            coefficients[:, COLUMNS.index(name)] = values
+        return cls(sampler, timesteps, coefficients, **attributes)  # type: ignore[arg-type]
+
+    def __len__(self) -> int:
+        return len(self.timesteps)
+
+    def column(self, name: str) -> np.ndarray:
+        """One coefficient for all rows, float64 [R]."""
+        return self.coefficients[:, COLUMNS.index(name)]
+
+    def cast(self) -> np.ndarray:
+        """The coefficients as the kernels read them, float32 [R, 13]: the one place where a table is rounded.
+
+        Raises:
+            InputError: a coefficient too large for float32.
+        """
+        with np.errstate(over="ignore"):
+            rounded = self.coefficients.astype(np.float32)
+        if not np.isfinite(rounded).all():
+            row, column = np.argwhere(~np.isfinite(rounded))[0]
+            raise InputError(
+                f"table of {self.sampler}: coefficient {COLUMNS[column]} at timestep {self.timesteps[row]} is "
+                f"{self.coefficients[row, column]:g}, too large for float32"
+            )
+        return rounded
+
+    @property
+    def conditioning(self) -> float:
+        """G = max |q + b·v|: how much one step can amplify an error of the prediction."""
+        return float(np.abs(self.column("q") + self.column("b") * self.column("v")).max())
+
+    def absolute_tolerance(self) -> float:
+        """How far a float32 chain of this table may be from a float64 one, per unit of data: 1e-5 + 2⁻²¹·G."""
+        return 1e-5 + 2.0**-21 * self.conditioning
+
+    def with_notes(self, *notes: str) -> StepTable:
+        """The same table with more notes."""
+        return replace(self, notes=(*self.notes, *notes))
+
+
+def rows_alpha_bar(alpha_bar: np.ndarray, timesteps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(ᾱ, ᾱ′) of every row: of its own timestep and of the next row's; ᾱ′ = 1, data, in the last row.
+
+    Args:
+        alpha_bar: float64 [T] of the schedule.
+        timesteps: int64 [R], strictly descending.
+    """
+    own = alpha_bar[check_timesteps(timesteps, len(alpha_bar))]
+    return own, np.append(own[1:], 1.0)

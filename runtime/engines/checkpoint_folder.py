@@ -1,0 +1,155 @@
+"""A diffusers pipeline folder without its weights: which network it holds, and what that was trained to do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffusion.diffusers_config import process_from_diffusers
+from diffusion.errors import InputError
+from diffusion.process import Process
+
+TRAIN_FORMAT = 1
+_PIPELINES = ("DDPMPipeline", "DDIMPipeline")
+# Both describe a training process by the same keys; what else they hold concerns sampling, which is ours.
+_SCHEDULERS = ("DDPMScheduler", "DDIMScheduler")
+_WAY_OUT = "correct one of them, or remove train.json to go by diffusers' files alone"
+
+
+@dataclass(frozen=True, eq=False)
+class CheckpointFolder:
+    """What the JSON files of a checkpoint say.
+
+    Attributes:
+        process: what the network was trained to do.
+        unet_config: the arguments of diffusers' `UNet2DModel`.
+    """
+
+    process: Process
+    unet_config: dict[str, Any]
+
+
+def read_checkpoint_folder(folder: Path) -> CheckpointFolder:
+    """Read model_index.json, unet/config.json, scheduler/scheduler_config.json and, where it is, train.json.
+
+    The process in train.json says what diffusers' files cannot: the gray levels of the data (256 without
+    it) and the prediction type `score`. All that both say must agree.
+
+    Raises:
+        InputError: no such folder, another kind of pipeline, network or scheduler, or a contradiction.
+    """
+    if not folder.is_dir():
+        raise InputError(
+            f"{folder}: no such checkpoint folder, expected one that holds model_index.json; "
+            "train one with `python -m train.run`, or name another"
+        )
+    index_path = folder / "model_index.json"
+    index = _read_json(index_path)
+    _check_class(index_path, index, _PIPELINES)
+    if not isinstance(index.get("unet"), list) or index["unet"][-1:] != ["UNet2DModel"]:
+        raise InputError(
+            f"{index_path}: unet is {index.get('unet')!r}, expected ['diffusers', 'UNet2DModel']; "
+            "choose a checkpoint of an unconditional DDPM"
+        )
+    unet_path = folder / "unet" / "config.json"
+    unet_config = _read_json(unet_path)
+    _check_class(unet_path, unet_config, ("UNet2DModel",))
+    scheduler_path = folder / "scheduler" / "scheduler_config.json"
+    scheduler_config = _read_json(scheduler_path)
+    _check_class(scheduler_path, scheduler_config, _SCHEDULERS)
+    process = process_from_diffusers(scheduler_config, unet_config, source=str(scheduler_path))
+    if (folder / "train.json").exists():
+        process = _read_train_process(folder / "train.json", process, scheduler_config)
+    _check_network(unet_path, unet_config, process)
+    return CheckpointFolder(process, unet_config)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(
+            f"{path}: no such file, expected a folder that `python -m train.run` or diffusers' "
+            "DDPMPipeline.save_pretrained wrote; choose or copy the whole folder"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not a JSON file ({error}); copy or train the checkpoint again") from None
+    if not isinstance(fields, dict):
+        raise InputError(
+            f"{path}: found {type(fields).__name__}, expected a JSON object; copy or train the checkpoint again"
+        )
+    return fields
+
+
+def _check_class(path: Path, fields: Mapping[str, Any], expected: tuple[str, ...]) -> None:
+    if fields.get("_class_name") not in expected:
+        raise InputError(
+            f"{path}: _class_name is {fields.get('_class_name')!r}, expected {' or '.join(expected)}; "
+            "choose a checkpoint of an unconditional DDPM"
+        )
+
+
+def _read_train_process(path: Path, by_diffusers: Process, scheduler_config: Mapping[str, Any]) -> Process:
+    fields = _read_json(path)
+    if fields.get("format") != TRAIN_FORMAT:
+        raise InputError(
+            f"{path}: format is {fields.get('format')!r}, this version reads {TRAIN_FORMAT}; "
+            "install the version that wrote it, or remove train.json to go by diffusers' files alone"
+        )
+    process = Process.from_json(fields.get("process"), str(path))
+    ours, theirs = process.schedule, by_diffusers.schedule
+    pairs: dict[str, tuple[object, object]] = {
+        "sample shape": (process.sample.chw, by_diffusers.sample.chw),
+        "num_train_timesteps": (ours.num_train_timesteps, theirs.num_train_timesteps),
+        "clip_sample": (process.clip_sample, by_diffusers.clip_sample),
+    }
+    if process.prediction_type != "score":  # which diffusers has no name for
+        pairs["prediction_type"] = (process.prediction_type, by_diffusers.prediction_type)
+    if "variance_type" in scheduler_config:  # DDIMScheduler has none
+        pairs["variance_type"] = (process.variance_type, by_diffusers.variance_type)
+    for name, (found, expected) in pairs.items():
+        if found != expected:
+            raise InputError(
+                f"{path}: {name} is {found!r}, but diffusers' files beside it say {expected!r}; {_WAY_OUT}"
+            )
+    if not np.allclose(ours.betas, theirs.betas, rtol=1e-9, atol=0.0):
+        worst = int(np.argmax(np.abs(ours.betas - theirs.betas)))
+        raise InputError(
+            f"{path}: beta[{worst}] is {ours.betas[worst]:.6g}, but scheduler_config.json gives "
+            f"{theirs.betas[worst]:.6g}; {_WAY_OUT}"
+        )
+    return process
+
+
+def _check_network(path: Path, config: Mapping[str, Any], process: Process) -> None:
+    for name in ("num_class_embeds", "class_embed_type"):
+        if config.get(name) is not None:
+            raise InputError(
+                f"{path}: {name} is {config[name]!r}, expected null (class-conditional networks are not "
+                "supported); choose a checkpoint of an unconditional DDPM"
+            )
+    shape, num_train_timesteps = process.sample, process.schedule.num_train_timesteps
+    embedding = config.get("time_embedding_type", "positional")
+    if embedding not in ("positional", "learned"):
+        # 'fourier' is a function of log t, which is not finite at t = 0.
+        raise InputError(
+            f"{path}: time_embedding_type is {embedding!r}, expected 'positional' or 'learned'; "
+            "choose a network that is conditioned on timesteps 0..T−1"
+        )
+    num_embeddings = config.get("num_train_timesteps")
+    if embedding == "learned" and (not isinstance(num_embeddings, int) or num_embeddings < num_train_timesteps):
+        raise InputError(
+            f"{path}: num_train_timesteps is {num_embeddings!r}, expected at least the schedule's "
+            f"{num_train_timesteps}, each of which needs an embedding; correct the scheduler's config"
+        )
+    times_halved = len(config.get("block_out_channels", ())) - 1
+    if times_halved > 0 and (shape.height % 2**times_halved or shape.width % 2**times_halved):
+        raise InputError(
+            f"{path}: sample_size is {shape.height}×{shape.width}, expected multiples of {2**times_halved}: "
+            f"the network halves it {times_halved} times; correct sample_size"
+        )

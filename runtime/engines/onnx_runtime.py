@@ -1,0 +1,181 @@
+"""ONNX Runtime, on the CPU or an NVIDIA GPU."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+
+from commands.errors import DeviceUnavailableError
+from diffusion.errors import InputError
+from diffusion.process import METADATA_KEY, Process, SampleShape
+from runtime.process_flags import ProcessFlags
+
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_TYPES = {
+    "tensor(float)": np.float32,
+    "tensor(double)": np.float64,
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+}
+_SEVERITY_FATAL = 4
+
+
+class OnnxRuntimeEngine:
+    """An ONNX ε-network run by ONNX Runtime.
+
+    Args:
+        path: the file: one input of rank 4 (x), one of rank 1 (t), in any order and under any name, and
+            one output of rank 4.
+        device: "cpu" or "cuda".
+        threads: of the CPU provider; 0 for as many as this process may use.
+        flags: what the file's metadata does not say.
+
+    Raises:
+        InputError: no such file, not an ONNX file, not an ε-network, or a process nobody described.
+        DeviceUnavailableError: no CUDA provider, or no GPU for it.
+    """
+
+    def __init__(self, path: Path, device: str = "cpu", threads: int = 0, flags: ProcessFlags | None = None) -> None:
+        flags = flags or ProcessFlags()
+        self._path = path
+        self._session = _open_session(path, device, threads)
+        self._x_name, self._t_name, self._t_type = self._tell_inputs_apart()
+        self._output_name = self._check_output()
+        self.process = self._find_process(flags)
+        self._check_shapes()
+        self.sha256 = _sha256_of(path)
+        self.name = f"ONNX Runtime {ort.__version__} ({device.upper()})"
+
+    def bind(self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray) -> Callable[[], None]:
+        """As `runtime.engines.interface.Engine.bind`: ONNX Runtime reads and writes the buffers themselves."""
+        batch = self._session.get_inputs()[self._input_place(self._x_name)].shape[0]
+        if isinstance(batch, int) and batch != x.shape[0]:
+            raise InputError(
+                f"{self._path}: takes batches of {batch}, found {x.shape[0]}; give --batch-size {batch}, "
+                "or export with a dynamic first axis"
+            )
+        binding = self._session.io_binding()
+        fed_t = t if self._t_type == np.float32 else np.empty(t.shape, dtype=self._t_type)
+        for name, array in ((self._x_name, x), (self._t_name, fed_t)):
+            binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+        binding.bind_output(
+            self._output_name, "cpu", 0, prediction.dtype.type, prediction.shape, prediction.ctypes.data
+        )
+        run, options = self._session.run_with_iobinding, ort.RunOptions()
+        options.log_severity_level = _SEVERITY_FATAL  # an error is raised anyway; it need not be printed as well
+
+        def call() -> None:
+            if fed_t is not t:
+                np.copyto(fed_t, t, casting="unsafe")  # whole numbers, exact in every type of `_TYPES`
+            try:
+                run(binding, options)
+            except Exception as error:  # ONNX Runtime's exceptions have no common base
+                raise InputError(
+                    f"{self._path}: the network fails on a batch of {x.shape[0]} ({_one_line(error)}); "
+                    "try a smaller --batch-size, or export again"
+                ) from error
+
+        return call
+
+    def _input_place(self, name: str) -> int:
+        return [entry.name for entry in self._session.get_inputs()].index(name)
+
+    def _tell_inputs_apart(self) -> tuple[str, str, type]:
+        inputs = self._session.get_inputs()
+        images = [entry for entry in inputs if len(entry.shape) == 4]
+        times = [entry for entry in inputs if len(entry.shape) == 1]
+        if len(inputs) != 2 or len(images) != 1 or len(times) != 1:
+            found = ", ".join(f"{entry.name}{list(entry.shape)}" for entry in inputs)
+            raise InputError(
+                f"{self._path}: inputs are {found}; expected one of rank 4 (x [N, C, H, W]) and one of rank 1 (t [N])"
+            )
+        for entry, allowed in ((images[0], ["tensor(float)"]), (times[0], list(_TYPES))):
+            if entry.type not in allowed:
+                raise InputError(
+                    f"{self._path}: input {entry.name} is {entry.type}, expected {' or '.join(allowed)}; "
+                    "export with float32 inputs and outputs"
+                )
+        return images[0].name, times[0].name, _TYPES[times[0].type]
+
+    def _check_output(self) -> str:
+        outputs = self._session.get_outputs()
+        if len(outputs) != 1 or len(outputs[0].shape) != 4 or outputs[0].type != "tensor(float)":
+            found = ", ".join(f"{entry.name} {entry.type}{list(entry.shape)}" for entry in outputs)
+            raise InputError(f"{self._path}: outputs are {found}; expected one float32 prediction [N, C or 2C, H, W]")
+        return str(outputs[0].name)
+
+    def _find_process(self, flags: ProcessFlags) -> Process:
+        text = self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+        if text is not None:
+            return flags.applied_to(
+                Process.from_json_text(text, f"{self._path}, metadata {METADATA_KEY}"), str(self._path)
+            )
+        _, *chw = self._session.get_inputs()[self._input_place(self._x_name)].shape
+        if not all(isinstance(size, int) for size in chw):
+            raise InputError(
+                f"{self._path}: input {self._x_name} has the open shape {chw}, "
+                "expected fixed channels, height and width"
+            )
+        return flags.process(SampleShape(*chw), str(self._path))
+
+    def _check_shapes(self) -> None:
+        process = self.process
+        for kind, entry, channels in (
+            ("input", self._session.get_inputs()[self._input_place(self._x_name)], process.sample.channels),
+            ("output", self._session.get_outputs()[0], process.prediction_channels),
+        ):
+            expected = (channels, process.sample.height, process.sample.width)
+            for found, size in zip(entry.shape[1:], expected, strict=True):
+                if isinstance(found, int) and found != size:
+                    raise InputError(
+                        f"{self._path}: {kind} {entry.name} is {list(entry.shape)}, "
+                        f"expected [N, {', '.join(map(str, expected))}] for variance_type {process.variance_type}; "
+                        "check --variance-type, or export again"
+                    )
+
+
+def _open_session(path: Path, device: str, threads: int) -> ort.InferenceSession:
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; make one with `python -m export.to_onnx`")
+    options = ort.SessionOptions()
+    options.log_severity_level = _SEVERITY_FATAL
+    options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
+    wanted = _PROVIDERS[device]
+    if wanted not in ort.get_available_providers():
+        raise DeviceUnavailableError(
+            f"device {device}: the installed ONNX Runtime has no {wanted}; "
+            'install the extra "gpu", or run on this machine with --device cpu'
+        )
+    try:
+        session = ort.InferenceSession(str(path), options, providers=[wanted])
+    except Exception as error:  # ONNX Runtime's exceptions have no common base
+        if device != "cpu":
+            raise DeviceUnavailableError(
+                f"device {device}: ONNX Runtime could not start {wanted} ({_one_line(error)}); "
+                "run on this machine with --device cpu"
+            ) from error
+        raise InputError(
+            f"{path}: ONNX Runtime cannot read it as an ONNX model ({_one_line(error)}); "
+            "make one with `python -m export.to_onnx`"
+        ) from error
+    # Asked for CUDA where there is no GPU, ONNX Runtime warns and goes on with the CPU.
+    if session.get_providers()[0] != wanted:
+        raise DeviceUnavailableError(
+            f"device {device}: ONNX Runtime found no usable GPU for {wanted}; run on this machine with --device cpu"
+        )
+    return session
+
+
+def _sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= 200 else text[:200] + "…"

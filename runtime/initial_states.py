@@ -1,0 +1,95 @@
+"""What a chain begins with instead of noise: states from a file, or images noised to a timestep."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from diffusion.errors import InputError
+from diffusion.forward import q_sample
+from diffusion.normal import draw_number, normal_batch
+from diffusion.process import Process
+from runtime.images import dequantize
+
+_PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+
+
+def load_initial_states(
+    path: Path, process: Process, timestep: int, num: int | None, seed: int, start: int
+) -> tuple[np.ndarray, str]:
+    """Read `--x-init`: float32 arrays are states as they are; images, uint8, are noised to `timestep`.
+
+    An image x_0 becomes x_t = √ᾱ_t x_0 + √(1 − ᾱ_t) ε (Ho et al. 2020, eq. 4) with the noise that
+    would have been x_T: what is known as image-to-image (Meng et al. 2022). A file with one entry serves
+    all `num` samples.
+
+    Args:
+        path: .npy or .npz (its only array, or `arr_0`): float32 [M, C, H, W] or uint8 [M, H, W, C]; or a picture.
+        process: of the network.
+        timestep: training timestep that the chain begins at.
+        num: samples asked for; None for as many as the file holds.
+        seed, start: of the run.
+
+    Returns:
+        float32 [num, C, H, W], and the file's SHA-256.
+
+    Raises:
+        InputError: a file that cannot be read, of another shape or type, not finite, or with a number of entries
+            that is neither 1 nor `num`.
+    """
+    array = _read_picture(path) if path.suffix.lower() in _PICTURES else _read_array(path)
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    shape = process.sample
+    if array.dtype == np.uint8:
+        expected: tuple[int, ...] = (shape.height, shape.width, shape.channels)
+    elif array.dtype in (np.float32, np.float64):
+        expected = shape.chw
+    else:
+        raise InputError(f"{path}: holds {array.dtype}, expected float32 states or uint8 images")
+    if array.ndim != 4 or array.shape[1:] != expected or len(array) == 0:
+        layout = "N, " + ", ".join(map(str, expected))
+        raise InputError(f"{path}: holds {array.dtype} of shape {list(array.shape)}, expected [{layout}]")
+    if not np.isfinite(array).all():
+        raise InputError(f"{path}: holds NaN or infinite values, expected finite states")
+    num = len(array) if num is None else num
+    if len(array) not in (1, num):
+        raise InputError(f"{path}: holds {len(array)} states, expected 1 or {num}; give --num {len(array)}")
+    if array.dtype != np.uint8:
+        return np.ascontiguousarray(np.broadcast_to(array.astype(np.float32), (num, *shape.chw))), sha256
+    indices = list(range(start, start + num))
+    eps = normal_batch(shape.chw, [seed] * num, indices, draw_number(None))
+    return q_sample(process.schedule, dequantize(array), timestep, eps).astype(np.float32), sha256
+
+
+def _read_array(path: Path) -> np.ndarray:
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return loaded
+        with loaded:
+            names = loaded.files
+            if "arr_0" not in names and len(names) != 1:
+                raise InputError(f"{path}: holds the arrays {', '.join(names)}; expected one, or one named arr_0")
+            return np.asarray(loaded["arr_0" if "arr_0" in names else names[0]])
+    except InputError:
+        raise
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; --x-init takes .npy, .npz or a picture") from None
+    except Exception as error:  # NumPy raises ValueError, EOFError, BadZipFile, UnpicklingError for foreign bytes
+        raise InputError(
+            f"{path}: cannot be read as .npy or .npz ({error}); --x-init takes .npy, .npz or a picture"
+        ) from None
+
+
+def _read_picture(path: Path) -> np.ndarray:
+    try:
+        with Image.open(path) as image:
+            pixels = np.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; --x-init takes .npy, .npz or a picture") from None
+    except (UnidentifiedImageError, OSError) as error:
+        raise InputError(f"{path}: cannot be read as a picture ({error})") from None
+    return pixels.reshape(1, *pixels.shape[:2], -1)

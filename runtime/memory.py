@@ -1,0 +1,72 @@
+"""How many samples fit: sizes are checked before memory is taken."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from diffusion.errors import InputError
+from diffusion.process import Process
+from diffusion.step_table import StepTable
+from runtime.engines.interface import Engine
+from runtime.host_chain import HostChain
+
+# A batch of this many elements keeps a CPU busy; a larger one gains nothing and only takes memory.
+_ELEMENTS_FOR_FULL_SPEED = 1 << 16
+_MAX_DEFAULT_BATCH = 64
+
+
+def default_batch_size(process: Process, num: int) -> int:
+    """A batch for `num` samples: large for small images, small for large ones."""
+    return max(1, min(num, _MAX_DEFAULT_BATCH, _ELEMENTS_FOR_FULL_SPEED // process.sample.num_elements))
+
+
+def check_batch_fits(engine: Engine, table: StepTable, batch_size: int) -> None:
+    """Refuse a batch that cannot fit in memory, before it is taken.
+
+    The chain's own arrays are counted. If those and a sixteenfold allowance for the network might not fit, one call
+    at batch 1 tells what the network takes per sample.
+
+    Raises:
+        InputError: the batch is < 1, or needs more than the memory that is available.
+    """
+    if batch_size < 1:
+        raise InputError(f"batch size is {batch_size}, expected at least 1")
+    process = engine.process
+    elements = process.sample.num_elements
+    own = 4 * elements * (3 + table.histories + process.prediction_channels // process.sample.channels)
+    available = _available_bytes()
+    needed = own * batch_size
+    if needed <= available < needed * 16:
+        # An explicit large batch deserves a measurement: activations dwarf the chain's arrays.
+        needed = (own + _network_bytes_per_sample(engine, table)) * batch_size
+    if needed > available:
+        fitting = max(1, available * batch_size // needed)
+        raise InputError(
+            f"batch size is {batch_size}, which needs {_gib(needed)}; {_gib(available)} are available: "
+            f"use --batch-size {fitting} or less"
+        )
+
+
+def _network_bytes_per_sample(engine: Engine, table: StepTable) -> int:
+    before = _resident_bytes()
+    chain = HostChain(engine, table, 1)
+    chain.begin([0], [0])
+    chain.step()
+    return max(0, _resident_bytes() - before - chain.buffer_bytes)
+
+
+def _available_bytes() -> int:
+    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _resident_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def _gib(size_bytes: int) -> str:
+    return f"{size_bytes / 2**30:.1f} GiB"

@@ -1,0 +1,126 @@
+"""The folder of a run: whose samples it holds, how far they are, and whether this run may write there."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from commands.whole_files import write_whole_text
+from diffusion.errors import InputError
+from runtime.host_chain import NonFiniteSample
+
+MANIFEST = "run.json"
+MANIFEST_FORMAT = 1
+
+
+@dataclass
+class RunFolder:
+    """`run.json` in an output folder.
+
+    Attributes:
+        path: the folder.
+        identity: everything that decides the samples and their files; equal identities mean equal samples.
+        done: how many of the run's samples are finished and on disk, counted from the first.
+        non_finite: those among them that broke and were not written.
+        files: names of the files that hold results, relative to the folder; a trailing * stands for any.
+    """
+
+    path: Path
+    identity: dict[str, Any]
+    done: int = 0
+    non_finite: list[NonFiniteSample] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
+
+    @classmethod
+    def claim(
+        cls,
+        path: Path,
+        identity: dict[str, Any],
+        files: list[str],
+        resume: bool = False,
+        overwrite: bool = False,
+    ) -> RunFolder:
+        """Make the folder this run's own, or refuse; nothing in it is touched before it is known to be ours.
+
+        Args:
+            path: the folder; made if missing.
+            identity: of this run, JSON values only.
+            files: what this run will write.
+            resume: go on after the samples that are finished already.
+            overwrite: remove another run's samples first.
+
+        Raises:
+            InputError: it holds another run's samples or foreign files of the same names, there is nothing to
+                resume, or it cannot be written.
+        """
+        found = _read_manifest(path)
+        mine = found is not None and found["identity"] == identity
+        if resume:
+            if found is None:
+                raise InputError(f"{path}: found no {MANIFEST}, expected a run to resume; leave --resume out")
+            if not mine:
+                raise InputError(
+                    f"{path}: {_difference(found['identity'], identity)}; "
+                    "--resume goes on with the same run only: give the same flags, or another --out"
+                )
+            folder = cls(path, identity, found["done"], [NonFiniteSample(**s) for s in found["non_finite"]], files)
+            folder.save()
+            return folder
+        if found is not None and not mine and not overwrite:
+            raise InputError(
+                f"{path}: holds another run's samples ({_difference(found['identity'], identity)}); "
+                "give another --out, or --overwrite to replace them"
+            )
+        if found is None and not overwrite:
+            for pattern in files:
+                for foreign in path.glob(pattern):
+                    raise InputError(f"{foreign}: is in the way; give another --out, or --overwrite to replace it")
+        if found is not None and not mine:
+            for pattern in found["files"]:
+                for old in path.glob(pattern):
+                    old.unlink()
+        folder = cls(path, identity, files=files)
+        folder.save()
+        return folder
+
+    def save(self) -> None:
+        """Write the manifest, whole. Raises InputError if the folder cannot be written."""
+        content = {
+            "format": MANIFEST_FORMAT,
+            "done": self.done,
+            "non_finite": [vars(sample) for sample in self.non_finite],
+            "files": self.files,
+            "identity": self.identity,
+        }
+        write_whole_text(self.path / MANIFEST, json.dumps(content, indent=1) + "\n")
+
+
+def _read_manifest(path: Path) -> dict[str, Any] | None:
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{path}: is a file, expected a folder; give another --out")
+    manifest = path / MANIFEST
+    try:
+        content = json.loads(manifest.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{manifest}: cannot be read ({error}); give another --out, or remove it") from None
+    keys = {"format", "done", "non_finite", "files", "identity"}
+    if not isinstance(content, dict) or content.get("format") != MANIFEST_FORMAT or not keys <= set(content):
+        raise InputError(f"{manifest}: is not a run of this version's format {MANIFEST_FORMAT}; give another --out")
+    return content
+
+
+def _difference(found: dict[str, Any], expected: dict[str, Any]) -> str:
+    """The first field in which two runs differ, in words."""
+    for name in sorted(set(found) | set(expected)):
+        if found.get(name) != expected.get(name):
+            return f"its {name} is {_short(found.get(name))}, this run's is {_short(expected.get(name))}"
+    return "it is the same run"
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,191 @@
+"""The sampler: an engine, a table and seeds in, images out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from diffusion.errors import InputError
+from diffusion.process import Process
+from diffusion.samplers import DEFAULT_SAMPLER, make_table
+from diffusion.spacing import DEFAULT_SPACING
+from diffusion.step_table import StepTable
+from runtime.engines.interface import Engine
+from runtime.engines.opening import open_engine
+from runtime.host_chain import HostChain, NonFiniteSample, check_seed_range
+from runtime.images import quantize
+from runtime.memory import check_batch_fits, default_batch_size
+from runtime.process_flags import ProcessFlags
+from runtime.trajectory import Trajectory
+
+
+class NonFiniteError(ArithmeticError):
+    """Samples came out NaN or infinite; `samples` says which, and where each one broke."""
+
+    def __init__(self, samples: Sequence[NonFiniteSample]) -> None:
+        super().__init__("; ".join(str(sample) for sample in samples))
+        self.samples = list(samples)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples that are done.
+
+    Attributes:
+        sample_indices: uint64 [n], of the samples that are finite.
+        x: float32 [n, C, H, W], those samples.
+        non_finite: the others.
+    """
+
+    sample_indices: np.ndarray
+    x: np.ndarray
+    non_finite: list[NonFiniteSample]
+
+
+class Sampler:
+    """Samples from a trained DDPM: `Sampler("unet.onnx").sample(64, seed=0)`.
+
+    Sample k depends on the seed, on its index start + k and on the table, not on how many are drawn
+    together: the noise is the same bits for every batch size, worker and restart.
+
+    Args:
+        engine: a path (`unet.onnx`, a checkpoint folder), or an engine that is already open.
+        device: "cpu" or "cuda", for a path.
+        sampler: the method, see `diffusion.samplers.SAMPLERS`.
+        num_steps: network calls; None for every timestep of training.
+        spacing: how the timesteps are chosen where there are fewer.
+        timesteps: an explicit, strictly descending choice instead.
+        from_timestep: where the chain begins, T−1 unless said.
+        batch_size: samples per network call; None to choose by size.
+        threads: of the CPU; 0 for as many as this process may use.
+        flags: what the engine's file does not say of its process, and preferences for variance and clip.
+        allow_pickle: whether a checkpoint's weights may be a pickle.
+
+    Raises:
+        InputError: an engine, a name or a number that cannot be used.
+        DeviceUnavailableError: the device, or the backend's library, is not on this machine.
+    """
+
+    def __init__(
+        self,
+        engine: Engine | Path | str,
+        *,
+        device: str = "cpu",
+        sampler: str = DEFAULT_SAMPLER,
+        num_steps: int | None = None,
+        spacing: str = DEFAULT_SPACING,
+        timesteps: Sequence[int] | None = None,
+        from_timestep: int | None = None,
+        batch_size: int | None = None,
+        threads: int = 0,
+        flags: ProcessFlags | None = None,
+        allow_pickle: bool = False,
+    ) -> None:
+        if isinstance(engine, Path | str):
+            engine = open_engine(engine, device, threads, flags, allow_pickle)
+        self.engine = engine
+        self.table: StepTable = make_table(engine.process, sampler, num_steps, spacing, timesteps, from_timestep)
+        self._batch_size = batch_size
+        self._threads = threads
+        if batch_size is not None:
+            check_batch_fits(engine, self.table, batch_size)
+        self._chains: dict[tuple[int, bool], HostChain] = {}
+
+    @property
+    def process(self) -> Process:
+        """What the network was trained to do."""
+        return self.engine.process
+
+    def sample(self, num: int, seed: int = 0, start: int = 0, x_init: np.ndarray | None = None) -> np.ndarray:
+        """Draw samples as images.
+
+        Args:
+            num: how many.
+            seed: 0..2⁶⁴−1.
+            start: the first sample index.
+            x_init: float32 [num, C, H, W], states to begin from instead of noise.
+
+        Returns:
+            uint8 [num, H, W, C].
+
+        Raises:
+            InputError: a number out of its range.
+            NonFiniteError: a sample came out NaN or infinite; nothing is returned.
+        """
+        return quantize(self.sample_float32(num, seed, start, x_init))
+
+    def sample_float32(self, num: int, seed: int = 0, start: int = 0, x_init: np.ndarray | None = None) -> np.ndarray:
+        """As `sample`, before quantization: float32 [num, C, H, W]."""
+        check_seed_range(seed, start, num)
+        x = np.empty((num, *self.process.sample.chw), dtype=np.float32)
+        first = 0
+        for batch in self.batches(num, seed, start, x_init):
+            if batch.non_finite:
+                raise NonFiniteError(batch.non_finite)
+            x[first : first + len(batch.x)] = batch.x
+            first += len(batch.x)
+        return x
+
+    def batch_size_for(self, num: int) -> int:
+        """Samples per network call when `num` are drawn."""
+        return min(num, self._batch_size or default_batch_size(self.process, num))
+
+    def batches(
+        self,
+        num: int,
+        seed: int = 0,
+        start: int = 0,
+        x_init: np.ndarray | None = None,
+        after_step: Callable[[int], None] | None = None,
+        trajectory: Trajectory | None = None,
+    ) -> Iterator[Batch]:
+        """Draw samples batch by batch, in the order of their indices.
+
+        Args:
+            num, seed, start, x_init: as in `sample`.
+            after_step: called after each step with the number of samples it moved.
+            trajectory: filled with the states of the first samples.
+
+        Raises:
+            InputError: a number out of its range, or states of another shape.
+        """
+        check_seed_range(seed, start, num)
+        if x_init is not None and x_init.shape != (num, *self.process.sample.chw):
+            raise InputError(f"initial states have shape {x_init.shape}, expected {(num, *self.process.sample.chw)}")
+        size = self.batch_size_for(num)
+        for first in range(0, num, size):
+            count = min(size, num - first)
+            followed = trajectory if trajectory is not None and first < trajectory.num_samples else None
+            chain = self._chain(count, with_x_start=followed is not None)
+            indices = list(range(start + first, start + first + count))
+            chain.begin([seed] * count, indices, None if x_init is None else x_init[first : first + count])
+            self._run(chain, first, count, after_step, followed)
+            finite = chain.finite()
+            yield Batch(np.array(indices, dtype=np.uint64)[finite], chain.x[finite], chain.non_finite())
+
+    def _run(
+        self,
+        chain: HostChain,
+        first: int,
+        count: int,
+        after_step: Callable[[int], None] | None,
+        trajectory: Trajectory | None,
+    ) -> None:
+        if trajectory is not None:
+            trajectory.keep(0, first, chain.x, None)
+        for step_index in range(len(self.table)):
+            chain.step()
+            if trajectory is not None:
+                trajectory.keep(step_index + 1, first, chain.x, chain.x_start)
+            if after_step is not None:
+                after_step(count)
+
+    def _chain(self, batch_size: int, with_x_start: bool) -> HostChain:
+        # Buffers and bindings are kept: the last, smaller batch is the only other one a run ever needs.
+        key = (batch_size, with_x_start)
+        if key not in self._chains:
+            self._chains[key] = HostChain(self.engine, self.table, batch_size, with_x_start, self._threads)
+        return self._chains[key]

@@ -1,0 +1,68 @@
+"""States kept along the way, from noise to image: of x, and of the x_start predicted from it."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+from diffusion.errors import InputError
+from diffusion.process import SampleShape
+from diffusion.step_table import StepTable
+from runtime.images import draw_grid, quantize
+
+# Enough to see how chains differ; more would only take memory.
+MAX_SAMPLES = 8
+
+
+class Trajectory:
+    """K states of the first samples of a run, evenly spaced over its steps, first and last included.
+
+    State 0 is what the chain begins with, state R, after all rows, is x_0. Beside state i of x stands the
+    x_start that the network predicts from it; beside the last one, the last prediction.
+
+    Args:
+        table: the rows.
+        shape: of one sample.
+        num_states: K, 2..R+1.
+        num: samples of the run; at most `MAX_SAMPLES` of them are kept.
+
+    Attributes:
+        timesteps: int64 [K], training timestep of each state; −1 for x_0.
+        x, x_start: float32 [K, n, C, H, W].
+
+    Raises:
+        InputError: K is outside 2..R+1.
+    """
+
+    def __init__(self, table: StepTable, shape: SampleShape, num_states: int, num: int) -> None:
+        rows = len(table)
+        if not 2 <= num_states <= rows + 1:
+            raise InputError(f"trajectory is {num_states}, expected 2 to {rows + 1}, the states of {rows} steps")
+        self.num_samples = min(num, MAX_SAMPLES)
+        self._states = np.rint(np.linspace(0, rows, num_states)).astype(np.int64)
+        self._x_start_rows = np.minimum(self._states, rows - 1)
+        self.timesteps = np.append(table.timesteps, -1)[self._states]
+        self.x = np.zeros((num_states, self.num_samples, *shape.chw), dtype=np.float32)
+        self.x_start = np.zeros_like(self.x)
+
+    def keep(self, state: int, first: int, x: np.ndarray, x_start: np.ndarray | None) -> None:
+        """Offer the state after `state` rows.
+
+        Args:
+            state: 0..R.
+            first: place in the run of x[0].
+            x: float32 [N, C, H, W].
+            x_start: predicted in row state − 1; None in state 0.
+        """
+        last = min(first + len(x), self.num_samples)
+        for place in np.flatnonzero(self._states == state):
+            self.x[place, first:last] = x[: last - first]
+        if x_start is not None:
+            for place in np.flatnonzero(self._x_start_rows == state - 1):
+                self.x_start[place, first:last] = x_start[: last - first]
+
+    def draw(self, states: np.ndarray) -> Image.Image:
+        """A strip of `x` or `x_start`: a row for each sample, from noise at the left to the image at the right."""
+        num_states, num_samples = states.shape[:2]
+        tiles = states.swapaxes(0, 1).reshape(num_samples * num_states, *states.shape[2:])
+        return draw_grid(quantize(tiles), columns=num_states)
