@@ -11,7 +11,7 @@ from diffusion.errors import InputError
 from diffusion.normal import draw_number
 from diffusion.step_table import StepTable
 from runtime.engines.interface import Engine
-from runtime.kernels_module import kernels
+from runtime.kernels_module import import_kernels
 
 MAX_SEED = 2**64
 
@@ -68,29 +68,26 @@ class HostChain:
         self._flag = np.zeros(batch_size, dtype=np.int32)
         self._threads = threads
         self._call: Callable[[], None] = engine.bind(self.x, self._t, self._prediction)
-        names = ("h1", "h2")[: table.histories]
-        self._step: Callable[[], None] = (
-            kernels()
-            .HostStep(
-                table.cast(),
-                self._timesteps,
-                histories=table.histories,
-                learned=table.learned,
-                h2_is_x_start=table.h2_is_x_start,
-                clip=table.clip,
-                x=self.x,
-                prediction=self._prediction,
-                t=self._t,
-                row=self.row,
-                seed=self._seed,
-                sample_index=self._sample_index,
-                flag=self._flag,
-                x_start=self.x_start,
-                threads=threads,
-                **dict(zip(names, self._histories, strict=True)),
-            )
-            .run
+        histories = dict(zip(("h1", "h2"), self._histories, strict=False))
+        step = import_kernels().HostStep(
+            table.cast(),
+            self._timesteps,
+            histories=table.histories,
+            learned=table.learned,
+            h2_is_x_start=table.h2_is_x_start,
+            clip=table.clip,
+            x=self.x,
+            prediction=self._prediction,
+            t=self._t,
+            row=self.row,
+            seed=self._seed,
+            sample_index=self._sample_index,
+            flag=self._flag,
+            x_start=self.x_start,
+            threads=threads,
+            **histories,
         )
+        self._step: Callable[[], None] = step.run
 
     def begin(self, seeds: Sequence[int], sample_indices: Sequence[int], x_init: np.ndarray | None = None) -> None:
         """Put a new sample into every slot, at row 0: x_T ~ N(0, I) by its seed and index, or a given state.
@@ -112,7 +109,7 @@ class HostChain:
             history[:] = 0.0
         if x_init is None:
             flat = self.x.reshape(len(self.x), -1)
-            kernels().normal(flat, self._seed, self._sample_index, draw_number(None), threads=self._threads)
+            import_kernels().normal(flat, self._seed, self._sample_index, draw_number(None), threads=self._threads)
         elif x_init.shape != self.x.shape:
             raise InputError(f"initial states have shape {x_init.shape}, expected {self.x.shape}")
         else:

@@ -1,0 +1,74 @@
+"""Exit codes, one-line errors, and what goes to which stream."""
+
+import json
+import signal
+
+import pytest
+
+from commands.errors import DeviceUnavailableError, StoppedError, VerificationError
+from commands.program import make_parser, run_program
+from diffusion.errors import InputError
+
+
+def run(main, *argv: str) -> int:
+    parser = make_parser("tool", "For a test.")
+    parser.add_argument("--size", type=int, default=3)
+    return run_program(parser, main, argv)
+
+
+def raising(error: BaseException):
+    def main(args):
+        raise error
+
+    return main
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "says"),
+    [
+        (InputError("size is 4, expected 3"), 2, "tool: size is 4, expected 3\n"),
+        (InputError("two\n  lines"), 2, "tool: two lines\n"),
+        (VerificationError("wrong:\n t  error\n 0  0.5"), 3, "tool: wrong:\n t  error\n 0  0.5\n"),
+        (DeviceUnavailableError("no GPU"), 4, "tool: no GPU\n"),
+        (StoppedError("stopped, kept"), 130, "tool: stopped, kept\n"),
+        (KeyboardInterrupt(), 130, "tool: interrupted\n"),
+        (KeyError("x"), 1, "tool: KeyError: 'x' (a bug: please report it with the output of --debug)\n"),
+    ],
+)
+def test_errors_have_their_exit_codes(error, code, says, capsys):
+    assert run(raising(error)) == code
+    assert capsys.readouterr() == ("", says)
+
+
+def test_a_bug_shows_its_traceback_under_debug(capsys):
+    assert run(raising(KeyError("x")), "--debug") == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_the_report_is_a_summary_or_one_json_object(capsys):
+    def main(args):
+        return {"summary": f"size {args.size}: out/", "size": args.size}
+
+    assert run(main) == 0
+    assert capsys.readouterr() == ("size 3: out/\n", "")
+    assert run(main, "--json", "--size", "5") == 0
+    out, err = capsys.readouterr()
+    assert (json.loads(out), err) == ({"size": 5}, "")
+
+
+def test_usage_errors_are_one_line_with_code_2(capsys):
+    with pytest.raises(SystemExit) as caught:
+        run(lambda args: {}, "--size", "x")
+    assert caught.value.code == 2
+    err = capsys.readouterr().err
+    assert err == "tool: argument --size: invalid int value: 'x'; see `tool --help`\n"
+
+
+def test_a_terminated_job_ends_like_an_interrupted_one(capsys):
+    def main(args):
+        signal.raise_signal(signal.SIGTERM)
+        return {}
+
+    before = signal.getsignal(signal.SIGTERM)
+    assert run(main) == 130
+    assert signal.getsignal(signal.SIGTERM) is before
