@@ -11,7 +11,7 @@ from diffusion.errors import InputError
 
 DRAWABLE_CHANNELS = (1, 3)
 # Small images are enlarged by whole factors until a tile is about this wide, so that a grid can be looked at.
-_TILE_PIXELS = 32
+_TILE_PIXELS = 64
 _GAP = 2  # pixels between tiles
 
 

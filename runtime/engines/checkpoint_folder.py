@@ -49,6 +49,11 @@ def read_checkpoint_folder(folder: Path) -> CheckpointFolder:
             "train one with `python -m train.run`, or name another"
         )
     index_path = folder / "model_index.json"
+    if not index_path.exists() and (folder / "state").is_dir():
+        raise InputError(
+            f"{folder}: holds a training run that is not finished, expected model_index.json; "
+            f"finish it with `python -m train.run --out {folder} --resume`"
+        )
     index = _read_json(index_path)
     _check_class(index_path, index, _PIPELINES)
     if not isinstance(index.get("unet"), list) or index["unet"][-1:] != ["UNet2DModel"]:

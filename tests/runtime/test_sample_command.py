@@ -52,7 +52,7 @@ def test_no_arguments_make_the_grid(folder, capsys):
     assert out.rstrip().endswith("samples/grid.png")
     assert "1000 steps" in err
     assert "\r" not in err  # no progress bar in a pipe
-    assert pixels("samples/grid.png").shape[::-1] == (8 * 34 + 2, 8 * 34 + 2)
+    assert pixels("samples/grid.png").shape[::-1] == (8 * 66 + 2, 8 * 66 + 2)
     assert sorted(os.listdir("samples")) == ["grid.png", "run.json"]
 
 
@@ -116,7 +116,7 @@ def test_trajectory_runs_from_noise_to_image(folder):
         x_start[1], np.clip((x[1] - np.sqrt(1 - alpha_bar) * eps) / np.sqrt(alpha_bar), -1, 1), atol=1e-4
     )
     for name in ("trajectory_x.png", "trajectory_x_start.png"):
-        assert pixels(f"samples/{name}").shape[::-1] == (4 * 34 + 2, 3 * 34 + 2)
+        assert pixels(f"samples/{name}").shape[::-1] == (4 * 66 + 2, 3 * 66 + 2)
 
 
 def test_explicit_timesteps_and_spacing(folder, capsys):

@@ -1,0 +1,86 @@
+"""What a measurement is worthless without: the machine, the versions, the commit and the command."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = ("numpy", "torch", "diffusers", "onnx", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "pycuda")
+_ROOT = Path(__file__).resolve().parents[1]
+
+
+def measurement_facts(prog: str, argv: Sequence[str] | None) -> dict[str, Any]:
+    """The command, the commit and the machine, for the head of a result file."""
+    arguments = sys.argv[1:] if argv is None else argv
+    return {"command": " ".join(["python", "-m", prog, *arguments]), "commit": commit(), "machine": machine_facts()}
+
+
+def machine_facts() -> dict[str, Any]:
+    """CPU, memory, load, operating system, Python, package versions, and the NVIDIA GPUs if there are any."""
+    return {
+        "cpu": cpu_model(),
+        "cpu_count": cpu_count(),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "load_average_1min": round(os.getloadavg()[0], 2),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "packages": package_versions(),
+        "gpus": gpu_names(),
+    }
+
+
+def cpu_model() -> str:
+    """The CPU's name as the system reports it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def cpu_count() -> int:
+    """CPUs that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the installed packages that numbers may depend on."""
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def gpu_names() -> list[str]:
+    """Names and drivers of the NVIDIA GPUs, as nvidia-smi prints them; empty where it is missing or finds none."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return []
+    query = [tool, "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    answer = subprocess.run(query, capture_output=True, text=True, check=False)
+    return answer.stdout.strip().splitlines() if answer.returncode == 0 else []
+
+
+def commit() -> str | None:
+    """The checkout's commit, with "+changes" if files differ from it; None outside a checkout."""
+    git = shutil.which("git")
+    if git is None:
+        return None
+    head = subprocess.run([git, "rev-parse", "HEAD"], cwd=_ROOT, capture_output=True, text=True, check=False)
+    if head.returncode != 0:
+        return None
+    status = subprocess.run([git, "status", "--porcelain"], cwd=_ROOT, capture_output=True, text=True, check=False)
+    return head.stdout.strip() + ("+changes" if status.stdout.strip() else "")
