@@ -1,0 +1,177 @@
+"""`python -m benchmarks.kernels`: the compiled step with its noise against PyTorch's on the same state.
+
+PyTorch's side is what a sampling loop in PyTorch runs after the network: `torch.randn_like` and the arithmetic of
+one clipped DDPM step (Ho et al. 2020, eq. 6 and 7), with in-place operations where they save memory traffic. Both
+sides are first checked to compute the same, then timed by turns with the same number of threads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.alternating import medians_ms, time_alternately
+from benchmarks.machine import cpu_count, measurement_facts
+from commands.errors import VerificationError
+from commands.program import Report, make_parser, run_program
+from commands.whole_files import write_whole_text
+from diffusion.errors import InputError
+from diffusion.noise_schedule import NoiseSchedule
+from diffusion.normal import draw_number, normal_batch
+from diffusion.process import Process, SampleShape
+from diffusion.samplers import make_table
+from diffusion.step_table import COLUMNS
+from runtime.kernels_module import import_kernels
+
+PROG = "benchmarks.kernels"
+GOAL = 4.0
+TORCH = "torch"
+# float32: x read and written, the prediction read. What both sides must move at least.
+BYTES_PER_ELEMENT = 12
+
+
+class Step:
+    """A batch in the middle of a chain, advanced by the compiled step or by PyTorch."""
+
+    def __init__(self, shape: tuple[int, int, int, int]) -> None:
+        num, channels, height, width = shape
+        process = Process(SampleShape(channels, height, width), NoiseSchedule.make("linear"), clip_sample=1.0)
+        table = make_table(process)
+        rng = np.random.default_rng(0)
+        self.coefficients, self.timesteps = table.cast(), table.timesteps.astype(np.int32)
+        self.x = rng.normal(size=shape).astype(np.float32)
+        self.prediction = rng.normal(size=shape).astype(np.float32)
+        self.row = np.zeros(num, np.int32)
+        self.flag = np.zeros(num, np.int32)
+        self.seed, self.sample_index = np.zeros(num, np.uint64), np.arange(num, dtype=np.uint64)
+        self.t = np.zeros(num, np.float32)
+        self.x_torch, self.prediction_torch = torch.from_numpy(self.x.copy()), torch.from_numpy(self.prediction)
+        self.torch_row = 0
+
+    def compiled(self, isa: str, threads: int) -> Callable[[], None]:
+        """A call that advances the batch by one row with the compiled step."""
+        step = import_kernels().HostStep(
+            self.coefficients, self.timesteps, histories=0, learned=False, h2_is_x_start=False, clip=1.0,
+            x=self.x, prediction=self.prediction, t=self.t, row=self.row, flag=self.flag, seed=self.seed,
+            sample_index=self.sample_index, isa=isa, threads=threads,
+        )  # fmt: skip
+        last = len(self.timesteps) - 1  # the last row adds no noise
+
+        def run() -> None:
+            if self.row[0] == last:
+                self.row[:] = 0
+            step.run()
+
+        return run
+
+    def pytorch(self, noise: torch.Tensor | None = None) -> None:
+        """Advance the batch by one row with PyTorch; `noise` instead of its own, to compare."""
+        values = self.coefficients[self.torch_row % (len(self.timesteps) - 1)].tolist()
+        row = dict(zip(COLUMNS, values, strict=True))
+        z = torch.randn_like(self.x_torch) if noise is None else noise
+        x_start = (row["u"] * self.x_torch).add_(self.prediction_torch, alpha=row["v"]).clamp_(-1.0, 1.0)
+        self.x_torch.mul_(row["a"]).add_(x_start, alpha=row["b"]).add_(z, alpha=row["s"])
+        self.torch_row += 1
+
+
+def check(shape: tuple[int, int, int, int], isa: str) -> float:
+    """Largest difference between the two sides after one step with equal noise.
+
+    Raises:
+        VerificationError: it is more than rounding explains.
+    """
+    step = Step(shape)
+    noise = normal_batch(shape[1:], step.seed, step.sample_index, draw_number(int(step.timesteps[0])))
+    step.compiled(isa, threads=0)()
+    step.pytorch(torch.from_numpy(noise))
+    difference = float(np.abs(step.x - step.x_torch.numpy()).max())
+    if not difference < 1e-5:
+        raise VerificationError(f"{isa}: the step differs from PyTorch's by {difference:.2g}, expected below 1e-5")
+    return difference
+
+
+def measure(shape: tuple[int, int, int, int], threads: int, rounds: int) -> list[dict[str, Any]]:
+    """Time PyTorch and every instruction set with `threads` threads; one entry each, PyTorch first."""
+    step = Step(shape)
+    candidates: dict[str, Callable[[], object]] = {TORCH: step.pytorch}
+    candidates |= {isa: step.compiled(isa, threads) for isa in import_kernels().isa_levels()}
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        milliseconds = medians_ms(time_alternately(candidates, rounds))
+    finally:
+        torch.set_num_threads(before)
+    num_bytes = step.x.size * BYTES_PER_ELEMENT
+    return [
+        {
+            "name": name,
+            "threads": threads,
+            "median_ms": ms,
+            "gb_per_s": num_bytes / ms / 1e6,
+            "ratio": milliseconds[TORCH] / ms,
+        }
+        for name, ms in milliseconds.items()
+    ]
+
+
+def positive(text: str) -> int:
+    """A positive whole number of the command line."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
+def main(args: argparse.Namespace, argv: Sequence[str] | None) -> Report:
+    """Check, measure, report."""
+    torch.manual_seed(0)
+    shape = tuple(args.shape)
+    threads = sorted(set(args.threads or [1, cpu_count()]))
+    if max(threads) > cpu_count():
+        raise InputError(f"--threads is {max(threads)}; expected at most the {cpu_count()} CPUs of this process")
+    differences = {isa: check(shape, isa) for isa in import_kernels().isa_levels()}
+    results = [entry for count in threads for entry in measure(shape, count, args.rounds)]
+    best = import_kernels().isa_levels()[-1]
+    ratio = min(entry["ratio"] for entry in results if entry["name"] == best)
+    report: Report = {
+        "format": 1,
+        **measurement_facts(PROG, argv),
+        "shape": shape,
+        "rounds": args.rounds,
+        "largest_difference": max(differences.values()),
+        "results": results,
+        "ratio": ratio,
+        "goal": GOAL,
+    }
+    lines = [f"{'x'.join(map(str, shape))} float32, one step with noise, medians of {args.rounds} by turns"]
+    lines += [f"{'':10} {'threads':>7} {'ms':>8} {'GB/s':>7} {'ratio':>7}"]
+    lines += [
+        f"{e['name']:10} {e['threads']:7d} {e['median_ms']:8.3f} {e['gb_per_s']:7.2f} {e['ratio']:6.1f}x"
+        for e in results
+    ]
+    lines += [f"{best} against torch, the least over threads: {ratio:.1f}x (goal {GOAL:.0f}x)"]
+    if args.out is not None:
+        write_whole_text(args.out, json.dumps(report, indent=1) + "\n")
+        lines += [str(args.out)]
+    report["summary"] = "\n".join(lines)
+    return report
+
+
+def cli(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    parser = make_parser(PROG, "Time the compiled step with its noise against PyTorch's randn_like and arithmetic.")
+    parser.add_argument("--shape", type=positive, nargs=4, default=[64, 3, 32, 32], metavar=("N", "C", "H", "W"))
+    parser.add_argument("--threads", type=positive, nargs="+", help="numbers of threads (default: 1 and every CPU)")
+    parser.add_argument("--rounds", type=positive, default=200, help="measurements of each side (default: 200)")
+    parser.add_argument("--out", type=Path, help="also write the report to this JSON file")
+    return run_program(parser, lambda args: main(args, argv), argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(cli())

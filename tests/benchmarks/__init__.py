@@ -1,0 +1,1 @@
+"""Tests of the benchmarks: that they check first, measure, and say where they were run."""
