@@ -90,8 +90,8 @@ class Process:
             raise InputError(f"process: clip_sample is {clip!r}, expected a positive number or null")
         if self.schedule.alpha_bar[-1] == 0.0 and self.prediction_type in _NEED_SIGNAL:
             raise InputError(
-                f"process: the schedule ends at alpha_bar = 0, where {self.prediction_type} says nothing about x_start; "
-                "expected prediction_type sample or v_prediction"
+                f"process: the schedule ends at alpha_bar = 0, where {self.prediction_type} says nothing "
+                "about x_start; expected prediction_type sample or v_prediction"
             )
 
     @property
@@ -111,9 +111,7 @@ class Process:
             InputError: a format this version does not know, a missing or an impossible field.
         """
         if not isinstance(fields, Mapping):
-            raise InputError(
-                f"{source}: found {type(fields).__name__}, expected the JSON object of a process"
-            )
+            raise InputError(f"{source}: found {type(fields).__name__}, expected the JSON object of a process")
         if fields.get("format") != PROCESS_FORMAT:
             raise InputError(
                 f"{source}: process format is {fields.get('format')!r}, this version reads {PROCESS_FORMAT}; "

@@ -35,7 +35,7 @@ def _quadratic(num_steps: int, schedule: NoiseSchedule) -> np.ndarray:
 
 
 def _logsnr(num_steps: int, schedule: NoiseSchedule) -> np.ndarray:
-    # Lu et al. 2022 (DPM-Solver), section 3.4: uniform in λ = ½ ln(ᾱ/(1−ᾱ)).
+    # Lu et al. 2022 (DPM-Solver): uniform in λ = ½ ln(ᾱ/(1−ᾱ)).
     lambdas = 0.5 * schedule.log_snr
     if not np.isfinite(lambdas[-1]):
         raise InputError(

@@ -32,7 +32,8 @@ class StepTable:
 
     Attributes:
         sampler: the method's name.
-        timesteps: int64 [R], training timesteps, strictly descending.
+        timesteps: int64 [R], training timesteps, strictly descending; strictly ascending where the chain runs from
+            data to noise (`diffusion.samplers.ddim_inversion`).
         coefficients: float64 [R, 13], columns as `COLUMNS`.
         clip: bound for |x_start|; inf for none.
         histories: 0, 1 or 2, how many arrays beside x the method carries from step to step.
@@ -54,23 +55,48 @@ class StepTable:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.coefficients.shape != (len(self.timesteps), len(COLUMNS)):
+        object.__setattr__(self, "timesteps", np.asarray(self.timesteps))
+        object.__setattr__(self, "coefficients", np.asarray(self.coefficients, dtype=np.float64))
+        name, timesteps = f"table of {self.sampler}", self.timesteps
+        if timesteps.ndim != 1 or not timesteps.size or not np.issubdtype(timesteps.dtype, np.integer):
+            raise InputError(f"{name}: timesteps are {timesteps!r}, expected one or more whole numbers")
+        if self.coefficients.shape != (len(timesteps), len(COLUMNS)):
             raise InputError(
-                f"table of {self.sampler}: coefficients have shape {self.coefficients.shape}, "
-                f"expected ({len(self.timesteps)}, {len(COLUMNS)})"
+                f"{name}: coefficients have shape {self.coefficients.shape}, "
+                f"expected ({len(timesteps)}, {len(COLUMNS)})"
             )
         if not np.isfinite(self.coefficients).all():
             row, column = np.argwhere(~np.isfinite(self.coefficients))[0]
             raise InputError(
-                f"table of {self.sampler}: coefficient {COLUMNS[column]} at timestep {self.timesteps[row]} is "
+                f"{name}: coefficient {COLUMNS[column]} at timestep {timesteps[row]} is "
                 f"{self.coefficients[row, column]}, expected a finite number"
             )
         if self.histories not in (0, 1, 2):
-            raise InputError(f"table of {self.sampler}: histories is {self.histories}, expected 0, 1 or 2")
+            raise InputError(f"{name}: histories is {self.histories}, expected 0, 1 or 2")
         if not self.clip > 0:
-            raise InputError(f"table of {self.sampler}: clip is {self.clip}, expected a positive number")
+            raise InputError(f"{name}: clip is {self.clip}, expected a positive number")
+        # Distinct, because they number the noise: a row that came twice would draw the same again.
+        steps = np.diff(timesteps.astype(np.int64))
+        rises_without_noise = bool((steps > 0).all() and not self.column("s").any())
+        if timesteps.min() < 0 or not ((steps < 0).all() or rises_without_noise):
+            shown = ", ".join(str(timestep) for timestep in timesteps[:8]) + (", …" if timesteps.size > 8 else "")
+            raise InputError(
+                f"{name}: timesteps are {shown}, expected 0 or more, strictly descending "
+                "(or strictly ascending, if no row adds noise)"
+            )
         if self.column("s")[-1] != 0.0:
-            raise InputError(f"table of {self.sampler}: the last row adds noise, expected s = 0 there")
+            raise InputError(f"{name}: the last row adds noise, expected s = 0 there")
+        for column in self._unread_columns():
+            if self.column(column).any():
+                raise InputError(
+                    f"{name}: {column} is not 0, but with histories {self.histories} and learned {self.learned} "
+                    "no step reads it"
+                )
+
+    def _unread_columns(self) -> tuple[str, ...]:
+        """Coefficients that no step of this table reads."""
+        of_histories = {0: ("c1", "d", "f", "g1", "c2", "g2"), 1: ("c2", "g2"), 2: ()}[self.histories]
+        return (*of_histories, *(() if self.learned else ("k",)))
 
     @classmethod
     def from_columns(
@@ -83,7 +109,7 @@ class StepTable:
         """A table from the columns that differ from 0; each is a number or float64 [R]."""
         coefficients = np.zeros((len(timesteps), len(COLUMNS)))
         for name, values in columns.items():
-            coefficients[:, COLUMNS.index(name)] = values
+            coefficients[:, COLUMNS.index(name)] = np.asarray(values) + 0.0  # no -0.0: equal tables, equal bits
         return cls(sampler, timesteps, coefficients, **attributes)  # type: ignore[arg-type]
 
     def __len__(self) -> int:

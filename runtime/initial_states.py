@@ -18,7 +18,7 @@ _PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 
 
 def load_initial_states(
-    path: Path, process: Process, timestep: int, num: int | None, seed: int, start: int
+    path: Path, process: Process, timestep: int | None, num: int | None, seed: int, start: int
 ) -> tuple[np.ndarray, str]:
     """Read `--x-init`: float32 arrays are states as they are; images, uint8, are noised to `timestep`.
 
@@ -29,7 +29,7 @@ def load_initial_states(
     Args:
         path: .npy or .npz (its only array, or `arr_0`): float32 [M, C, H, W] or uint8 [M, H, W, C]; or a picture.
         process: of the network.
-        timestep: training timestep that the chain begins at.
+        timestep: training timestep that the chain begins at; None if it begins with data, as an inversion does.
         num: samples asked for; None for as many as the file holds.
         seed, start: of the run.
 
@@ -59,9 +59,12 @@ def load_initial_states(
         raise InputError(f"{path}: holds {len(array)} states, expected 1 or {num}; give --num {len(array)}")
     if array.dtype != np.uint8:
         return np.ascontiguousarray(np.broadcast_to(array.astype(np.float32), (num, *shape.chw))), sha256
+    images = np.ascontiguousarray(np.broadcast_to(dequantize(array), (num, *shape.chw)))
+    if timestep is None:
+        return images, sha256
     indices = list(range(start, start + num))
     eps = normal_batch(shape.chw, [seed] * num, indices, draw_number(None))
-    return q_sample(process.schedule, dequantize(array), timestep, eps).astype(np.float32), sha256
+    return q_sample(process.schedule, images, timestep, eps).astype(np.float32), sha256
 
 
 def _read_array(path: Path) -> np.ndarray:

@@ -25,6 +25,7 @@ from runtime.engines.opening import DEVICES
 from runtime.host_chain import NonFiniteSample, check_seed_range
 from runtime.images import check_drawable
 from runtime.initial_states import load_initial_states
+from runtime.list_samplers import list_samplers
 from runtime.process_flags import add_process_flags, process_flags
 from runtime.run_folder import RunFolder
 from runtime.sample_files import FORMATS, SampleWriter, open_writer, written_names
@@ -56,11 +57,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: all this process may use)")
     chain = parser.add_argument_group("chain")
-    chain.add_argument("--sampler", choices=tuple(SAMPLERS), default=DEFAULT_SAMPLER)
+    chain.add_argument("--sampler", default=DEFAULT_SAMPLER, metavar="NAME|FILE", help=_SAMPLER_HELP)
+    chain.add_argument(
+        "--list-samplers", action="store_true", help="print a table of the samplers, and do nothing else"
+    )
     chain.add_argument("--steps", type=int, metavar="N", help="network calls (default: every timestep of training)")
     chain.add_argument("--spacing", choices=SPACINGS, default=DEFAULT_SPACING, help=f"default: {DEFAULT_SPACING}")
     chain.add_argument("--timesteps", type=_timesteps, metavar="t,t,...", help="an explicit, descending list instead")
+    chain.add_argument("--eta", type=float, help="noise of ddim: 0, none (default), to 1, as much as ddpm")
+    chain.add_argument("--lambda-min", type=float, metavar="L", help=_LAMBDA_MIN_HELP)
     chain.add_argument("--x-init", type=Path, metavar="FILE", help=_X_INIT_HELP)
+    chain.add_argument("--invert", action="store_true", help=_INVERT_HELP)
     chain.add_argument("--from-timestep", type=int, metavar="t", help="begin there, and space --steps over 0..t")
     result = parser.add_argument_group("result")
     result.add_argument("--out", type=Path, default=Path("samples"), help="folder (default: samples)")
@@ -75,7 +82,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_program(parser, sample, argv)
 
 
+_SAMPLER_HELP = f"one of {', '.join(SAMPLERS)} (default: {DEFAULT_SAMPLER}), or a table's .json file"
+_LAMBDA_MIN_HELP = "leave out the timesteps with half-log-SNR below L, the noisiest; -5.1 suits a cosine schedule"
 _X_INIT_HELP = "begin with these: float32 states as they are, or uint8 images (.npy, .npz, a picture) noised first"
+_INVERT_HELP = "run ddim upwards: from --x-init, images, to the noise that ddim makes them from (--format npy)"
 _FORMAT_HELP = (
     "grid: grid.png (default); png: one file each; npz: samples.npz, arr_0, uint8 NHWC; "
     "npy: samples.npy, float32 NCHW before quantization"
@@ -84,6 +94,8 @@ _FORMAT_HELP = (
 
 def sample(args: argparse.Namespace) -> dict[str, Any]:
     """Run the command; return its report."""
+    if args.list_samplers:
+        return list_samplers()
     _check_numbers(args)
     sampler = Sampler(
         args.engine,
@@ -93,6 +105,9 @@ def sample(args: argparse.Namespace) -> dict[str, Any]:
         spacing=args.spacing,
         timesteps=args.timesteps,
         from_timestep=args.from_timestep,
+        lambda_min=args.lambda_min,
+        eta=args.eta,
+        invert=args.invert,
         batch_size=args.batch_size,
         threads=args.threads,
         flags=process_flags(args),
@@ -104,7 +119,7 @@ def sample(args: argparse.Namespace) -> dict[str, Any]:
     if args.x_init is not None:
         first_timestep = int(table.timesteps[0])
         x_init, x_init_sha256 = load_initial_states(
-            args.x_init, process, first_timestep, args.num, args.seed, args.start
+            args.x_init, process, None if args.invert else first_timestep, args.num, args.seed, args.start
         )
         num = len(x_init)
     check_seed_range(args.seed, args.start, num)
@@ -216,6 +231,11 @@ def _check_numbers(args: argparse.Namespace) -> None:
         raise InputError(f"--batch-size is {args.batch_size}, expected at least 1")
     if args.threads < 0:
         raise InputError(f"--threads is {args.threads}, expected at least 1, or 0 for all")
+    if args.invert:
+        if args.x_init is None:
+            raise InputError("--invert was given without --x-init; give the images to invert")
+        if args.sampler not in (DEFAULT_SAMPLER, "ddim") or args.eta or args.trajectory is not None:
+            raise InputError("--invert runs ddim without noise; leave out --sampler, --eta and --trajectory")
     if args.trajectory is not None and args.resume:
         raise InputError("--trajectory and --resume were both given; a resumed run has no first states to keep")
 

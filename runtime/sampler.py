@@ -10,7 +10,7 @@ import numpy as np
 
 from diffusion.errors import InputError
 from diffusion.process import Process
-from diffusion.samplers import DEFAULT_SAMPLER, make_table
+from diffusion.samplers import DEFAULT_SAMPLER, ddim_inversion, make_table
 from diffusion.spacing import DEFAULT_SPACING
 from diffusion.step_table import StepTable
 from runtime.engines.interface import Engine
@@ -54,11 +54,14 @@ class Sampler:
     Args:
         engine: a path (`unet.onnx`, a checkpoint folder), or an engine that is already open.
         device: "cpu" or "cuda", for a path.
-        sampler: the method, see `diffusion.samplers.SAMPLERS`.
+        sampler: the method, see `diffusion.samplers.SAMPLERS`; or a table of one's own, or its JSON file.
         num_steps: network calls; None for every timestep of training.
         spacing: how the timesteps are chosen where there are fewer.
         timesteps: an explicit, strictly descending choice instead.
         from_timestep: where the chain begins, T−1 unless said.
+        lambda_min: leaves out the timesteps with less half-log-SNR than this, the noisiest.
+        eta: how much noise `ddim` adds, 0 to 1.
+        invert: run `ddim` upwards instead, from images to the noise it would make them from; `x_init` is the images.
         batch_size: samples per network call; None to choose by size.
         threads: of the CPU; 0 for as many as this process may use.
         flags: what the engine's file does not say of its process, and preferences for variance and clip.
@@ -74,11 +77,14 @@ class Sampler:
         engine: Engine | Path | str,
         *,
         device: str = "cpu",
-        sampler: str = DEFAULT_SAMPLER,
+        sampler: str | Path | StepTable = DEFAULT_SAMPLER,
         num_steps: int | None = None,
         spacing: str = DEFAULT_SPACING,
         timesteps: Sequence[int] | None = None,
         from_timestep: int | None = None,
+        lambda_min: float | None = None,
+        eta: float | None = None,
+        invert: bool = False,
         batch_size: int | None = None,
         threads: int = 0,
         flags: ProcessFlags | None = None,
@@ -87,7 +93,11 @@ class Sampler:
         if isinstance(engine, Path | str):
             engine = open_engine(engine, device, threads, flags, allow_pickle)
         self.engine = engine
-        self.table: StepTable = make_table(engine.process, sampler, num_steps, spacing, timesteps, from_timestep)
+        self.table: StepTable = make_table(
+            engine.process, sampler, num_steps, spacing, timesteps, from_timestep, lambda_min, eta=eta
+        )
+        if invert:
+            self.table = ddim_inversion(engine.process, self.table.timesteps)
         self._batch_size = batch_size
         self._threads = threads
         if batch_size is not None:

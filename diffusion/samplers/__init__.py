@@ -2,65 +2,135 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
 from diffusion.errors import InputError
 from diffusion.process import Process
+from diffusion.samplers.ddim import ddim
+from diffusion.samplers.ddim_inversion import ddim_inversion
 from diffusion.samplers.ddpm import ddpm
+from diffusion.samplers.deis import deis, deis_3
+from diffusion.samplers.dpmpp_2m import dpmpp_2m
+from diffusion.samplers.dpmpp_sde_2m import dpmpp_sde_2m
+from diffusion.samplers.exponential_integrator import half_log_snr
+from diffusion.samplers.method import Method
+from diffusion.samplers.unipc import unipc
+from diffusion.samplers.user_table import check_user_table, is_table_file, read_table
 from diffusion.spacing import DEFAULT_SPACING, check_timesteps, spaced_timesteps
 from diffusion.step_table import MAX_FIRST_ALPHA_BAR, StepTable
 
-SAMPLERS: dict[str, Callable[[Process, np.ndarray], StepTable]] = {"ddpm": ddpm}
+__all__ = ["DEFAULT_SAMPLER", "SAMPLERS", "Method", "ddim_inversion", "make_table"]
+
+SAMPLERS: dict[str, Method] = {
+    method.name: method
+    for method in (
+        Method(ddpm, order=1, histories=0, stochastic=True),
+        Method(ddim, order=1, histories=0, stochastic=False),
+        Method(dpmpp_2m, order=2, histories=1, stochastic=False),
+        Method(dpmpp_sde_2m, order=2, histories=1, stochastic=True),
+        Method(deis, order=2, histories=1, stochastic=False),
+        Method(deis_3, order=3, histories=2, stochastic=False),
+        Method(unipc, order=2, histories=2, stochastic=False),
+    )
+}
 DEFAULT_SAMPLER = "ddpm"
 
 
 def make_table(
     process: Process,
-    sampler: str = DEFAULT_SAMPLER,
+    sampler: str | Path | StepTable = DEFAULT_SAMPLER,
     num_steps: int | None = None,
     spacing: str = DEFAULT_SPACING,
     timesteps: Sequence[int] | np.ndarray | None = None,
     from_timestep: int | None = None,
+    lambda_min: float | None = None,
+    **options: float | None,
 ) -> StepTable:
     """The table of a chain.
 
     Args:
         process: what the network was trained on.
-        sampler: one of `SAMPLERS`.
+        sampler: one of `SAMPLERS`; or a table of one's own, as it is or as the path of its JSON file (`….json`).
         num_steps: network calls; None for every timestep there is.
         spacing: how `num_steps` timesteps are chosen, one of `diffusion.spacing.SPACINGS`.
         timesteps: an explicit, strictly descending choice instead of `num_steps` and `spacing`.
         from_timestep: where the chain begins, T−1 unless said: `num_steps` are spaced over 0..from_timestep.
+        lambda_min: leaves out the timesteps with λ = ½ ln(ᾱ/(1−ᾱ)) below it, the noisiest, before spacing;
+            −5.1 is what Lu et al. 2022 (DPM-Solver) advise for the cosine schedule.
+        options: of the sampler, such as `eta` of `ddim`; None for its default.
 
     Raises:
-        InputError: an unknown name, or timesteps that are repeated, rising, outside 0..T−1 or too many.
+        InputError: an unknown name, an option that the sampler does not have, timesteps that are repeated, rising,
+            outside 0..T−1 or too many, or a table that the process cannot run.
     """
+    given = {name: value for name, value in options.items() if value is not None}
+    if not isinstance(sampler, str) or is_table_file(sampler):
+        chosen = {"num_steps": num_steps, "timesteps": timesteps, "from_timestep": from_timestep}
+        extra = [name for name, value in {**chosen, "lambda_min": lambda_min, **given}.items() if value is not None]
+        if spacing != DEFAULT_SPACING:
+            extra.append("spacing")
+        if extra:
+            raise InputError(f"{extra[0]} was given with a table of one's own, whose rows are chosen already")
+        return check_user_table(sampler if isinstance(sampler, StepTable) else read_table(sampler), process)
     if sampler not in SAMPLERS:
-        raise InputError(f"sampler is {sampler!r}, expected one of {', '.join(SAMPLERS)}")
-    total = process.schedule.num_train_timesteps
+        raise InputError(f"sampler is {sampler!r}, expected one of {', '.join(SAMPLERS)}, or a table's .json file")
+    chain, notes = _chain_timesteps(process, num_steps, spacing, timesteps, from_timestep, lambda_min)
+    return SAMPLERS[sampler].table(process, chain, **given).with_notes(*notes)
+
+
+def _chain_timesteps(
+    process: Process,
+    num_steps: int | None,
+    spacing: str,
+    timesteps: Sequence[int] | np.ndarray | None,
+    from_timestep: int | None,
+    lambda_min: float | None,
+) -> tuple[np.ndarray, list[str]]:
+    """The timesteps that `make_table`'s arguments choose, int64 [R], strictly descending, and remarks on them."""
+    schedule = process.schedule
+    total = schedule.num_train_timesteps
     notes = []
     if timesteps is not None:
         if num_steps is not None:
             raise InputError("steps and timesteps were both given, expected one of them")
+        if lambda_min is not None:
+            raise InputError("lambda_min and timesteps were both given, expected one of them")
         chosen = check_timesteps(timesteps, total)
         if from_timestep is not None and chosen[0] != from_timestep:
             raise InputError(f"timesteps begin at {chosen[0]}, but from-timestep is {from_timestep}; expected the same")
     else:
-        covered = process.schedule
+        reachable = total
         if from_timestep is not None:
             (start,) = check_timesteps([from_timestep], total)
-            covered = covered.truncated(int(start) + 1)
-        reachable = covered.num_train_timesteps
+            reachable = int(start) + 1
+        if lambda_min is not None:
+            above = _timesteps_above(lambda_min, schedule.alpha_bar)
+            if from_timestep is not None and above < reachable:
+                raise InputError(
+                    f"from-timestep is {from_timestep}, but lambda_min {lambda_min} allows timesteps up to {above - 1}"
+                )
+            reachable = min(reachable, above)
+        covered = schedule if reachable == total else schedule.truncated(reachable)
         chosen = spaced_timesteps(spacing, reachable if num_steps is None else num_steps, covered)
         if chosen[0] != reachable - 1:
             notes.append(
                 f"{spacing} spacing begins at timestep {chosen[0]}, not at {reachable - 1}; trailing spacing reaches it"
             )
-    if from_timestep is None and process.schedule.alpha_bar[chosen[0]] > MAX_FIRST_ALPHA_BAR:
+    if from_timestep is None and schedule.alpha_bar[chosen[0]] > MAX_FIRST_ALPHA_BAR:
         notes.append(
-            f"the chain begins at timestep {chosen[0]} with alpha_bar {process.schedule.alpha_bar[chosen[0]]:.3g}: "
+            f"the chain begins at timestep {chosen[0]} with alpha_bar {schedule.alpha_bar[chosen[0]]:.3g}: "
             "pure noise is not what the network saw there"
         )
-    return SAMPLERS[sampler](process, chosen).with_notes(*notes)
+    return chosen, notes
+
+
+def _timesteps_above(lambda_min: float, alpha_bar: np.ndarray) -> int:
+    """How many timesteps, from 0 on, have λ of at least `lambda_min`."""
+    lambdas = half_log_snr(alpha_bar)
+    count = int(np.count_nonzero(lambdas >= lambda_min))
+    if count == 0:
+        raise InputError(f"lambda_min is {lambda_min}, expected at most {lambdas[0]:.3g}, that of timestep 0")
+    return count

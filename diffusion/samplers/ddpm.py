@@ -30,7 +30,7 @@ def ddpm(process: Process, timesteps: np.ndarray) -> StepTable:
     b = np.sqrt(alpha_bar_prev) * beta / (1.0 - alpha_bar)
     q = np.zeros_like(b)
     if process.clip_sample is None:
-        # x_start is linear in x and the prediction: put it into the mean, which leaves eq. 11.
+        # x_start is linear in x and the prediction: put it into the mean, which leaves Ho et al. 2020, eq. 11.
         a, q, b = a + b * u, b * v, np.zeros_like(b)
 
     s, k = noise_columns(process.variance_type, beta, posterior_variance)

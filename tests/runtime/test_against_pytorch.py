@@ -38,7 +38,7 @@ def made(folder, **arguments):
 
 
 def algorithm_2(checkpoint, timesteps: np.ndarray) -> np.ndarray:
-    """Algorithm 2 of Ho et al. 2020 written out in PyTorch, float64 throughout; x_start is clipped as the process says."""
+    """Algorithm 2 of Ho et al. 2020 written out in PyTorch, float64 throughout; x_start is clipped to [−1, 1]."""
     process, unet = checkpoint.process, Network(checkpoint.unet.double())
     alpha_bar = torch.cumprod(1 - torch.from_numpy(process.schedule.betas.copy()), 0)
     shape = process.sample.chw

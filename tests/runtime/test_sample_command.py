@@ -14,8 +14,8 @@ from PIL import Image
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import Process, SampleShape
 from diffusion.reference_loop import initial_noise, reference_loop
-from diffusion.samplers import make_table
-from runtime.images import quantize
+from diffusion.samplers import SAMPLERS, make_table
+from runtime.images import dequantize, quantize
 from runtime.sample import main
 from tests.gaussian import GaussianNetwork
 
@@ -128,6 +128,28 @@ def test_explicit_timesteps_and_spacing(folder, capsys):
     assert "note: leading spacing begins at timestep 852" in err
 
 
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_every_sampler_runs_and_follows_the_float64_loop(folder, name):
+    assert main(["--format", "npy", "--num", "3", "--steps", "20", "--sampler", name]) == 0
+    table = make_table(PROCESS, name, 20)
+    reference = reference_loop(table, NETWORK, initial_noise((3, 1, 8, 8), 0, 0))
+    np.testing.assert_allclose(np.load("samples/samples.npy"), reference, rtol=0, atol=4 * table.absolute_tolerance())
+
+
+def test_eta_reaches_the_sampler(folder):
+    assert main(["--format", "npy", "--num", "2", "--steps", "20", "--sampler", "ddim", "--eta", "1"]) == 0
+    reference = reference_loop(make_table(PROCESS, "ddim", 20, eta=1.0), NETWORK, initial_noise((2, 1, 8, 8), 0, 0))
+    np.testing.assert_allclose(np.load("samples/samples.npy"), reference, rtol=0, atol=4e-5)
+
+
+def test_the_list_of_samplers_needs_no_engine(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["--list-samplers"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:]] == list(SAMPLERS)
+    assert "--eta" in lines[1 + list(SAMPLERS).index("ddim")]
+
+
 def test_given_states_are_taken_as_they_are(folder):
     states = initial_noise((3, 1, 8, 8), 77, 0)
     np.save("states.npy", states)
@@ -144,6 +166,18 @@ def test_given_images_are_noised_to_the_timestep(folder):
     samples = np.load("samples/samples.npy")
     assert len({sample.tobytes() for sample in samples}) == 4  # variations of one image
     np.testing.assert_allclose(samples.mean(), 200 / 127.5 - 1, atol=0.05)  # close to it, from so late a timestep
+
+
+def test_an_inverted_image_samples_to_itself(folder):
+    rng = np.random.default_rng(0)
+    images = rng.integers(60, 120, (3, 8, 8, 1), dtype=np.uint8)
+    np.save("images.npy", images)
+    chain = ["--steps", "200", "--format", "npy", "--clip-sample", "none"]  # a clip loses what it cuts off
+    assert main(["--x-init", "images.npy", "--invert", *chain, "--out", "noise"]) == 0
+    noise = np.load("noise/samples.npy")
+    assert noise.std() > 0.5
+    assert main(["--x-init", "noise/samples.npy", "--sampler", "ddim", *chain, "--out", "again"]) == 0
+    np.testing.assert_allclose(np.load("again/samples.npy"), dequantize(images), atol=0.05)
 
 
 def test_the_same_run_again_replaces_and_another_run_is_refused(folder, capsys):
@@ -206,7 +240,13 @@ def test_foreign_files_are_never_overwritten(folder, capsys):
         (["--clip-sample", "-3"], 2, "expected a positive number or none"),
         (["--device", "cuda"], 4, "--device cpu"),
         (["--device", "tpu"], 2, "invalid choice: 'tpu'"),
-        (["--sampler", "magic"], 2, "invalid choice: 'magic'"),
+        (["--sampler", "magic"], 2, "sampler is 'magic', expected one of ddpm, ddim"),
+        (["--sampler", "none.json"], 2, "none.json"),
+        (["--invert"], 2, "--invert was given without --x-init"),
+        (["--invert", "--x-init", "wrong.npy", "--sampler", "deis"], 2, "--invert runs ddim without noise"),
+        (["--eta", "0.5"], 2, "eta was given, but sampler ddpm does not take it"),
+        (["--sampler", "ddim", "--eta", "7"], 2, "eta is 7.0, expected 0 to 1."),
+        (["--lambda-min", "50"], 2, "lambda_min is 50.0, expected at most"),
     ],
 )
 def test_bad_input_is_one_line_and_changes_nothing(folder, capsys, arguments, code, says):

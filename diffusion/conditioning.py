@@ -1,0 +1,54 @@
+"""Whether a table can be run with a network of low precision: how much its steps amplify a rounded prediction."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from diffusion.errors import InputError
+from diffusion.step_table import StepTable
+
+# Relative rounding error of a number in each precision: half a unit in its last place.
+ROUNDING = {"fp32": 2.0**-24, "fp16": 2.0**-11, "bf16": 2.0**-8}
+
+# The largest error of x', in units of data that span [−1, 1], that rounding a prediction of unit size may cause.
+MAX_ROUNDING_ERROR = 0.05
+
+
+def rounding_error(table: StepTable, precision: str) -> float:
+    """Bound on what one step can make of rounding a prediction of unit size, in units of data.
+
+    Unclipped, this is G·2⁻¹¹ for fp16 and G·2⁻⁸ for bf16, with G of `StepTable.conditioning`. A clipped x_start cannot
+    be off by more than about the bound, however large v is, so a row of a clipped table counts at most clip·|b|.
+
+    Raises:
+        InputError: an unknown precision.
+    """
+    if precision not in ROUNDING:
+        raise InputError(f"precision is {precision!r}, expected one of {', '.join(ROUNDING)}")
+    q, b, v = (table.column(name) for name in ("q", "b", "v"))
+    rounding = ROUNDING[precision]
+    unclipped = np.abs(q + b * v) * rounding
+    clipped = np.abs(q) * rounding + np.abs(b) * table.clip if np.isfinite(table.clip) else unclipped
+    return float(np.minimum(unclipped, clipped).max())
+
+
+def check_conditioning(table: StepTable, precision: str) -> None:
+    """Refuses a table that would turn the rounding of a low-precision network into visible error.
+
+    Args:
+        table: the rows.
+        precision: of the network's output, one of `ROUNDING`.
+
+    Raises:
+        InputError: an unknown precision, or a rounding error above `MAX_ROUNDING_ERROR`; names what would help.
+    """
+    error = rounding_error(table, precision)
+    if error > MAX_ROUNDING_ERROR:
+        clipping = "" if np.isfinite(table.clip) else "clip x_start, "
+        raise InputError(
+            f"table of {table.sampler} with {len(table)} steps: rounding the prediction to {precision} moves a step "
+            f"by up to {error:.2g} (conditioning {table.conditioning:.3g}), "
+            f"expected at most {MAX_ROUNDING_ERROR}; {clipping}"
+            "leave out the noisiest timesteps with --lambda-min (-5.1 suits a cosine schedule), take more steps, "
+            "or use an fp32 network"
+        )

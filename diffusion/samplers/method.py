@@ -1,0 +1,61 @@
+"""What a sampler declares of itself: the function that makes its table, and what a user chooses it by."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from diffusion.errors import InputError
+from diffusion.process import Process
+from diffusion.step_table import StepTable
+
+
+@dataclass(frozen=True)
+class Method:
+    """A sampler.
+
+    Attributes:
+        make: (process, timesteps, **options) → table; its name is the sampler's, the first line of its
+            docstring describes it, and its keyword-only arguments are the options.
+        order: of the method as its paper counts it, its first and last rows apart.
+        histories: 0, 1 or 2, what it keeps beside x.
+        stochastic: whether it adds noise with its default options.
+    """
+
+    make: Callable[..., StepTable]
+    order: int
+    histories: int
+    stochastic: bool
+
+    @property
+    def name(self) -> str:
+        """What users call it."""
+        return self.make.__name__
+
+    @property
+    def summary(self) -> str:
+        """One line on what it is."""
+        return (inspect.getdoc(self.make) or "").partition("\n")[0]
+
+    @property
+    def options(self) -> dict[str, float]:
+        """Its options and their defaults."""
+        parameters = inspect.signature(self.make).parameters.values()
+        return {argument.name: argument.default for argument in parameters if argument.kind is argument.KEYWORD_ONLY}
+
+    def table(self, process: Process, timesteps: np.ndarray, **options: float) -> StepTable:
+        """Its table for timesteps that `diffusion.spacing.check_timesteps` has passed.
+
+        Raises:
+            InputError: an option that it does not have or that is not a number; what the method itself refuses.
+        """
+        for name, value in options.items():
+            if name not in self.options:
+                has = f"its options are {', '.join(self.options)}" if self.options else "it has no options"
+                raise InputError(f"{name} was given, but sampler {self.name} does not take it: {has}")
+            if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+                raise InputError(f"{name} is {value!r}, expected a number")
+        return self.make(process, timesteps, **options)

@@ -1,0 +1,197 @@
+"""A table of a user's own, from Python or from a JSON file, checked against the process that is to run it.
+
+    {
+      "format": 1,
+      "sampler": "mine",            what reports call it
+      "clip": 1.0,                  bound for |x_start|, or null for none
+      "histories": 1,               0, 1 or 2
+      "learned": false,             whether noise is s·exp(k·w)·z with w from the network; false unless said
+      "h2": "h1",                   with two histories: what the second becomes, "h1" (unless said) or "x_start"
+      "notes": ["…"],               optional
+      "rows": [{"t": 999, "u": 1.0, "v": -0.5, "a": 0.9, "b": 0.1}, …]
+    }
+
+Rows stand in the order they run; `t` is the training timestep that the network is given, and a coefficient that is not
+named is 0. What the coefficients do is said in `diffusion.step_table`; u and v depend on what the network predicts,
+see `diffusion.prediction.x_start_coefficients`. Numbers written by `table_to_json` are read back exactly.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffusion.errors import InputError
+from diffusion.prediction import x_start_coefficients
+from diffusion.process import Process
+from diffusion.step_table import COLUMNS, StepTable
+
+TABLE_FORMAT = 1
+_REQUIRED = ("format", "sampler", "clip", "histories", "rows")
+_FIELDS = (*_REQUIRED, "learned", "h2", "notes")
+_H2 = ("h1", "x_start")
+
+
+def is_table_file(sampler: str | Path) -> bool:
+    """Whether a sampler's name is the path of a table's file."""
+    return str(sampler).endswith(".json")
+
+
+def read_table(path: str | Path) -> StepTable:
+    """The table in a JSON file.
+
+    Raises:
+        InputError: a file that cannot be read, that is not JSON, or that is not such a table.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot read it as a table ({error})") from None
+    try:
+        fields = json.loads(text, object_pairs_hook=_without_repeats)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise InputError(f"{path}: not JSON ({error})") from None
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    return table_from_json(fields, str(path))
+
+
+def table_from_json(fields: object, source: str = "table") -> StepTable:
+    """The inverse of `table_to_json`.
+
+    Args:
+        fields: the parsed JSON object.
+        source: what to call it in an error: a file's name.
+
+    Raises:
+        InputError: a format this version does not know, an unknown, missing or impossible field or coefficient.
+    """
+    try:
+        return _table(fields)
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from None
+
+
+def table_to_json(table: StepTable) -> dict[str, Any]:
+    """The JSON object of a table, with the float64 coefficients that are not 0."""
+    rows = []
+    for timestep, coefficients in zip(table.timesteps, table.coefficients, strict=True):
+        row = {name: float(value) for name, value in zip(COLUMNS, coefficients, strict=True) if value != 0.0}
+        rows.append({"t": int(timestep), **row})
+    return {
+        "format": TABLE_FORMAT,
+        "sampler": table.sampler,
+        "clip": float(table.clip) if math.isfinite(table.clip) else None,
+        "histories": table.histories,
+        "learned": table.learned,
+        "h2": "x_start" if table.h2_is_x_start else "h1",
+        "notes": list(table.notes),
+        "rows": rows,
+    }
+
+
+def check_user_table(table: StepTable, process: Process) -> StepTable:
+    """The table, if the process can run it; with a note where its x_start is not the process's.
+
+    Raises:
+        InputError: a timestep the network was not trained on, or a learned variance it does not predict.
+    """
+    name, total = f"table of {table.sampler}", process.schedule.num_train_timesteps
+    if table.timesteps.max() >= total:
+        raise InputError(f"{name}: timestep {table.timesteps.max()} is outside the network's 0 to {total - 1}")
+    if table.learned and process.variance_type != "learned_range":
+        raise InputError(
+            f"{name}: learned is true, but variance_type of the process is {process.variance_type}; "
+            "expected learned_range"
+        )
+    expected = x_start_coefficients(process.prediction_type, process.schedule.alpha_bar[table.timesteps])
+    for column, values in zip("uv", expected, strict=True):
+        off = np.flatnonzero(~np.isclose(table.column(column), values, rtol=1e-4, atol=1e-6))
+        if off.size:
+            return table.with_notes(
+                f"{column} at timestep {table.timesteps[off[0]]} is {table.column(column)[off[0]]:.6g}, where the "
+                f"schedule and a prediction of {process.prediction_type} give {values[off[0]]:.6g}"
+            )
+    return table
+
+
+def _table(fields: object) -> StepTable:
+    if not isinstance(fields, Mapping):
+        raise InputError(f"found {type(fields).__name__}, expected the JSON object of a table")
+    if fields.get("format") != TABLE_FORMAT or isinstance(fields.get("format"), bool):
+        raise InputError(f"table format is {fields.get('format')!r}, this version reads {TABLE_FORMAT}")
+    _check_names(fields, _REQUIRED, _FIELDS, "the table")
+    name, clip, rows = fields["sampler"], fields["clip"], fields["rows"]
+    learned, h2, notes = fields.get("learned", False), fields.get("h2", "h1"), fields.get("notes", [])
+    if not isinstance(name, str) or not name:
+        raise InputError(f"sampler is {name!r}, expected a name")
+    if clip is not None and not _is_number(clip):
+        raise InputError(f"clip is {clip!r}, expected a positive number or null")
+    if not _is_whole(fields["histories"]):
+        raise InputError(f"histories is {fields['histories']!r}, expected 0, 1 or 2")
+    if not isinstance(learned, bool):
+        raise InputError(f"learned is {learned!r}, expected true or false")
+    if h2 not in _H2:
+        raise InputError(f"h2 is {h2!r}, expected one of {', '.join(_H2)}")
+    if not isinstance(notes, list) or not all(isinstance(note, str) for note in notes):
+        raise InputError(f"notes is {notes!r}, expected a list of strings")
+    if not isinstance(rows, list) or not rows:
+        raise InputError("rows is not a non-empty list")
+    timesteps = np.zeros(len(rows), dtype=np.int64)
+    coefficients = np.zeros((len(rows), len(COLUMNS)))
+    for place, row in enumerate(rows):
+        if not isinstance(row, Mapping):
+            raise InputError(f"row {place} is {row!r}, expected a JSON object")
+        _check_names(row, ("t",), ("t", *COLUMNS), f"row {place}")
+        if not _is_whole(row["t"]) or abs(row["t"]) >= 2**63:
+            raise InputError(f"row {place}: t is {row['t']!r}, expected a whole number")
+        timesteps[place] = row["t"]
+        for column, value in row.items():
+            if column == "t":
+                continue
+            if not _is_number(value):
+                raise InputError(f"row {place}: {column} is {value!r}, expected a finite number")
+            coefficients[place, COLUMNS.index(column)] = value
+    return StepTable(
+        name,
+        timesteps,
+        coefficients,
+        clip=np.inf if clip is None else float(clip),
+        histories=fields["histories"],
+        learned=learned,
+        h2_is_x_start=h2 == "x_start",
+        notes=tuple(notes),
+    )
+
+
+def _check_names(fields: Mapping[str, Any], required: tuple[str, ...], known: tuple[str, ...], where: str) -> None:
+    missing = [name for name in required if name not in fields]
+    if missing:
+        raise InputError(f"{where} has no {missing[0]!r}")
+    unknown = [name for name in fields if name not in known]
+    if unknown:
+        raise InputError(f"{where} has a field {unknown[0]!r}, expected {', '.join(known)}")
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    # An integer of a thousand digits is JSON too, and so, to Python, is NaN.
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        names = [name for name, _ in pairs]
+        repeated = next(name for name in names if names.count(name) > 1)
+        raise InputError(f"the field {repeated!r} stands twice in one object")
+    return fields

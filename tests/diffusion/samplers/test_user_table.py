@@ -1,0 +1,135 @@
+"""A table of one's own: the JSON file, and what is checked before it runs."""
+
+import json
+
+import numpy as np
+import pytest
+
+from diffusion.errors import InputError
+from diffusion.samplers import SAMPLERS, ddim_inversion, make_table
+from diffusion.samplers.user_table import read_table, table_from_json, table_to_json
+from diffusion.step_table import StepTable
+from tests.diffusion.samplers.networks import a_process
+
+ROW = {"t": 9, "u": 1.0, "v": -0.5, "a": 0.5, "b": 0.5}
+MINE = {"format": 1, "sampler": "mine", "clip": None, "histories": 0, "rows": [ROW, ROW | {"t": 0}]}
+
+
+def same(one: StepTable, other: StepTable) -> bool:
+    fields = ("sampler", "clip", "histories", "learned", "h2_is_x_start", "notes")
+    return (
+        all(getattr(one, name) == getattr(other, name) for name in fields)
+        and np.array_equal(one.timesteps, other.timesteps)
+        and one.coefficients.tobytes() == other.coefficients.tobytes()
+    )
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("clip_sample", [None, 0.9])
+def test_every_table_comes_back_bit_for_bit(sampler, clip_sample, tmp_path):
+    process = a_process(clip_sample=clip_sample, variance_type="learned_range")
+    table = make_table(process, sampler, 7, "leading")
+    assert table.notes
+    path = tmp_path / "table.json"
+    path.write_text(json.dumps(table_to_json(table)))
+    assert same(read_table(path), table)
+    assert same(make_table(process, str(path)), table)
+    assert same(make_table(process, table), table)
+
+
+def test_inversion_comes_back(tmp_path):
+    table = ddim_inversion(a_process(), np.array([999, 500, 0]))
+    assert same(table_from_json(table_to_json(table)), table)
+
+
+def test_what_is_not_said_is_0():
+    table = table_from_json({**MINE, "rows": [{"t": 3}]})
+    assert not table.coefficients.any()
+    assert (table.clip, table.learned, table.h2_is_x_start) == (np.inf, False, False)
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ([], "found list, expected the JSON object of a table"),
+        ({**MINE, "format": 2}, "table format is 2, this version reads 1"),
+        ({**MINE, "format": True}, "table format is True"),
+        ({"format": 1}, "the table has no 'sampler'"),
+        ({**MINE, "step": 3}, "the table has a field 'step', expected format, sampler"),
+        ({**MINE, "sampler": 3}, "sampler is 3, expected a name"),
+        ({**MINE, "clip": "1"}, "clip is '1', expected a positive number or null"),
+        ({**MINE, "clip": -1}, "clip is -1.0, expected a positive"),
+        ({**MINE, "histories": 1.0}, "histories is 1.0, expected 0, 1 or 2"),
+        ({**MINE, "histories": 3}, "histories is 3"),
+        ({**MINE, "learned": 1}, "learned is 1, expected true or false"),
+        ({**MINE, "h2": "x"}, "h2 is 'x', expected one of h1, x_start"),
+        ({**MINE, "notes": "none"}, "notes is 'none', expected a list of strings"),
+        ({**MINE, "rows": []}, "rows is not a non-empty list"),
+        ({**MINE, "rows": [3]}, "row 0 is 3, expected a JSON object"),
+        ({**MINE, "rows": [{"u": 1.0}]}, "row 0 has no 't'"),
+        ({**MINE, "rows": [ROW, {"t": 0, "z": 1.0}]}, "row 1 has a field 'z', expected t, u, v"),
+        ({**MINE, "rows": [{"t": 1.5}]}, "row 0: t is 1.5, expected a whole number"),
+        ({**MINE, "rows": [{"t": 10**30}]}, "row 0: t is 1000"),
+        ({**MINE, "rows": [{"t": 1, "a": "1"}]}, "row 0: a is '1', expected a finite number"),
+        ({**MINE, "rows": [{"t": 1, "a": float("nan")}]}, "row 0: a is nan"),
+        ({**MINE, "rows": [{"t": 1, "a": True}]}, "row 0: a is True"),
+        ({**MINE, "rows": [{"t": 1, "a": 10**400}]}, "row 0: a is 1000"),
+        ({**MINE, "rows": [ROW, ROW]}, "timesteps are 9, 9, expected"),
+        ({**MINE, "rows": [ROW | {"s": 0.1}]}, "the last row adds noise"),
+        ({**MINE, "rows": [ROW | {"c1": 0.1}]}, "c1 is not 0, but with histories 0"),
+    ],
+)
+def test_impossible_files(fields, says):
+    with pytest.raises(InputError, match=says) as refused:
+        table_from_json(fields, "mine.json")
+    assert str(refused.value).startswith("mine.json: ")
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"{", "not JSON"),
+        (b"\xff\xfe", "cannot read it as a table"),
+        (b"[" * 100_000, "not JSON"),
+        (b'{"format": 1, "format": 1}', "the field 'format' stands twice in one object"),
+        (b'{"rows": [{"t": 1, "a": 1, "a": 2}]}', "the field 'a' stands twice"),
+    ],
+)
+def test_impossible_content(content, says, tmp_path):
+    path = tmp_path / "mine.json"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=says) as refused:
+        make_table(a_process(), path)
+    assert str(path) in str(refused.value)
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(InputError, match=r"none.json: cannot read it as a table"):
+        make_table(a_process(), str(tmp_path / "none.json"))
+
+
+def test_a_table_has_its_rows_already():
+    table = table_from_json(MINE)
+    for extra in ({"num_steps": 3}, {"timesteps": [1]}, {"lambda_min": -5.0}, {"eta": 0.5}, {"spacing": "leading"}):
+        (name,) = extra
+        with pytest.raises(InputError, match=f"{name} was given with a table of one's own"):
+            make_table(a_process(), table, **extra)
+
+
+def test_the_process_must_be_able_to_run_it():
+    with pytest.raises(InputError, match="timestep 1000 is outside the network's 0 to 999"):
+        make_table(a_process(), table_from_json({**MINE, "rows": [ROW | {"t": 1000}]}))
+    learned = table_from_json({**MINE, "learned": True})
+    with pytest.raises(InputError, match="learned is true, but variance_type of the process is fixed_small"):
+        make_table(a_process(), learned)
+    assert make_table(a_process(variance_type="learned_range"), learned).learned
+
+
+def test_an_x_start_that_is_not_the_process_s_is_remarked_on():
+    epsilon, v_prediction = a_process(), a_process(prediction_type="v_prediction")
+    table = make_table(epsilon, "ddim", 5)
+    assert make_table(epsilon, table).notes == ()
+    (note,) = make_table(v_prediction, table).notes
+    assert "u at timestep 999" in note
+    assert "v_prediction" in note
