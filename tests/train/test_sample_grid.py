@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from diffusion.noise_schedule import NoiseSchedule
+from diffusion.process import Process, SampleShape
+from train.sample_grid import draw_grid, sample
+
+PROCESS = Process(
+    SampleShape(1, 4, 4), NoiseSchedule.make("linear", 30, 1e-3, 0.3), variance_type="fixed_small", clip_sample=None
+)
+MEAN, STD = 0.4, 0.3
+
+
+def optimal_eps(x_t: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+    """E[eps | x_t] for data from N(MEAN, STD²)."""
+    alpha_bar = torch.tensor(PROCESS.schedule.alpha_bar, dtype=torch.float32)[timesteps].reshape(-1, 1, 1, 1)
+    return (1 - alpha_bar).sqrt() * (x_t - alpha_bar.sqrt() * MEAN) / (alpha_bar * STD**2 + 1 - alpha_bar)
+
+
+@pytest.mark.parametrize("variance_type", ["fixed_small", "fixed_large"])
+def test_mean_and_variance_follow_algorithm_2(variance_type: str) -> None:
+    """Algorithm 2, line 4 is affine in x_t here, so mean and variance have a recursion (Ho et al. 2020)."""
+    process = dataclasses.replace(PROCESS, variance_type=variance_type)
+    schedule = process.schedule
+    mean, variance = 0.0, 1.0
+    for t in reversed(range(30)):
+        alpha, alpha_bar = schedule.alphas[t], schedule.alpha_bar[t]
+        total = alpha_bar * STD**2 + 1 - alpha_bar
+        slope = (1 - schedule.betas[t] / total) / np.sqrt(alpha)
+        offset = schedule.betas[t] * np.sqrt(alpha_bar) * MEAN / total / np.sqrt(alpha)
+        noise = schedule.betas[t] if variance_type == "fixed_large" else schedule.posterior_variance[t]
+        mean, variance = slope * mean + offset, slope**2 * variance + (noise if t else 0.0)
+    x = sample(optimal_eps, process, 3000, seed=0, batch_size=1000)
+    assert x.shape == (3000, 1, 4, 4)
+    # Within five standard errors.
+    assert x.mean() == pytest.approx(mean, abs=5 * np.sqrt(variance / x.size))
+    assert x.var() == pytest.approx(variance, rel=5 * np.sqrt(2 / x.size))
+
+
+def test_x_start_is_clipped_and_the_last_step_adds_no_noise() -> None:
+    # The last step returns x_start itself, so nothing may stand beyond the clip.
+    process = dataclasses.replace(PROCESS, clip_sample=0.25, variance_type="fixed_large")
+    x = sample(optimal_eps, process, 50, seed=0)
+    assert np.abs(x).max() <= 0.25 + 1e-6
+
+
+def test_samples_do_not_depend_on_the_batch_size() -> None:
+    seen = []
+    whole = sample(optimal_eps, PROCESS, 7, seed=1, on_step=lambda: seen.append(1))
+    assert len(seen) == 30
+    np.testing.assert_allclose(sample(optimal_eps, PROCESS, 7, seed=1, batch_size=3), whole, atol=1e-6)
+    assert not np.allclose(sample(optimal_eps, PROCESS, 7, seed=2), whole, atol=0.1)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_grid_shows_every_sample_in_its_place(channels: int) -> None:
+    levels = np.linspace(-1.0, 1.0, 5)
+    x = np.broadcast_to(levels[:, None, None, None], (5, channels, 8, 8))
+    image = draw_grid(x)
+    scale = image.width // 28  # three columns of 8 pixels and four lines between
+    assert (image.width, image.height) == (28 * scale, 19 * scale)
+    assert scale >= 20
+    pixels = np.asarray(image).reshape(19 * scale, 28 * scale, channels)
+    for index, expected in enumerate([0, 64, 128, 191, 255]):
+        top, left = (1 + 9 * (index // 3)) * scale, (1 + 9 * (index % 3)) * scale
+        tile = pixels[top : top + 8 * scale, left : left + 8 * scale]
+        assert (tile == expected).all()

@@ -1,0 +1,190 @@
+"""Whole runs of a tiny network: resuming, stopping, publishing."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from commands.errors import StoppedError
+from diffusion.diffusers_config import process_from_diffusers
+from diffusion.errors import InputError
+from diffusion.process import Process
+from train.learner import Learner
+from train.presets import Rhythm
+from train.publication import WEIGHTS, hash_file
+from train.training import Run, train
+
+MakeRun = Callable[..., Run]
+
+
+def read_weights(folder: Path) -> bytes:
+    return (folder / "unet" / WEIGHTS).read_bytes()
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        del line["seconds"], line["images_per_second"]
+    return lines
+
+
+def stop_at(step: int, monkeypatch: pytest.MonkeyPatch, number: signal.Signals = signal.SIGINT) -> None:
+    """Send this process a signal during update `step`."""
+    update = Learner.update
+
+    def interrupted(self: Learner, at: int, batch: Any) -> Any:
+        if at == step:
+            os.kill(os.getpid(), number)
+        return update(self, at, batch)
+
+    monkeypatch.setattr(Learner, "update", interrupted)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_ends_with_the_same_bits(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    train(make_run(out=tmp_path / "whole"))
+    parts = tmp_path / "parts"
+    with monkeypatch.context() as patch:
+        stop_at(5, patch, number)
+        with pytest.raises(StoppedError, match="stopped at step 6 of 9, .* python -m train.run --resume"):
+            train(make_run(out=parts))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert not (parts / "train.json").exists()
+    torch.manual_seed(99)  # nothing may hang on the global generator
+    # Batches made ahead by threads are the same batches.
+    report = train(make_run(out=parts, resume=True, rhythm=Rhythm(4, 8, 1e9, num_workers=2)))
+    assert report is not None
+    assert not report["already_complete"]
+    assert read_weights(parts) == read_weights(tmp_path / "whole")
+    assert read_metrics(parts) == read_metrics(tmp_path / "whole")
+
+
+def test_a_killed_run_goes_on_from_its_last_periodic_save(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(make_run(out=tmp_path / "whole"))
+    update = Learner.update
+
+    def killed(self: Learner, at: int, batch: Any) -> Any:
+        if at == 7:
+            raise MemoryError
+        return update(self, at, batch)
+
+    often = Rhythm(log_every=1, evaluate_every=8, save_seconds=0.0, num_workers=0)
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, "update", killed)
+        with pytest.raises(MemoryError):
+            train(make_run(out=tmp_path / "run", rhythm=often))
+    with (tmp_path / "run" / "state" / "metrics.jsonl").open("a") as stream:
+        stream.write('{"step": 8, "loss": 1.0}\n{"ste')  # logged after the save, and cut off
+    train(make_run(resume=True, rhythm=often))
+    assert read_weights(tmp_path / "run") == read_weights(tmp_path / "whole")
+    assert [line["step"] for line in read_metrics(tmp_path / "run")] == list(range(1, 10))
+
+
+def test_seed_and_parts_of_a_batch(make_run: MakeRun, tmp_path: Path) -> None:
+    config = dataclasses.replace(make_run().config, network=dataclasses.replace(make_run().config.network, dropout=0.0))
+    losses = {}
+    for name, changes in {"a": {}, "parts": {"accumulate": 3}, "seed": {"seed": 1}}.items():
+        train(make_run(out=tmp_path / name, config=dataclasses.replace(config, **changes)))
+        losses[name] = read_metrics(tmp_path / name)[-1]["loss"]
+    assert losses["parts"] == pytest.approx(losses["a"], rel=1e-4)
+    assert losses["seed"] != pytest.approx(losses["a"], rel=1e-3)
+
+
+def test_the_folder_is_a_diffusers_pipeline(make_run: MakeRun, tmp_path: Path) -> None:
+    from diffusers import DDPMPipeline
+
+    report = train(make_run(num_samples=5))
+    folder = tmp_path / "run"
+    assert report is not None
+    assert report["samples"] == str(folder / "samples.png")
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "metrics.jsonl", "model_index.json", "samples.png", "scheduler", "state", "train.json", "unet",
+    ]  # fmt: skip
+    described = json.loads((folder / "train.json").read_text())
+    process = Process.from_json(described["process"])
+    assert process.checkpoint_sha256 == report["checkpoint_sha256"] == hash_file(folder / "unet" / WEIGHTS)
+    assert (folder / "unet" / WEIGHTS).stat().st_mode == (folder / "train.json").stat().st_mode
+    again = process_from_diffusers(
+        json.loads((folder / "scheduler" / "scheduler_config.json").read_text()),
+        json.loads((folder / "unet" / "config.json").read_text()),
+        checkpoint_sha256=process.checkpoint_sha256,
+    )
+    assert again == process
+
+    pipeline = DDPMPipeline.from_pretrained(folder)
+    pipeline.set_progress_bar_config(disable=True)
+    images = pipeline(batch_size=2, num_inference_steps=20, output_type="np").images
+    assert images.shape == (2, 8, 8, 3)
+    assert np.isfinite(images).all()
+    # What is published is the average, not the last weights.
+    state = torch.load(folder / "state" / "state.pt", weights_only=True)
+    for name, tensor in pipeline.unet.state_dict().items():
+        torch.testing.assert_close(tensor, state["ema"][name], rtol=0, atol=0)
+    assert not torch.equal(state["ema"]["conv_in.weight"], state["network"]["conv_in.weight"])
+
+
+def test_held_out_loss_does_not_depend_on_the_seed_of_the_run(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def not_at_all(self: Learner, at: int, batch: Any) -> Any:
+        return torch.tensor(1.0), torch.tensor(1.0)
+
+    # With equal initial weights and no updates, two seeds must be given the same held-out loss.
+    monkeypatch.setattr(Learner, "update", not_at_all)
+    monkeypatch.setattr("train.draws.Draws.torch_seed", lambda self, step, process_index: 0)
+    losses = []
+    for seed in (0, 1):
+        config = dataclasses.replace(make_run().config, seed=seed)
+        report = train(make_run(out=tmp_path / str(seed), config=config))
+        assert report is not None
+        losses.append(report["held_out_loss"])
+    assert losses[0] == losses[1]
+
+
+def test_divergence_is_reported_and_the_last_good_state_kept(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    update = Learner.update
+
+    def diverging(self: Learner, at: int, batch: Any) -> Any:
+        loss, grad_norm = update(self, at, batch)
+        return (loss * float("nan") if at >= 3 else loss), grad_norm
+
+    monkeypatch.setattr(Learner, "update", diverging)
+    often = Rhythm(log_every=100, evaluate_every=100, save_seconds=0.0, num_workers=0)
+    with pytest.raises(
+        InputError, match="the loss is nan at step 4, .*the state of step 3 is kept.*--learning-rate below 0.001"
+    ):
+        train(make_run(rhythm=often))
+    assert torch.load(tmp_path / "run" / "state" / "state.pt", weights_only=True)["step"] == 3
+
+
+def test_stopping_while_sampling_keeps_the_trained_state(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*arguments: Any) -> np.ndarray:
+        os.kill(os.getpid(), signal.SIGINT)
+        arguments[-1]()  # what is called after every step of sampling
+        raise AssertionError("went on sampling")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("train.training.sample", interrupted)
+        with pytest.raises(StoppedError, match="stopped while sampling"):
+            train(make_run(num_samples=4))
+    assert not (tmp_path / "run" / "train.json").exists()
+    report = train(make_run(num_samples=4, resume=True))
+    assert report is not None
+    assert (tmp_path / "run" / "samples.png").is_file()

@@ -1,0 +1,103 @@
+"""One update of the weights: Algorithm 1 of Ho et al. 2020 with AdamW, clipping, warm-up and averaging."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import torch
+
+from train.batches import Batch
+from train.draws import Draws
+from train.ema import Ema
+from train.learning_rate import learning_rate_at
+from train.objective import Objective
+from train.presets import TrainingConfig
+
+
+class Learner:
+    """A network, its optimizer and its average, on whatever devices and processes accelerate has.
+
+    Args:
+        accelerator: an `accelerate.Accelerator`.
+        network: freshly initialized; equal in every process.
+        config: of the run.
+        objective: what to minimize.
+
+    Attributes:
+        ema: the average, kept by the main process only; None elsewhere.
+    """
+
+    def __init__(self, accelerator: Any, network: Any, config: TrainingConfig, objective: Objective) -> None:
+        self._accelerator, self._config, self._objective = accelerator, config, objective
+        self._draws = Draws(config.seed)
+        network = network.to(accelerator.device)
+        self.ema = Ema(network, config.ema_decay) if accelerator.is_main_process else None
+        optimizer = torch.optim.AdamW(
+            network.parameters(),
+            lr=config.learning_rate,
+            betas=config.betas,
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+        network.train()
+        self._network, self._optimizer = accelerator.prepare(network, optimizer)
+        self._weights = accelerator.unwrap_model(self._network)
+
+    def update(self, step: int, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Update number `step`, counted from 0, with this process's rows of its batch.
+
+        Returns:
+            The mean loss of these rows, and the norm of the gradient before clipping; both on the device.
+        """
+        # Dropout as a function of the step, so that a resumed run drops the same units.
+        torch.manual_seed(self._draws.torch_seed(step, self._accelerator.process_index))
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate_at(step, self._config)
+        device, num_rows = self._accelerator.device, len(batch.timesteps)
+        total = torch.zeros((), device=device)
+        part_rows = -(-num_rows // self._config.accumulate)
+        for first in range(0, num_rows, part_rows):
+            rows = slice(first, first + part_rows)
+            last = first + part_rows >= num_rows
+            # Gradients of several processes are averaged once, with the last part.
+            with contextlib.nullcontext() if last else self._accelerator.no_sync(self._network):
+                losses = self._objective.per_sample(
+                    self._predict,
+                    torch.from_numpy(batch.x_start[rows]).to(device),
+                    torch.from_numpy(batch.timesteps[rows]).to(device),
+                    torch.from_numpy(batch.eps[rows]).to(device),
+                )
+                loss = losses.sum() / num_rows
+                self._accelerator.backward(loss)
+            total += loss.detach()
+        grad_norm = self._accelerator.clip_grad_norm_(self._network.parameters(), self._config.gradient_clip)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        if self.ema is not None:
+            self.ema.update(self._weights, step + 1)
+        return total, grad_norm.detach()
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the next update depends on, as tensors and plain values. Main process only."""
+        assert self.ema is not None
+        scaler = self._accelerator.scaler
+        return {
+            "network": self._weights.state_dict(),
+            "ema": self.ema.network.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "scaler": None if scaler is None else scaler.state_dict(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """The inverse of `state`, in every process."""
+        self._weights.load_state_dict(state["network"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        if self.ema is not None:
+            self.ema.network.load_state_dict(state["ema"])
+        if self._accelerator.scaler is not None and state["scaler"] is not None:
+            self._accelerator.scaler.load_state_dict(state["scaler"])
+
+    def _predict(self, x_t: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        prediction: torch.Tensor = self._network(x_t, timesteps).sample
+        return prediction

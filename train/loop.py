@@ -1,0 +1,130 @@
+"""The loop of Algorithm 1: updates, metrics, held-out loss, saves, and a clean stop."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+from commands.errors import StoppedError
+from commands.progress import progress_bar
+from diffusion.errors import InputError
+from train.batches import Batches
+from train.evaluation import HeldOutLoss
+from train.interruption import StopRequest
+from train.learner import Learner
+from train.learning_rate import learning_rate_at
+from train.meter import Meter
+from train.presets import Rhythm, TrainingConfig
+from train.run_folder import RunFolder
+
+
+class TrainingLoop:
+    """All updates of a run, from where it stands to its end.
+
+    Args:
+        accelerator: an `accelerate.Accelerator`.
+        config: of the run.
+        learner, batches: what to update, with what.
+        evaluate: the held-out loss, or None where nothing is held out.
+        folder: for metrics and state.
+        rhythm: how often.
+        stop: asked after every update.
+        resume_command: what to tell a user who stopped.
+    """
+
+    def __init__(
+        self,
+        accelerator: Any,
+        config: TrainingConfig,
+        learner: Learner,
+        batches: Batches,
+        evaluate: HeldOutLoss | None,
+        folder: RunFolder,
+        rhythm: Rhythm,
+        stop: StopRequest,
+        resume_command: str,
+    ) -> None:
+        self._accelerator, self._config, self._learner, self._batches = accelerator, config, learner, batches
+        self._evaluate, self._folder, self._rhythm, self._stop = evaluate, folder, rhythm, stop
+        self._resume_command = resume_command
+        self._is_main: bool = accelerator.is_main_process
+
+    def run(self, state: dict[str, Any] | None, description: str) -> dict[str, Any]:
+        """Go on from `state`, or begin; save at intervals and at the end.
+
+        Returns:
+            The last line of the metrics, with `seconds` over all parts of the run.
+
+        Raises:
+            InputError: the loss is not finite, or the folder cannot be written.
+            StoppedError: a signal came; the state is saved.
+        """
+        start, seconds_before, last_line = 0, 0.0, {}
+        if state is not None:
+            start, seconds_before, last_line = state["step"], state["seconds"], state["last_line"]
+        steps = self._config.steps
+        meter = Meter(self._accelerator, None if state is None else state["meter"])
+        began = saved_at = time.monotonic()
+        saved_step = start
+        with progress_bar(steps, description, unit="step", initial=start) as bar:
+            for step, batch in enumerate(self._batches.iterate(start, steps, self._rhythm.num_workers), start):
+                loss, grad_norm = self._learner.update(step, batch)
+                meter.add(loss, grad_norm)
+                updates = step + 1
+                is_last = updates == steps
+                evaluates = is_last or updates % self._rhythm.evaluate_every == 0
+                if evaluates or updates % self._rhythm.log_every == 0:
+                    last_line = self._log(
+                        meter, updates, evaluates, seconds_before + time.monotonic() - began, saved_step
+                    )
+                    bar.set_postfix_str(
+                        f"loss {last_line['loss']:.4f}, {last_line['images_per_second']:.0f} images/s", False
+                    )
+                bar.update()
+                stops = self._stop.agreed(self._accelerator, updates)
+                due = time.monotonic() - saved_at > self._rhythm.save_seconds
+                if self._is_main and (is_last or stops or due):
+                    self._check_finite(float(loss), updates, saved_step)
+                    with meter.paused():
+                        self._folder.save(
+                            {
+                                "step": updates,
+                                "seconds": seconds_before + time.monotonic() - began,
+                                "last_line": last_line,
+                                "meter": meter.state(),
+                                **self._learner.state(),
+                            }
+                        )
+                    saved_at, saved_step = time.monotonic(), updates
+                if stops:
+                    raise StoppedError(
+                        f"stopped at step {updates:,} of {steps:,}, its state is saved; go on with: "
+                        f"{self._resume_command}"
+                    )
+        return {**last_line, "seconds": seconds_before + time.monotonic() - began}
+
+    def _log(self, meter: Meter, updates: int, evaluates: bool, seconds: float, saved_step: int) -> dict[str, Any]:
+        line = {
+            "step": updates,
+            **meter.read(self._config.batch_size),
+            "learning_rate": learning_rate_at(updates - 1, self._config),
+            "seconds": round(seconds, 3),
+        }
+        self._check_finite(line["loss"], updates, saved_step)
+        if self._is_main:
+            ema = self._learner.ema
+            if evaluates and self._evaluate is not None and ema is not None:
+                with meter.paused():
+                    line["held_out_loss"] = self._evaluate(ema.predict)
+            # A gradient that overflows in fp16 is skipped by the loss scaler; JSON has no word for infinity.
+            self._folder.log({**line, "grad_norm": line["grad_norm"] if math.isfinite(line["grad_norm"]) else None})
+        return line
+
+    def _check_finite(self, loss: float, updates: int, saved_step: int) -> None:
+        if not math.isfinite(loss):
+            kept = f"the state of step {saved_step:,} is kept" if saved_step else "no state was saved yet"
+            raise InputError(
+                f"the loss is {loss} at step {updates:,}, expected a finite number: training diverged ({kept}); "
+                f"start over with a --learning-rate below {self._config.learning_rate:g}"
+            )

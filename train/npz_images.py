@@ -1,0 +1,91 @@
+"""Training images from a NumPy archive, its size checked before memory is taken, never unpickled."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from diffusion.errors import InputError
+from train.image_set import ImageSet
+
+_KEYS = ("arr_0", "images")
+
+
+def load_npz(path: Path) -> ImageSet:
+    """The images in `path`: uint8 [N, H, W] or [N, H, W, C] under `arr_0`, `images` or the only key.
+
+    Raises:
+        InputError: not an archive, no such array, another type or shape, a truncated file, or more than the
+            memory that is free.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [name for name in archive.namelist() if name.endswith(".npy")]
+            member = _choose(path, names)
+            pixels = _read(path, archive, member)
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise InputError(f"{path}: not a whole .npz file ({error}); write it again with numpy.savez") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
+    return ImageSet.from_array(str(path), pixels)
+
+
+def _choose(path: Path, names: list[str]) -> str:
+    for key in _KEYS:
+        if f"{key}.npy" in names:
+            return f"{key}.npy"
+    if len(names) != 1:
+        found = ", ".join(name.removesuffix(".npy") for name in names) or "nothing"
+        raise InputError(f"{path}: found the arrays {found}; expected {' or '.join(_KEYS)}, or a single array")
+    return names[0]
+
+
+def _read(path: Path, archive: zipfile.ZipFile, member: str) -> np.ndarray:
+    key = member.removesuffix(".npy")
+    with archive.open(member) as stream:
+        try:
+            version = np.lib.format.read_magic(stream)
+            read_header = (
+                np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            )
+            shape, is_fortran, dtype = read_header(stream)
+        except ValueError as error:
+            raise InputError(f"{path}: array {key} has no readable header ({error}); write it again") from None
+        if dtype != np.uint8:
+            raise InputError(f"{path}: array {key} holds {dtype}, expected uint8")
+        if len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] not in (1, 3)):
+            raise InputError(
+                f"{path}: array {key} has shape {list(shape)}, expected [N, H, W] or [N, H, W, C] with C of 1 or 3"
+            )
+        num_bytes = int(np.prod(shape, dtype=object))
+        declared = archive.getinfo(member).file_size - stream.tell()
+        if declared != num_bytes:
+            raise InputError(
+                f"{path}: array {key} has {declared} bytes of pixels, its shape {list(shape)} needs {num_bytes}"
+            )
+        free, needed = _free_memory_bytes(), 2 * num_bytes  # once as stored, once as channels first
+        if needed > free:
+            raise InputError(
+                f"{path}: array {key} needs {needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB of memory are free; "
+                "give a folder of images instead, which is read piece by piece"
+            )
+        values = np.frombuffer(stream.read(num_bytes), dtype=np.uint8)
+    if len(values) != num_bytes:
+        raise InputError(f"{path}: array {key} ends after {len(values)} of {num_bytes} bytes; write it again")
+    pixels = values.reshape(shape, order="F" if is_fortran else "C")
+    return pixels[:, None] if pixels.ndim == 3 else pixels.transpose(0, 3, 1, 2)  # [N, C, H, W]
+
+
+def _free_memory_bytes() -> int:
+    try:
+        # Linux' own estimate counts what the page cache would give back.
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

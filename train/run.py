@@ -1,0 +1,158 @@
+"""`python -m train.run`: data to a checkpoint folder that diffusers loads."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from commands.program import Report, make_parser, run_program
+from diffusion.errors import InputError
+from train.datasets import DataRequest
+from train.presets import PRESETS, replace_given
+
+_DESCRIPTION = """Train a DDPM (Ho et al. 2020, Algorithm 1) and write a folder that diffusers' DDPMPipeline loads.
+
+Presets: digits (scikit-learn's 8x8 digits, minutes on two cores), cifar10 and celebahq256 (the published
+configurations). Several processes: `torchrun --nproc-per-node N -m train.run ...` or `accelerate launch -m`."""
+
+
+def make_train_parser() -> argparse.ArgumentParser:
+    """The command line of `train.run`."""
+    parser = make_parser("python -m train.run", _DESCRIPTION)
+    parser.add_argument("--preset", choices=PRESETS, default="digits", help="default: %(default)s")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="default: runs/PRESET")
+    data = parser.add_argument_group("data")
+    data.add_argument(
+        "--data", help="digits, a folder of images, an .npz file, or a Hugging Face data set (name or folder); "
+        "default: the preset's"
+    )  # fmt: skip
+    data.add_argument("--split", help="split of a Hugging Face data set; default: train")
+    data.add_argument("--image-column", metavar="NAME", help="column of a Hugging Face data set; default: the only one")
+    data.add_argument("--image-size", type=int, metavar="N", help="scale and crop images to N×N")
+    data.add_argument("--image-mode", choices=("L", "RGB"), help="convert images to gray or to color")
+    data.add_argument(
+        "--held-out", type=int, metavar="N", help="images to hold out for the held-out loss; default: one in twenty, "
+        "at most 1000"
+    )  # fmt: skip
+    how = parser.add_argument_group("training (default: the preset's)")
+    how.add_argument("--steps", type=int, metavar="N", help="updates of the weights")
+    how.add_argument("--batch-size", type=int, metavar="N", help="images per step, over all processes")
+    how.add_argument("--accumulate", type=int, metavar="N", help="cut a process's batch into N parts to save memory")
+    how.add_argument("--learning-rate", type=float, metavar="RATE")
+    how.add_argument("--ema-decay", type=float, metavar="DECAY", help="of the averaged weights")
+    how.add_argument("--seed", type=int, help="0 to 2^64 - 1; default: 0")
+    how.add_argument("--mixed-precision", choices=("no", "fp16", "bf16"), help="default: no")
+    how.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU if there is one")
+    how.add_argument("--num-workers", type=int, metavar="N", help="threads that prepare batches ahead")
+    how.add_argument("--num-samples", type=int, metavar="N", help="images in samples.png; 0 for none")
+    how.add_argument("--save-seconds", type=float, metavar="S", help="time between saves of the state for --resume")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --out, if there is one")
+    parser.add_argument("--overwrite", action="store_true", help="start over, whatever --out holds")
+    return parser
+
+
+def main(args: argparse.Namespace, argv: Sequence[str]) -> Report:
+    """Check the flags, then train.
+
+    Raises:
+        InputError, DeviceUnavailableError, StoppedError: as `train.training.train`.
+        SystemExit: in every process but the main one, which alone reports.
+    """
+    preset = PRESETS[args.preset]
+    _check(args)
+    data = args.data or preset.data
+    if data is None:
+        raise InputError(
+            f"preset {args.preset} has no data of its own: give a folder of images, an .npz file or a "
+            "data set with --data"
+        )
+    # Threads that wait for each other must not spin: on cores shared with others that makes a step forty times slower.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    from train.training import Run, train
+
+    config = replace_given(
+        preset.config,
+        steps=args.steps,
+        batch_size=args.batch_size,
+        accumulate=args.accumulate,
+        learning_rate=args.learning_rate,
+        ema_decay=args.ema_decay,
+        seed=args.seed,
+        # `accelerate launch` passes on what its own configuration says.
+        mixed_precision=args.mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION"),
+    )
+    own_data = args.data is None
+    report = train(
+        Run(
+            preset=args.preset,
+            config=config,
+            data=DataRequest(
+                data=data,
+                split=args.split,
+                image_column=args.image_column,
+                image_size=args.image_size,
+                image_mode=args.image_mode,
+                held_out=args.held_out,
+                held_out_split=preset.held_out_split if own_data and args.held_out is None else None,
+            ),
+            rhythm=replace_given(preset.rhythm, num_workers=args.num_workers, save_seconds=args.save_seconds),
+            out=args.out or Path("runs") / args.preset,
+            num_samples=preset.num_samples if args.num_samples is None else args.num_samples,
+            device=args.device,
+            resume=args.resume,
+            overwrite=args.overwrite,
+            command=_command(argv),
+            resume_command=_command([*(word for word in argv if word not in ("--overwrite", "--resume")), "--resume"]),
+        )
+    )
+    if report is None:
+        raise SystemExit(0)
+    return report
+
+
+def _check(args: argparse.Namespace) -> None:
+    at_least = {
+        "steps": 1,
+        "batch_size": 1,
+        "accumulate": 1,
+        "image_size": 1,
+        "held_out": 0,
+        "num_workers": 0,
+        "num_samples": 0,
+        "seed": 0,
+    }
+    for name, lowest in at_least.items():
+        value = getattr(args, name)
+        if value is not None and value < lowest:
+            raise InputError(f"--{name.replace('_', '-')} is {value}, expected a whole number of at least {lowest}")
+    if args.seed is not None and args.seed >= 2**64:
+        raise InputError(f"--seed is {args.seed}, expected less than 2^64")
+    if args.learning_rate is not None and not 0.0 < args.learning_rate < math.inf:
+        raise InputError(f"--learning-rate is {args.learning_rate}, expected a positive number")
+    if args.ema_decay is not None and not 0.0 <= args.ema_decay < 1.0:
+        raise InputError(f"--ema-decay is {args.ema_decay}, expected at least 0 and less than 1")
+    if args.save_seconds is not None and not args.save_seconds >= 0.0:
+        raise InputError(f"--save-seconds is {args.save_seconds}, expected at least 0")
+    if args.resume and args.overwrite:
+        raise InputError("--resume and --overwrite were both given, expected one: go on, or start over")
+
+
+def _command(argv: Sequence[str]) -> str:
+    num_processes = int(os.environ.get("WORLD_SIZE", "1"))
+    launcher = ["torchrun", "--nproc-per-node", str(num_processes)] if num_processes > 1 else ["python"]
+    return shlex.join([*launcher, "-m", "train.run", *argv])
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    """The command, with `argv` in place of the process's own arguments; returns the exit code."""
+    given = sys.argv[1:] if argv is None else list(argv)
+    return run_program(make_train_parser(), lambda args: main(args, given), given)
+
+
+if __name__ == "__main__":
+    sys.exit(run())

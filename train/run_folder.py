@@ -1,0 +1,207 @@
+"""The folder of a run: whose it is, how far it got, and the state to go on from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from commands.whole_files import whole_file, write_whole_text
+from diffusion.errors import InputError
+
+FORMAT = 1
+TRAIN_JSON = "train.json"
+METRICS = "metrics.jsonl"
+_STATE_FOLDER = "state"
+_RUN_JSON = "run.json"
+_STATE = "state.pt"
+# Of these a continued run may ask for more, if its learning rate does not depend on it.
+_STEPS = "steps"
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What an output folder holds for the run that is asked for.
+
+    Attributes:
+        state: saved state to go on from; None to begin at step 0.
+        complete: the run is finished and published already.
+    """
+
+    state: dict[str, Any] | None = None
+    complete: bool = False
+
+
+class RunFolder:
+    """An output folder: published files at the top, the state of the run under `state/`.
+
+    Args:
+        path: of the folder; need not exist.
+        record: the run's configuration as JSON values; equal records give equal weights.
+    """
+
+    def __init__(self, path: Path, record: Mapping[str, Any]) -> None:
+        self.path = path
+        self.record: dict[str, Any] = json.loads(json.dumps(record))
+        self._state_folder = path / _STATE_FOLDER
+
+    @property
+    def running_metrics(self) -> Path:
+        """The metrics of the run under way; copied to the top when it is finished."""
+        return self._state_folder / METRICS
+
+    def inspect(self, resume: bool, overwrite: bool) -> Standing:
+        """Where the run stands. Changes nothing.
+
+        Raises:
+            InputError: the folder holds something else, an unfinished run without `resume`, a run of another
+                configuration, or a state that cannot be read.
+        """
+        path = self.path
+        if path.exists() and not path.is_dir():
+            raise InputError(f"{path}: is a file, expected a folder; choose another with --out")
+        held = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith(".")) if path.exists() else []
+        if not held or overwrite:
+            return Standing()
+        published = _read_json(path / TRAIN_JSON)
+        running = _read_json(self._state_folder / _RUN_JSON)
+        if published is None and running is None:
+            raise InputError(
+                f"{path}: holds {held[0]!r} and no {TRAIN_JSON} of ours, expected an empty folder or an earlier run; "
+                "choose another with --out, or write into it with --overwrite"
+            )
+        has_state = running is not None and (self._state_folder / _STATE).is_file()
+        unfinished = has_state and running is not None and not running.get("published")
+        if not resume:
+            if unfinished and running is not None:
+                raise InputError(
+                    f"{path}: holds a run that stopped at step {running.get('step')}; go on with --resume, "
+                    "or start over with --overwrite"
+                )
+            if published is not None:
+                self._check_record(published, "choose another folder with --out, or replace it with --overwrite")
+            return Standing()
+        if has_state:
+            state = self._load_state()
+            self._check_record(state, "resume with the same flags, or start over with --overwrite", state["step"])
+            finished = not unfinished and published is not None and state["step"] == self.record[_STEPS]
+            return Standing(state, complete=finished)
+        if published is not None:
+            self._check_record(published, "choose another folder with --out, or replace it with --overwrite")
+            return Standing(complete=True)
+        return Standing()
+
+    def begin(self, standing: Standing) -> None:
+        """Prepare the folder for the run: forget an older state, or what was logged after the saved one.
+
+        Raises:
+            InputError: the folder cannot be written.
+        """
+        kept: list[str] = []
+        if standing.state is not None and self.running_metrics.is_file():
+            lines = self.running_metrics.read_text(encoding="utf-8").splitlines()
+            kept = [line for line in lines if _step_of(line) <= standing.state["step"]]
+        self._write_run_json(0 if standing.state is None else standing.state["step"], published=False)
+        if standing.state is None:
+            (self._state_folder / _STATE).unlink(missing_ok=True)
+        write_whole_text(self.running_metrics, "".join(line + "\n" for line in kept))
+
+    def log(self, line: Mapping[str, Any]) -> None:
+        """Append one line to the metrics. Raises InputError where the disk does not take it."""
+        try:
+            with self.running_metrics.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(line, allow_nan=False) + "\n")
+        except OSError as error:
+            raise InputError(f"{self.running_metrics}: cannot be written ({error.strerror or error})") from error
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Save the state of the run, whole or not at all. Raises InputError where the disk does not take it."""
+        import torch
+
+        with whole_file(self._state_folder / _STATE) as temporary:
+            try:
+                torch.save({"format": FORMAT, "config": self.record, **state}, temporary)
+            except RuntimeError as error:  # torch's own word for a full disk
+                raise OSError(str(error).splitlines()[0]) from error
+        self._write_run_json(state["step"], published=False)
+
+    def published(self) -> dict[str, Any]:
+        """The `train.json` of the finished run.
+
+        Raises:
+            InputError: there is none.
+        """
+        described = _read_json(self.path / TRAIN_JSON)
+        if described is None:
+            raise InputError(f"{self.path / TRAIN_JSON}: missing or unreadable; train again with --overwrite")
+        return described
+
+    def mark_published(self) -> None:
+        """Note that the run's files at the top are those of its last state."""
+        self._write_run_json(self.record[_STEPS], published=True)
+
+    def _load_state(self) -> dict[str, Any]:
+        import torch
+
+        path = self._state_folder / _STATE
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            if not isinstance(state, dict) or state.get("format") != FORMAT:
+                found = state.get("format") if isinstance(state, dict) else type(state).__name__
+                raise InputError(
+                    f"{path}: state format is {found!r}, this version reads {FORMAT}; start over with --overwrite"
+                )
+        except InputError:
+            raise
+        except Exception as error:  # torch raises RuntimeError, EOFError, UnpicklingError, KeyError …
+            raise InputError(
+                f"{path}: cannot be read ({' '.join(str(error).split())[:120]}); start over with --overwrite"
+            ) from None
+        return state
+
+    def _write_run_json(self, step: int, published: bool) -> None:
+        text = json.dumps({"format": FORMAT, "config": self.record, "step": step, "published": published}, indent=1)
+        write_whole_text(self._state_folder / _RUN_JSON, text + "\n")
+
+    def _check_record(self, found: Mapping[str, Any], remedy: str, step: int | None = None) -> None:
+        other = found.get("config")
+        difference = first_difference(other if isinstance(other, dict) else {}, self.record)
+        if difference is None:
+            return
+        name, there, asked = difference
+        longer = name == _STEPS and step is not None and isinstance(asked, int) and asked >= step
+        if longer and self.record.get("learning_rate_decay") == "constant":
+            return
+        raise InputError(f"{self.path}: holds a run with {name} {there!r}, asked for is {asked!r}; {remedy}")
+
+
+def first_difference(found: Mapping[str, Any], asked: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
+    """The first name, in order, whose values differ, with both values; names of nested values are dotted."""
+    names = list(asked) + [name for name in found if name not in asked]
+    # `steps` alone may be allowed to differ, so it is looked at last.
+    for name in sorted(names, key=lambda name: name == _STEPS):
+        there, here = found.get(name), asked.get(name)
+        if isinstance(there, Mapping) and isinstance(here, Mapping):
+            nested = first_difference(there, here)
+            if nested is not None:
+                return f"{name}.{nested[0]}", nested[1], nested[2]
+        elif there != here:
+            return name, there, here
+    return None
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return fields if isinstance(fields, dict) and fields.get("format") == FORMAT else None
+
+
+def _step_of(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")  # cut off when the run was killed

@@ -1,0 +1,193 @@
+"""A whole run: data, loop, samples, publication."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from commands.errors import DeviceUnavailableError, StoppedError
+from commands.program import Report, say
+from commands.progress import progress_bar
+from diffusion.process import Process
+from train.batches import Batches
+from train.datasets import DataRequest, load_data
+from train.draws import Draws
+from train.ema import Ema
+from train.evaluation import HeldOutLoss
+from train.interruption import StopRequest
+from train.learner import Learner
+from train.loop import TrainingLoop
+from train.network import check_shape, make_network
+from train.objective import Objective
+from train.presets import Rhythm, TrainingConfig
+from train.publication import SAMPLES, publish
+from train.run_folder import RunFolder
+from train.sample_grid import draw_grid, sample
+
+
+@dataclass(frozen=True)
+class Run:
+    """What to train, on what, and where to.
+
+    Attributes:
+        preset: the name `config` came from.
+        config, data: what determines the weights.
+        rhythm: how often to log, evaluate and save.
+        out: the folder to write.
+        num_samples: images in the grid; 0 for no grid.
+        device: `auto`, `cpu` or `cuda`.
+        resume, overwrite: what to do with a run that is there.
+        command, resume_command: for `train.json`, and to say how to go on.
+    """
+
+    preset: str
+    config: TrainingConfig
+    data: DataRequest
+    rhythm: Rhythm
+    out: Path
+    num_samples: int
+    device: str
+    resume: bool
+    overwrite: bool
+    command: str
+    resume_command: str
+
+
+def train(run: Run) -> Report | None:
+    """Train, sample and publish. Every process calls this; only the main one writes and gets the report.
+
+    Raises:
+        InputError: data, folder or configuration cannot be used, or the loss is not finite.
+        DeviceUnavailableError: the device or precision asked for is not here.
+        StoppedError: stopped by a signal; the state is saved.
+    """
+    config = run.config
+    accelerator = _make_accelerator(run.device, config.mixed_precision)
+    try:
+        return _train(run, accelerator)
+    finally:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
+def _train(run: Run, accelerator: Accelerator) -> Report | None:
+    config = run.config
+    with accelerator.main_process_first():  # one process downloads, the others find it done
+        images, held_out = load_data(run.data)
+    check_shape(config.network, images.shape, run.preset)
+    process = config.process(images.shape)
+    batches = Batches(
+        images,
+        config.batch_size,
+        config.num_train_timesteps,
+        config.seed,
+        config.flips,
+        accelerator.num_processes,
+        accelerator.process_index,
+    )
+    data = {**dataclasses.asdict(run.data), "fingerprint": images.fingerprint}
+    folder = RunFolder(run.out, {"preset": run.preset, "data": data, **dataclasses.asdict(config)})
+    standing = folder.inspect(run.resume, run.overwrite)
+    accelerator.wait_for_everyone()  # all have looked before one writes
+    if standing.complete:
+        return _report(run, folder.published(), "already complete") if accelerator.is_main_process else None
+
+    torch.manual_seed(Draws(config.seed).torch_seed(-1, 0))  # the same weights in every process
+    network = make_network(config.network, process)
+    num_parameters = sum(parameter.numel() for parameter in network.parameters())
+    objective = Objective(process.schedule, config.prediction_type, config.loss, accelerator.device)
+    learner = Learner(accelerator, network, config, objective)
+    if standing.state is not None:
+        learner.load_state(standing.state)
+    evaluate = None
+    if held_out is not None:
+        # Without gradients a network takes a fraction of the memory, so larger batches fit.
+        batch_size = 4 * -(-batches.num_rows // config.accumulate)
+        evaluate = HeldOutLoss(held_out, objective, config.num_train_timesteps, batch_size, accelerator.device)
+    if accelerator.is_main_process:
+        folder.begin(standing)
+        start = "" if standing.state is None else f"from step {standing.state['step']:,}, "
+        say(
+            f"training on {images.name}: {images.num_images:,} images of "
+            f"{images.shape.channels}×{images.shape.height}×{images.shape.width}, {num_parameters:,} parameters, "
+            f"{start}{config.steps:,} steps of {config.batch_size} images on {accelerator.device.type}"
+            + (f", {accelerator.num_processes} processes" if accelerator.num_processes > 1 else "")
+        )
+    with StopRequest() as stop:
+        loop = TrainingLoop(
+            accelerator, config, learner, batches, evaluate, folder, run.rhythm, stop, run.resume_command
+        )
+        final = loop.run(standing.state, f"train {run.preset}")
+        if learner.ema is None:
+            return None
+        grid = _make_grid(run, learner.ema, process, accelerator.device, stop)
+    facts: dict[str, Any] = {
+        "preset": run.preset,
+        "command": run.command,
+        "config": folder.record,
+        "num_images": images.num_images,
+        "num_held_out": held_out.num_images if held_out is not None else 0,
+        "num_parameters": num_parameters,
+        "device": accelerator.device.type,
+        "seconds": round(final["seconds"], 3),
+        "final_loss": final["loss"],
+        "held_out_loss": final.get("held_out_loss"),
+    }
+    weights = learner.ema.network.state_dict()
+    publish(run.out, weights, config.network, process, facts, folder.running_metrics, grid)
+    folder.mark_published()
+    return _report(run, folder.published(), "trained")
+
+
+def _make_accelerator(device: str, mixed_precision: str) -> Accelerator:
+    if device == "cuda" and not torch.cuda.is_available():
+        raise DeviceUnavailableError("--device cuda: torch finds no CUDA GPU here; use --device cpu")
+    on_cpu = device == "cpu" or not torch.cuda.is_available()
+    if on_cpu and mixed_precision == "fp16":
+        raise DeviceUnavailableError("--mixed-precision fp16 needs a CUDA GPU and none is used; take bf16 or no")
+    return Accelerator(cpu=on_cpu, mixed_precision=mixed_precision)
+
+
+def _make_grid(run: Run, ema: Ema, process: Process, device: torch.device, stop: StopRequest) -> Any | None:
+    if not run.num_samples:
+        return None
+    batch_size = min(run.num_samples, 128)
+    num_calls = process.schedule.num_train_timesteps * -(-run.num_samples // batch_size)
+    with progress_bar(num_calls, "samples", unit="step") as bar:
+
+        def on_step() -> None:
+            bar.update()
+            if stop.requested:
+                raise StoppedError(
+                    f"stopped while sampling, the trained state is saved; go on with: {run.resume_command}"
+                )
+
+        x = sample(ema.predict, process, run.num_samples, run.config.seed, device, batch_size, on_step)
+    return draw_grid(x)
+
+
+def _report(run: Run, described: Mapping[str, Any], what: str) -> Report:
+    keys = ("seconds", "final_loss", "held_out_loss", "num_parameters")
+    grid = run.out / SAMPLES
+    held_out_loss = described.get("held_out_loss")
+    summary = f"{run.out}: {what}, {run.config.steps:,} steps in {described['seconds']:.0f} s, "
+    summary += f"loss {described['final_loss']:.4f}"
+    if held_out_loss is not None:
+        summary += f", held-out loss {held_out_loss:.4f}"
+    if grid.is_file():
+        summary += f"\nsamples: {grid}"
+    return {
+        "out": str(run.out),
+        "already_complete": what != "trained",
+        "steps": run.config.steps,
+        **{key: described.get(key) for key in keys},
+        "checkpoint_sha256": described["process"]["checkpoint_sha256"],
+        "samples": str(grid) if grid.is_file() else None,
+        "summary": summary,
+    }
