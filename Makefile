@@ -33,8 +33,9 @@ $(VENV)/.built: $(VENV)/.environment $(KERNELS)
 
 build: $(VENV)/.built
 
+# With --resume, training goes on where it was stopped, and is done at once where it was finished.
 demo: build
-	$(BIN)/python -m train.run
+	$(BIN)/python -m train.run --resume
 	$(BIN)/python -m export.to_onnx
 	$(BIN)/python -m runtime.sample
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from commands.idle_threads import let_idle_threads_sleep
 from commands.program import Report, make_parser, run_program, say
 from commands.whole_files import whole_file
 from diffusion.errors import InputError
@@ -55,6 +56,7 @@ def export_onnx(
         raise InputError(f"{out}: is a folder, expected the name of a file; choose another name with --out")
     read_checkpoint_folder(checkpoint_folder)  # a mistake there is known at once: torch takes seconds to import
     say(f"reading {checkpoint_folder}")
+    let_idle_threads_sleep()
     from runtime.engines.torch_checkpoint import load_checkpoint
 
     checkpoint = load_checkpoint(checkpoint_folder, allow_pickle)

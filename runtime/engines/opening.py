@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from commands.errors import DeviceUnavailableError
+from commands.idle_threads import let_idle_threads_sleep
 from diffusion.errors import InputError
 from runtime.engines.interface import Engine
 from runtime.process_flags import ProcessFlags
@@ -51,6 +52,7 @@ def open_engine(
 
 
 def _open_checkpoint(path: Path, device: str, threads: int, flags: ProcessFlags | None, allow_pickle: bool) -> Engine:
+    let_idle_threads_sleep()
     try:
         from runtime.engines.torch_checkpoint import TorchEngine
     except ModuleNotFoundError as error:
