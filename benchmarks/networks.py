@@ -1,14 +1,15 @@
-"""The networks that benchmarks run: published architectures with random weights, which cost what trained ones cost."""
+"""Networks that benchmarks and tests run: published architectures with random weights, as costly as trained ones."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
 # ddpm-cifar10-32, Ho et al. 2020: 35.7 million parameters, 12.44 GFLOP per image.
-CIFAR10_UNET = {
+CIFAR10_UNET: dict[str, Any] = {
     "sample_size": 32,
     "in_channels": 3,
     "out_channels": 3,
@@ -25,10 +26,26 @@ CIFAR10_UNET = {
 }
 
 
+def random_network(seed: int = 0, num_train_timesteps: int = 1000, **arguments: Any) -> UNet2DModel:
+    """A `UNet2DModel` with random weights, whose predictions vary as noise does, so that an error in them is seen."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = UNet2DModel(**arguments).eval()
+        size = network.config.sample_size
+        height, width = (size, size) if isinstance(size, int) else size
+        x = torch.randn(2, network.config.in_channels, height, width)
+    with torch.inference_mode():
+        # As whole numbers: a learned time embedding is indexed by them.
+        t = torch.tensor([num_train_timesteps // 5, 7 * num_train_timesteps // 10])
+        std = network(x, t).sample.std()
+    with torch.no_grad():
+        network.conv_out.weight /= std
+        network.conv_out.bias /= std
+    return network
+
+
 def save_cifar10_checkpoint(folder: Path, seed: int = 0) -> Path:
     """Save ddpm-cifar10-32 with random weights as a `DDPMPipeline` (143 MB); return `folder`."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        network = UNet2DModel(**CIFAR10_UNET)
-    DDPMPipeline(network, DDPMScheduler(variance_type="fixed_large")).save_pretrained(folder)
+    scheduler = DDPMScheduler(variance_type="fixed_large")
+    DDPMPipeline(random_network(seed, **CIFAR10_UNET), scheduler).save_pretrained(folder)
     return folder

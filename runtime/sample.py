@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from commands.errors import StoppedError, VerificationError
+from commands.process_age import seconds_since_process_start
 from commands.program import make_parser, run_program, say
 from commands.progress import progress_bar
 from commands.whole_files import whole_file
@@ -21,6 +21,7 @@ from diffusion.errors import InputError
 from diffusion.samplers import DEFAULT_SAMPLER, SAMPLERS
 from diffusion.spacing import DEFAULT_SPACING, SPACINGS
 from diffusion.step_table import StepTable
+from runtime.engines.backend_choice import BACKENDS, choose_backend
 from runtime.engines.opening import DEVICES
 from runtime.host_chain import NonFiniteSample, check_seed_range
 from runtime.images import check_drawable
@@ -46,7 +47,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line, sample, and return the exit code."""
     parser = make_parser("runtime.sample", "Sample from a trained DDPM.", _EXAMPLES)
     parser.add_argument(
-        "--engine", type=Path, default=Path("unet.onnx"), help="unet.onnx (default), or a checkpoint folder"
+        "--engine", type=Path, default=Path("unet.onnx"), help="unet.onnx (default), unet.xml, or a checkpoint folder"
+    )
+    parser.add_argument(
+        "--backend", choices=BACKENDS, default="auto", help="for an ONNX file (default: the faster one here, in fp32)"
     )
     parser.add_argument("--device", choices=DEVICES, default="cpu", help="default: cpu")
     parser.add_argument("--num", type=int, help=f"samples to draw (default: {DEFAULT_NUM}, or what --x-init holds)")
@@ -77,6 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     result.add_argument("--resume", action="store_true", help="go on after the samples that are finished already")
     result.add_argument("--overwrite", action="store_true", help="replace another run's samples in --out")
+    parser.add_argument("--force", action="store_true", help=_FORCE_HELP)
     parser.add_argument("--allow-pickle", action="store_true", help="read a checkpoint whose weights are a pickle")
     add_process_flags(parser)
     return run_program(parser, sample, argv)
@@ -86,6 +91,7 @@ _SAMPLER_HELP = f"one of {', '.join(SAMPLERS)} (default: {DEFAULT_SAMPLER}), or 
 _LAMBDA_MIN_HELP = "leave out the timesteps with half-log-SNR below L, the noisiest; -5.1 suits a cosine schedule"
 _X_INIT_HELP = "begin with these: float32 states as they are, or uint8 images (.npy, .npz, a picture) noised first"
 _INVERT_HELP = "run ddim upwards: from --x-init, images, to the noise that ddim makes them from (--format npy)"
+_FORCE_HELP = "sample although the steps turn the rounding of a low-precision engine into visible error"
 _FORMAT_HELP = (
     "grid: grid.png (default); png: one file each; npz: samples.npz, arr_0, uint8 NHWC; "
     "npy: samples.npy, float32 NCHW before quantization"
@@ -112,6 +118,8 @@ def sample(args: argparse.Namespace) -> dict[str, Any]:
         threads=args.threads,
         flags=process_flags(args),
         allow_pickle=args.allow_pickle,
+        backend=args.backend,
+        force=args.force,
     )
     table, process = sampler.table, sampler.process
     x_init, x_init_sha256 = None, None
@@ -145,6 +153,8 @@ def sample(args: argparse.Namespace) -> dict[str, Any]:
     folder = RunFolder.claim(args.out, identity, names, args.resume, args.overwrite)
     writer = open_writer(args.format, args.out, process.sample, num, args.start, folder.done)
     say(f"{args.engine}: {sampler.engine.name}, {table.sampler} with {len(table)} steps, {num} samples")
+    if args.engine.suffix == ".onnx" and (reason := choose_backend(args.backend, args.device).reason):
+        say(f"note: --backend auto takes {sampler.engine.name.partition(' (')[0]}: {reason}")
     for note in table.notes:
         say(f"note: {note}")
     timing = _draw(sampler, folder, writer, num, args, x_init, trajectory)
@@ -191,7 +201,7 @@ def _draw(
             def after_step(samples_moved: int) -> None:
                 nonlocal first_step_seconds, steps_run
                 if not steps_run:
-                    first_step_seconds = _seconds_since_process_start()
+                    first_step_seconds = seconds_since_process_start()
                 steps_run += 1
                 bar.update()
 
@@ -270,11 +280,6 @@ def _timesteps(text: str) -> list[int]:
         return [int(part) for part in text.split(",")]
     except ValueError:
         raise argparse.ArgumentTypeError(f"found {text!r}, expected whole numbers such as 999,500,0") from None
-
-
-def _seconds_since_process_start() -> float:
-    ticks = int(Path("/proc/self/stat").read_text(encoding="ascii").rsplit(")", 1)[1].split()[19])
-    return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
 
 
 if __name__ == "__main__":

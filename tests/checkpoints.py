@@ -5,27 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
-from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from diffusers import DDPMPipeline, DDPMScheduler
 
-from runtime.engines.torch_checkpoint import Network
-
-# The published ddpm-cifar10-32, Ho et al. 2020: 35.7 million parameters.
-CIFAR10_UNET: dict[str, Any] = {
-    "sample_size": 32,
-    "in_channels": 3,
-    "out_channels": 3,
-    "block_out_channels": (128, 256, 256, 256),
-    "down_block_types": ("DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"),
-    "up_block_types": ("UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
-    "layers_per_block": 2,
-    "attention_head_dim": None,
-    "downsample_padding": 0,
-    "flip_sin_to_cos": False,
-    "freq_shift": 1,
-    "norm_eps": 1e-6,
-    "norm_num_groups": 32,
-}
+from benchmarks.networks import random_network
 
 
 def save_tiny_checkpoint(
@@ -50,8 +32,6 @@ def save_tiny_checkpoint(
         unet: further arguments of `UNet2DModel`, or others than the default ones.
         scheduler: further arguments of `DDPMScheduler`: `num_train_timesteps`, `beta_schedule`, …
     """
-    torch_random_state = torch.get_rng_state()
-    torch.manual_seed(seed)
     arguments: dict[str, Any] = {
         "sample_size": size,
         "in_channels": channels,
@@ -63,36 +43,7 @@ def save_tiny_checkpoint(
         "norm_num_groups": 4,
         "attention_head_dim": 8,
     }
-    network = UNet2DModel(**(arguments | (unet or {})))
-    torch.set_rng_state(torch_random_state)
-    return _save(
-        folder, network, DDPMScheduler(variance_type=variance_type, prediction_type=prediction_type, **scheduler)
-    )
-
-
-def save_cifar10_sized_checkpoint(folder: Path, seed: int = 0) -> Path:
-    """Save the 35.7 M-parameter network of Ho et al. 2020 with random weights (143 MB); return `folder`."""
-    torch_random_state = torch.get_rng_state()
-    torch.manual_seed(seed)
-    network = UNet2DModel(**CIFAR10_UNET)
-    torch.set_rng_state(torch_random_state)
-    return _save(folder, network, DDPMScheduler(variance_type="fixed_large"))
-
-
-def _save(folder: Path, network: UNet2DModel, scheduler: DDPMScheduler) -> Path:
-    _scale_to_unit_variance(network, scheduler.config.num_train_timesteps)
-    DDPMPipeline(network, scheduler).save_pretrained(folder, safe_serialization=True)
+    process = DDPMScheduler(variance_type=variance_type, prediction_type=prediction_type, **scheduler)
+    network = random_network(seed, process.config.num_train_timesteps, **(arguments | (unet or {})))
+    DDPMPipeline(network, process).save_pretrained(folder, safe_serialization=True)
     return Path(folder)
-
-
-def _scale_to_unit_variance(network: UNet2DModel, num_train_timesteps: int) -> None:
-    """Scale the output layer so that predictions vary like noise does: an error in them is then seen."""
-    size = network.config.sample_size
-    height, width = (size, size) if isinstance(size, int) else size
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(2, network.config.in_channels, height, width, generator=generator)
-    with torch.inference_mode():
-        prediction = Network(network)(x, torch.tensor([0.2, 0.7]).mul(num_train_timesteps).floor())
-    with torch.no_grad():
-        network.conv_out.weight /= prediction.std()
-        network.conv_out.bias /= prediction.std()

@@ -16,12 +16,13 @@ import onnxruntime as ort
 import pytest
 import safetensors.torch
 
+from benchmarks.networks import save_cifar10_checkpoint
 from commands.errors import EXIT_INPUT, EXIT_INTERRUPTED, EXIT_VERIFICATION
 from diffusion.process import METADATA_KEY, Process
 from export import network_trace, to_onnx
 from runtime.engines import torch_checkpoint
 from runtime.engines.torch_checkpoint import load_checkpoint
-from tests.checkpoints import save_cifar10_sized_checkpoint, save_tiny_checkpoint
+from tests.checkpoints import save_tiny_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 # The least network that diffusers makes: for what is not about the network.
@@ -298,7 +299,7 @@ def test_truncated_checkpoint_leaves_the_old_file(
 
 @pytest.mark.slow
 def test_network_of_the_published_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = save_cifar10_sized_checkpoint(tmp_path / "checkpoint")
+    folder = save_cifar10_checkpoint(tmp_path / "checkpoint")
     assert run("--checkpoint", folder, "--out", tmp_path / "unet.onnx", "--json") == 0
     report = json.loads(capsys.readouterr().out)
     assert 142e6 < report["size_bytes"] < 144e6  # 35.7 million float32 numbers and little else

@@ -1,0 +1,227 @@
+"""Ways to run the same checkpoint: diffusers, torch.compile, a plain ONNX Runtime loop, and our chain on every backend.
+
+Each peer samples by Algorithm 2 with the same leading timesteps, which end at 0, where all of them add no noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from commands.errors import DeviceUnavailableError
+from diffusion.normal import draw_number, normal_batch
+from diffusion.process import Process
+from diffusion.samplers import make_table
+from diffusion.step_table import COLUMNS
+
+SEED = 0
+
+
+class Peer(Protocol):
+    """One way to sample, bound to a batch and a number of steps."""
+
+    def first_step(self) -> None:
+        """One step of a chain: what ends the start-up."""
+
+    def chain(self) -> None:
+        """Sample a batch with the peer's own noise: what is timed."""
+
+    def network(self) -> None:
+        """As many network calls as `chain` makes, and nothing else."""
+
+    def images(self) -> np.ndarray:
+        """x_0, float32 [N, C, H, W] in [−1, 1], from the noise of seed 0 and sample indices 0..N−1."""
+
+
+class OurChain:
+    """Our chain with the engine at a path."""
+
+    def __init__(self, path: Path, batch_size: int, num_steps: int, threads: int) -> None:
+        from runtime.engines.opening import open_engine
+        from runtime.host_chain import HostChain
+
+        engine = open_engine(path, threads=threads)
+        self._table = make_table(engine.process, num_steps=num_steps, spacing="leading")
+        self._chain = HostChain(engine, self._table, batch_size, threads=threads)
+        shape = self._chain.x.shape
+        prediction = np.zeros((batch_size, engine.process.prediction_channels, *shape[2:]), np.float32)
+        x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+        self._call = engine.bind(x, np.full(batch_size, 500.0, np.float32), prediction)
+
+    def first_step(self) -> None:
+        self._begin()
+        self._chain.step()
+
+    def _begin(self) -> None:
+        num = len(self._chain.x)
+        self._chain.begin([SEED] * num, list(range(num)))
+
+    def chain(self) -> None:
+        self._begin()
+        self._chain.run()
+
+    def network(self) -> None:
+        for _ in range(len(self._table)):
+            self._call()
+
+    def images(self) -> np.ndarray:
+        self.chain()
+        return np.clip(self._chain.x, -1.0, 1.0)
+
+
+class PlainOnnxLoop:
+    """What one writes in an afternoon: `session.run` in a loop, the posterior and `standard_normal` in NumPy."""
+
+    def __init__(self, path: Path, batch_size: int, num_steps: int, threads: int) -> None:
+        import onnxruntime as ort
+
+        from diffusion.process import METADATA_KEY
+
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        process = Process.from_json_text(self._session.get_modelmeta().custom_metadata_map[METADATA_KEY])
+        table = make_table(process, num_steps=num_steps, spacing="leading")
+        self._timesteps, self._clip = table.timesteps, table.clip
+        self._rows = [dict(zip(COLUMNS, row, strict=True)) for row in table.cast()]
+        self._shape = (batch_size, *process.sample.chw)
+        self._rng = np.random.default_rng(0)
+
+    def _own_noise(self, draw: int) -> np.ndarray:
+        return self._rng.standard_normal(self._shape, dtype=np.float32)
+
+    def _run(self, noise: Callable[[int], np.ndarray], num_steps: int | None = None) -> np.ndarray:
+        x = noise(draw_number(None))
+        for timestep, row in list(zip(self._timesteps, self._rows, strict=True))[:num_steps]:
+            t = np.full(self._shape[0], timestep, np.float32)
+            (p,) = self._session.run(None, {"x": x, "t": t})
+            x_start = np.clip(row["u"] * x + row["v"] * p, -self._clip, self._clip)
+            x = row["a"] * x + row["q"] * p + row["b"] * x_start
+            if row["s"] != 0:
+                x = x + row["s"] * noise(draw_number(int(timestep)))
+        return x
+
+    def first_step(self) -> None:
+        self._run(self._own_noise, 1)
+
+    def chain(self) -> None:
+        self._run(self._own_noise)
+
+    def network(self) -> None:
+        feed = {"x": self._own_noise(0), "t": np.full(self._shape[0], 500.0, np.float32)}
+        for _ in range(len(self._rows)):
+            self._session.run(None, feed)
+
+    def images(self) -> np.ndarray:
+        return np.clip(self._run(lambda draw: shared_noise(self._shape, draw)), -1.0, 1.0)
+
+
+class Diffusers:
+    """diffusers' `DDPMPipeline`, eager or compiled, in float32 or under bf16 autocast.
+
+    Args:
+        compiled: `torch.compile` with weights frozen, in the channels-last layout.
+        bf16: run the network under CPU autocast to bf16.
+    """
+
+    def __init__(
+        self, path: Path, batch_size: int, num_steps: int, threads: int, compiled: bool = False, bf16: bool = False
+    ) -> None:
+        import torch
+        from diffusers import DDPMPipeline
+
+        torch.set_num_threads(threads)
+        self._torch, self._batch_size, self._num_steps = torch, batch_size, num_steps
+        self._pipeline = DDPMPipeline.from_pretrained(path, use_safetensors=True)
+        self._pipeline.set_progress_bar_config(disable=True)
+        unet = self._pipeline.unet.eval()
+        if compiled:
+            import torch._inductor.config as inductor
+
+            inductor.freezing = True
+            unet = unet.to(memory_format=torch.channels_last)
+            unet.forward = torch.compile(unet.forward)
+        self._bf16 = bf16
+        self._timesteps = make_table_timesteps(self._pipeline, num_steps)
+
+    def _autocast(self) -> Any:
+        return self._torch.autocast("cpu", dtype=self._torch.bfloat16, enabled=self._bf16)
+
+    def first_step(self) -> None:
+        self._sample(1)
+
+    def chain(self) -> None:
+        self._sample(self._num_steps)
+
+    def _sample(self, num_steps: int) -> np.ndarray:
+        with self._torch.inference_mode(), self._autocast():
+            images = self._pipeline(batch_size=self._batch_size, num_inference_steps=num_steps, output_type="np").images
+        return np.asarray(images)
+
+    def network(self) -> None:
+        config = self._pipeline.unet.config
+        size = config.sample_size
+        height, width = (size, size) if isinstance(size, int) else size
+        x = self._torch.randn(self._batch_size, config.in_channels, height, width)
+        with self._torch.inference_mode(), self._autocast():
+            for _ in range(self._num_steps):
+                self._pipeline.unet(x, self._torch.tensor(500))
+
+    def images(self) -> np.ndarray:
+        from diffusers.pipelines.ddpm import pipeline_ddpm
+        from diffusers.schedulers import scheduling_ddpm
+
+        # diffusers draws x_T and then the noise of every timestep but the last.
+        draws = iter([draw_number(None), *(draw_number(int(timestep)) for timestep in self._timesteps)])
+
+        def our_noise(shape: tuple[int, ...], **_: Any) -> Any:
+            return self._torch.from_numpy(shared_noise(tuple(shape), next(draws)))
+
+        originals = pipeline_ddpm.randn_tensor, scheduling_ddpm.randn_tensor
+        pipeline_ddpm.randn_tensor = lambda shape, **_: our_noise(shape)
+        scheduling_ddpm.randn_tensor = lambda shape, **_: our_noise(shape)
+        try:
+            return self._sample(self._num_steps).transpose(0, 3, 1, 2) * 2.0 - 1.0
+        finally:
+            pipeline_ddpm.randn_tensor, scheduling_ddpm.randn_tensor = originals
+
+
+def make_table_timesteps(pipeline: Any, num_steps: int) -> list[int]:
+    """The timesteps that a pipeline's scheduler visits."""
+    pipeline.scheduler.set_timesteps(num_steps)
+    return [int(timestep) for timestep in pipeline.scheduler.timesteps]
+
+
+def shared_noise(shape: tuple[int, ...], draw: int) -> np.ndarray:
+    """The noise of samples 0..N−1 under `SEED`, float32 [N, C, H, W]."""
+    return normal_batch(shape[1:], [SEED] * shape[0], list(range(shape[0])), draw)
+
+
+# Name → (file or folder below the working folder, how to run it). A missing file means the peer is not run.
+PEERS: dict[str, tuple[str, Callable[..., Peer]]] = {
+    "diffusers": ("checkpoint", Diffusers),
+    "diffusers + torch.compile": ("checkpoint", lambda *a: Diffusers(*a, compiled=True)),
+    "diffusers + torch.compile, bf16": ("checkpoint", lambda *a: Diffusers(*a, compiled=True, bf16=True)),
+    "plain ONNX Runtime loop": ("unet.onnx", PlainOnnxLoop),
+    "ours, PyTorch": ("checkpoint", OurChain),
+    "ours, ONNX Runtime": ("unet.onnx", OurChain),
+    "ours, OpenVINO": ("unet.xml", OurChain),
+    "ours, OpenVINO bf16": ("unet_bf16.xml", OurChain),
+}
+REFERENCE = "diffusers"
+
+
+def make_peer(name: str, folder: Path, batch_size: int, num_steps: int, threads: int) -> Peer:
+    """The peer of a name.
+
+    Raises:
+        DeviceUnavailableError: its library is not installed.
+    """
+    file, make = PEERS[name]
+    try:
+        return make(folder / file, batch_size, num_steps, threads)
+    except ModuleNotFoundError as error:
+        raise DeviceUnavailableError(f"{name}: the module {error.name!r} is not installed") from error
