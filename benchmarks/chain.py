@@ -19,6 +19,7 @@ from benchmarks.machine import measurement_facts
 from commands.program import Report, make_parser, run_program, say
 from commands.whole_files import write_whole_text
 from diffusion.samplers import make_table
+from runtime.engines.backend_choice import BACKENDS
 from runtime.engines.interface import Engine
 from runtime.engines.opening import open_engine
 from runtime.host_chain import HostChain
@@ -66,7 +67,7 @@ def measure(engine: Engine, batch_size: int, num_steps: int, rounds: int) -> Rep
 def benchmark(args: argparse.Namespace, argv: Sequence[str] | None) -> Report:
     """Run the command; return its report."""
     if args.engine is not None:
-        engine = open_engine(args.engine)
+        engine = open_engine(args.engine, backend=args.backend)
         network = str(args.engine)
         results = [measure(engine, size, args.steps, args.rounds) for size in args.batch_sizes]
     else:
@@ -79,7 +80,7 @@ def benchmark(args: argparse.Namespace, argv: Sequence[str] | None) -> Report:
 
             onnx = Path(folder) / "unet.onnx"
             export_onnx(save_cifar10_checkpoint(Path(folder) / "checkpoint"), onnx)
-            engine = open_engine(onnx)
+            engine = open_engine(onnx, backend=args.backend)
             results = [measure(engine, size, args.steps, args.rounds) for size in args.batch_sizes]
     report: Report = {
         "format": 1,
@@ -107,6 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--engine", type=Path, help="default: the 35.7 M-parameter network, exported with random weights"
     )
+    parser.add_argument("--backend", choices=BACKENDS, default="onnxruntime", help="of ONNX (default: onnxruntime)")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[8], metavar="N", help="default: 8")
     parser.add_argument("--steps", type=int, default=10, help="of the chain (default: 10)")
     parser.add_argument("--rounds", type=int, default=9, help="measurements of each side (default: 9)")

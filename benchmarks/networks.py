@@ -26,7 +26,7 @@ CIFAR10_UNET: dict[str, Any] = {
 }
 
 
-def random_network(seed: int = 0, num_train_timesteps: int = 1000, **arguments: Any) -> UNet2DModel:
+def random_network(seed: int = 0, total_timesteps: int = 1000, **arguments: Any) -> UNet2DModel:
     """A `UNet2DModel` with random weights, whose predictions vary as noise does, so that an error in them is seen."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -36,7 +36,7 @@ def random_network(seed: int = 0, num_train_timesteps: int = 1000, **arguments: 
         x = torch.randn(2, network.config.in_channels, height, width)
     with torch.inference_mode():
         # As whole numbers: a learned time embedding is indexed by them.
-        t = torch.tensor([num_train_timesteps // 5, 7 * num_train_timesteps // 10])
+        t = torch.tensor([total_timesteps // 5, 7 * total_timesteps // 10])
         std = network(x, t).sample.std()
     with torch.no_grad():
         network.conv_out.weight /= std

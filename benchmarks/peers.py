@@ -6,6 +6,7 @@ Each peer samples by Algorithm 2 with the same leading timesteps, which end at 0
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -37,13 +38,13 @@ class Peer(Protocol):
 
 
 class OurChain:
-    """Our chain with the engine at a path."""
+    """Our chain with the engine at a path; `backend` says which library runs an ONNX file."""
 
-    def __init__(self, path: Path, batch_size: int, num_steps: int, threads: int) -> None:
+    def __init__(self, path: Path, batch_size: int, num_steps: int, threads: int, backend: str = "auto") -> None:
         from runtime.engines.opening import open_engine
         from runtime.host_chain import HostChain
 
-        engine = open_engine(path, threads=threads)
+        engine = open_engine(path, threads=threads, backend=backend)
         self._table = make_table(engine.process, num_steps=num_steps, spacing="leading")
         self._chain = HostChain(engine, self._table, batch_size, threads=threads)
         shape = self._chain.x.shape
@@ -203,11 +204,11 @@ def shared_noise(shape: tuple[int, ...], draw: int) -> np.ndarray:
 # Name → (file or folder below the working folder, how to run it). A missing file means the peer is not run.
 PEERS: dict[str, tuple[str, Callable[..., Peer]]] = {
     "diffusers": ("checkpoint", Diffusers),
-    "diffusers + torch.compile": ("checkpoint", lambda *a: Diffusers(*a, compiled=True)),
-    "diffusers + torch.compile, bf16": ("checkpoint", lambda *a: Diffusers(*a, compiled=True, bf16=True)),
+    "diffusers + torch.compile": ("checkpoint", partial(Diffusers, compiled=True)),
+    "diffusers + torch.compile, bf16": ("checkpoint", partial(Diffusers, compiled=True, bf16=True)),
     "plain ONNX Runtime loop": ("unet.onnx", PlainOnnxLoop),
     "ours, PyTorch": ("checkpoint", OurChain),
-    "ours, ONNX Runtime": ("unet.onnx", OurChain),
+    "ours, ONNX Runtime": ("unet.onnx", partial(OurChain, backend="onnxruntime")),
     "ours, OpenVINO": ("unet.xml", OurChain),
     "ours, OpenVINO bf16": ("unet_bf16.xml", OurChain),
 }

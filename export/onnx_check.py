@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,17 +14,13 @@ import onnxruntime as ort
 from commands.errors import VerificationError
 from commands.progress import progress_bar
 from diffusion.process import Process
+from runtime.engines.verification import Predict, relative_error
 
 TOLERANCE = 1e-5
 """Largest relative L2 error of a float32 export."""
 
-# A freshly initialized network predicts 0; its error is measured against this root mean square instead.
-_LEAST_RMS = 1e-3
 _SEED = 0
 _SEVERITY_ERROR = 3
-
-Predict = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""x [N, C, H, W], t [N] → prediction [N, C or 2C, H, W], all float32."""
 
 
 @dataclass(frozen=True)
@@ -155,13 +151,6 @@ def batches_of_timesteps(num_train_timesteps: int) -> Iterator[tuple[int, ...]]:
     spread = np.linspace(0, last, 7).round().astype(int).tolist()[1:-1]
     yield last, second, 0, middle, spread[0]
     yield tuple(spread)
-
-
-def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
-    """‖found − expected‖ / max(‖expected‖, 1e-3·√n), in float64; NaN or infinite where either is not finite."""
-    difference = found.astype(np.float64) - expected.astype(np.float64)
-    scale = max(float(np.linalg.norm(expected.astype(np.float64))), _LEAST_RMS * math.sqrt(expected.size))
-    return float(np.linalg.norm(difference)) / scale
 
 
 def _finite_or_none(number: float) -> float | None:

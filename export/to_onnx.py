@@ -73,17 +73,22 @@ def export_onnx(
     return report
 
 
-def _write_checked(checkpoint: Checkpoint, path: Path, opset: int, debug: bool) -> dict[str, Any]:
-    from export.network_trace import trace_network
-    from export.onnx_check import verify_onnx
-    from export.onnx_graph import count_ops, finish_graph
-
+def check_size(checkpoint: Checkpoint) -> None:
+    """Raises InputError if the weights do not fit into one ONNX file."""
     weight_bytes = 4 * checkpoint.num_parameters
     if weight_bytes > _MOST_WEIGHT_BYTES:
         raise InputError(
             f"{checkpoint.folder}: {weight_bytes / 1e9:.1f} GB of float32 weights, expected at most "
             f"{_MOST_WEIGHT_BYTES / 1e9:.1f} GB, as one ONNX file can hold; choose a smaller network"
         )
+
+
+def _write_checked(checkpoint: Checkpoint, path: Path, opset: int, debug: bool) -> dict[str, Any]:
+    from export.network_trace import trace_network
+    from export.onnx_check import verify_onnx
+    from export.onnx_graph import count_ops, finish_graph
+
+    check_size(checkpoint)
     say(f"tracing the network ({checkpoint.num_parameters:,} parameters) at opset {opset}")
     model = finish_graph(trace_network(checkpoint, opset, debug), checkpoint.process)
     content = model.SerializeToString(deterministic=True)

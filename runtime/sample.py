@@ -152,9 +152,9 @@ def sample(args: argparse.Namespace) -> dict[str, Any]:
     }
     folder = RunFolder.claim(args.out, identity, names, args.resume, args.overwrite)
     writer = open_writer(args.format, args.out, process.sample, num, args.start, folder.done)
-    say(f"{args.engine}: {sampler.engine.name}, {table.sampler} with {len(table)} steps, {num} samples")
-    if args.engine.suffix == ".onnx" and (reason := choose_backend(args.backend, args.device).reason):
-        say(f"note: --backend auto takes {sampler.engine.name.partition(' (')[0]}: {reason}")
+    reason = choose_backend(args.backend, args.device).reason if args.engine.suffix == ".onnx" else ""
+    chosen = f" because {reason}" if reason else ""
+    say(f"{args.engine}: {sampler.engine.name}{chosen}, {table.sampler} with {len(table)} steps, {num} samples")
     for note in table.notes:
         say(f"note: {note}")
     timing = _draw(sampler, folder, writer, num, args, x_init, trajectory)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from diffusion.conditioning import check_conditioning
 from diffusion.errors import InputError
 from diffusion.process import Process
 from diffusion.samplers import DEFAULT_SAMPLER, ddim_inversion, make_table
@@ -66,6 +67,8 @@ class Sampler:
         threads: of the CPU; 0 for as many as this process may use.
         flags: what the engine's file does not say of its process, and preferences for variance and clip.
         allow_pickle: whether a checkpoint's weights may be a pickle.
+        backend: which library runs an ONNX file, see `runtime.engines.backend_choice`.
+        force: run a table although it turns the rounding of a low-precision engine into visible error.
 
     Raises:
         InputError: an engine, a name or a number that cannot be used.
@@ -89,15 +92,22 @@ class Sampler:
         threads: int = 0,
         flags: ProcessFlags | None = None,
         allow_pickle: bool = False,
+        backend: str = "auto",
+        force: bool = False,
     ) -> None:
         if isinstance(engine, Path | str):
-            engine = open_engine(engine, device, threads, flags, allow_pickle)
+            engine = open_engine(engine, device, threads, flags, allow_pickle, backend)
         self.engine = engine
         self.table: StepTable = make_table(
             engine.process, sampler, num_steps, spacing, timesteps, from_timestep, lambda_min, eta=eta
         )
         if invert:
             self.table = ddim_inversion(engine.process, self.table.timesteps)
+        if engine.precision != "fp32" and not force:
+            try:
+                check_conditioning(self.table, engine.precision)
+            except InputError as error:
+                raise InputError(f"{error}; --force samples all the same") from None
         self._batch_size = batch_size
         self._threads = threads
         if batch_size is not None:

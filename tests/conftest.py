@@ -1,8 +1,14 @@
 """Set before anything loads torch or an engine: tests run in several processes, each on one thread.
 
 Two processes whose threads spin for the same two cores are an order of magnitude slower than one thread each.
+Compiled models go to a folder that is removed with the process, not to the user's cache.
 """
 
+import atexit
 import os
+import shutil
+import tempfile
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="ddpm-rt-tests-")
+atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)

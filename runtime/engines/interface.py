@@ -22,6 +22,9 @@ class Engine(Protocol):
     sha256: str
     """Of the network's file or weights: a run's identity."""
 
+    precision: str
+    """Of the network's arithmetic: `fp32`, `fp16` or `bf16`. Tables are checked against it."""
+
     def bind(self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray) -> Callable[[], None]:
         """A call that reads `x` and `t` and writes `prediction`, in place and every time the same buffers.
 

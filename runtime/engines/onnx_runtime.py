@@ -12,7 +12,15 @@ import onnxruntime as ort
 
 from commands.errors import DeviceUnavailableError
 from diffusion.errors import InputError
-from diffusion.process import METADATA_KEY, Process, SampleShape
+from diffusion.process import METADATA_KEY
+from runtime.engines.network_contract import (
+    TensorSpec,
+    check_batch,
+    check_shapes,
+    only_output,
+    process_of_onnx,
+    tell_inputs_apart,
+)
 from runtime.process_flags import ProcessFlags
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -22,6 +30,7 @@ _TYPES = {
     "tensor(int64)": np.int64,
     "tensor(int32)": np.int32,
 }
+_FLOAT = "tensor(float)"
 _SEVERITY_FATAL = 4
 
 
@@ -41,27 +50,26 @@ class OnnxRuntimeEngine:
     """
 
     def __init__(self, path: Path, device: str = "cpu", threads: int = 0, flags: ProcessFlags | None = None) -> None:
-        flags = flags or ProcessFlags()
         self._path = path
         self._session = _open_session(path, device, threads)
-        self._x_name, self._t_name, self._t_type = self._tell_inputs_apart()
-        self._output_name = self._check_output()
-        self.process = self._find_process(flags)
-        self._check_shapes()
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        self._x, t = tell_inputs_apart(path, [_spec(entry) for entry in inputs], _FLOAT, _TYPES)
+        self._t_name, self._t_type = t.name, _TYPES[t.element_type]
+        prediction = only_output(path, [_spec(entry) for entry in outputs], _FLOAT)
+        self._output_name = prediction.name
+        metadata = self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+        self.process = process_of_onnx(path, metadata, self._x, flags or ProcessFlags())
+        check_shapes(path, self.process, self._x, prediction)
         self.sha256 = _sha256_of(path)
         self.name = f"ONNX Runtime {ort.__version__} ({device.upper()})"
+        self.precision = "fp32"
 
     def bind(self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray) -> Callable[[], None]:
         """As `runtime.engines.interface.Engine.bind`: ONNX Runtime reads and writes the buffers themselves."""
-        batch = self._session.get_inputs()[self._input_place(self._x_name)].shape[0]
-        if isinstance(batch, int) and batch != x.shape[0]:
-            raise InputError(
-                f"{self._path}: takes batches of {batch}, found {x.shape[0]}; give --batch-size {batch}, "
-                "or export with a dynamic first axis"
-            )
+        check_batch(self._path, self._x, x.shape[0])
         binding = self._session.io_binding()
         fed_t = t if self._t_type == np.float32 else np.empty(t.shape, dtype=self._t_type)
-        for name, array in ((self._x_name, x), (self._t_name, fed_t)):
+        for name, array in ((self._x.name, x), (self._t_name, fed_t)):
             binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
         binding.bind_output(
             self._output_name, "cpu", 0, prediction.dtype.type, prediction.shape, prediction.ctypes.data
@@ -82,61 +90,9 @@ class OnnxRuntimeEngine:
 
         return call
 
-    def _input_place(self, name: str) -> int:
-        return [entry.name for entry in self._session.get_inputs()].index(name)
 
-    def _tell_inputs_apart(self) -> tuple[str, str, type]:
-        inputs = self._session.get_inputs()
-        images = [entry for entry in inputs if len(entry.shape) == 4]
-        times = [entry for entry in inputs if len(entry.shape) == 1]
-        if len(inputs) != 2 or len(images) != 1 or len(times) != 1:
-            found = ", ".join(f"{entry.name}{list(entry.shape)}" for entry in inputs)
-            raise InputError(
-                f"{self._path}: inputs are {found}; expected one of rank 4 (x [N, C, H, W]) and one of rank 1 (t [N])"
-            )
-        for entry, allowed in ((images[0], ["tensor(float)"]), (times[0], list(_TYPES))):
-            if entry.type not in allowed:
-                raise InputError(
-                    f"{self._path}: input {entry.name} is {entry.type}, expected {' or '.join(allowed)}; "
-                    "export with float32 inputs and outputs"
-                )
-        return images[0].name, times[0].name, _TYPES[times[0].type]
-
-    def _check_output(self) -> str:
-        outputs = self._session.get_outputs()
-        if len(outputs) != 1 or len(outputs[0].shape) != 4 or outputs[0].type != "tensor(float)":
-            found = ", ".join(f"{entry.name} {entry.type}{list(entry.shape)}" for entry in outputs)
-            raise InputError(f"{self._path}: outputs are {found}; expected one float32 prediction [N, C or 2C, H, W]")
-        return str(outputs[0].name)
-
-    def _find_process(self, flags: ProcessFlags) -> Process:
-        text = self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
-        if text is not None:
-            return flags.applied_to(
-                Process.from_json_text(text, f"{self._path}, metadata {METADATA_KEY}"), str(self._path)
-            )
-        _, *chw = self._session.get_inputs()[self._input_place(self._x_name)].shape
-        if not all(isinstance(size, int) for size in chw):
-            raise InputError(
-                f"{self._path}: input {self._x_name} has the open shape {chw}, "
-                "expected fixed channels, height and width"
-            )
-        return flags.process(SampleShape(*chw), str(self._path))
-
-    def _check_shapes(self) -> None:
-        process = self.process
-        for kind, entry, channels in (
-            ("input", self._session.get_inputs()[self._input_place(self._x_name)], process.sample.channels),
-            ("output", self._session.get_outputs()[0], process.prediction_channels),
-        ):
-            expected = (channels, process.sample.height, process.sample.width)
-            for found, size in zip(entry.shape[1:], expected, strict=True):
-                if isinstance(found, int) and found != size:
-                    raise InputError(
-                        f"{self._path}: {kind} {entry.name} is {list(entry.shape)}, "
-                        f"expected [N, {', '.join(map(str, expected))}] for variance_type {process.variance_type}; "
-                        "check --variance-type, or export again"
-                    )
+def _spec(entry: ort.NodeArg) -> TensorSpec:
+    return TensorSpec(entry.name, entry.type, tuple(entry.shape))
 
 
 def _open_session(path: Path, device: str, threads: int) -> ort.InferenceSession:

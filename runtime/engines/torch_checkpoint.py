@@ -107,6 +107,7 @@ class TorchEngine:
         self.process = (flags or ProcessFlags()).applied_to(checkpoint.process, str(folder))
         self.sha256 = checkpoint.sha256
         self.name = f"PyTorch {torch.__version__} ({device.upper()})"
+        self.precision = "fp32"
         self._folder = checkpoint.folder
         self._network = Network(checkpoint.unet).to(self._device)
 

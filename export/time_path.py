@@ -1,0 +1,151 @@
+"""What in a network's graph depends on `t` and not on `x`, and where the rest of the graph reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import onnx
+
+from diffusion.errors import InputError
+
+# These read an input's shape, which for x and t alike says no more than how many samples a batch has.
+_SHAPE_OPS = ("Shape", "Size")
+
+
+@dataclass(frozen=True)
+class TimePath:
+    """How a graph is cut between what depends on `t` alone and the rest.
+
+    Attributes:
+        boundary: tensors of the time path that the rest of the graph reads, in the order they are computed.
+        rest: nodes that the prediction still needs once the boundary is given, in the graph's order.
+        path: nodes that compute the boundary, in the graph's order.
+    """
+
+    boundary: tuple[str, ...]
+    rest: tuple[onnx.NodeProto, ...]
+    path: tuple[onnx.NodeProto, ...]
+
+
+def find_time_path(graph: onnx.GraphProto, x_name: str, t_name: str, keep: frozenset[str] = frozenset()) -> TimePath:
+    """Cut the graph as late in the time path as possible.
+
+    Args:
+        graph: of the network.
+        x_name, t_name: its inputs.
+        keep: tensors whose nodes stay in the rest, though they could be cut off.
+    """
+    of_x = _reached(graph, {x_name}, frozenset())
+    of_t = _reached(graph, {t_name}, keep) - of_x
+    producer = {output: node for node in graph.node for output in node.output if output}
+    boundary = _Walk(producer)
+    boundary.walk((entry.name for entry in graph.output), stop_at=of_t | {t_name}, except_shape_of=t_name)
+    path = _Walk(producer)
+    path.walk(boundary.stopped_at, stop_at=set(), except_shape_of=None)
+    order = [t_name, *(output for node in graph.node for output in node.output)]
+    return TimePath(
+        tuple(name for name in order if name in boundary.stopped_at),
+        tuple(node for node in graph.node if id(node) in boundary.seen),
+        tuple(node for node in graph.node if id(node) in path.seen),
+    )
+
+
+def time_path_model(model: onnx.ModelProto, path: TimePath, t_name: str) -> onnx.ModelProto:
+    """The time path as a model of its own: the network's inputs, of which it reads only t and x's shape → boundary."""
+    graph = onnx.GraphProto(name="time_path")
+    graph.node.extend(path.path)
+    read = {name for node in path.path for name in reads(node)}
+    graph.initializer.extend(entry for entry in model.graph.initializer if entry.name in read)
+    graph.sparse_initializer.extend(entry for entry in model.graph.sparse_initializer if entry.values.name in read)
+    given = {entry.name for entry in model.graph.initializer}
+    graph.input.extend(
+        entry
+        for entry in model.graph.input
+        if entry.name in read | {t_name} and (entry.name in read or entry.name not in given)
+    )
+    # Outputs need a name only; what they are follows from the nodes.
+    graph.output.extend(onnx.ValueInfoProto(name=name) for name in path.boundary if name != t_name)
+    cut = onnx.ModelProto(ir_version=model.ir_version, graph=graph)
+    cut.opset_import.extend(model.opset_import)
+    cut.functions.extend(model.functions)
+    return cut
+
+
+def tell_inputs_apart(graph: onnx.GraphProto, source: str) -> tuple[onnx.ValueInfoProto, onnx.ValueInfoProto]:
+    """x (rank 4) and t (rank 1), in any order and of any name.
+
+    Raises:
+        InputError: other inputs.
+    """
+    initializers = {entry.name for entry in graph.initializer}  # inputs with a default value, as old files have
+    inputs = [entry for entry in graph.input if entry.name not in initializers]
+    images, times = ([e for e in inputs if len(e.type.tensor_type.shape.dim) == rank] for rank in (4, 1))
+    if len(inputs) != 2 or len(images) != 1 or len(times) != 1:
+        found = ", ".join(f"{e.name} (rank {len(e.type.tensor_type.shape.dim)})" for e in inputs) or "none"
+        raise InputError(
+            f"{source}: inputs are {found}; expected one of rank 4 (x [N, C, H, W]) and one of rank 1 (t [N]); "
+            "export again"
+        )
+    return images[0], times[0]
+
+
+def reads(node: onnx.NodeProto) -> Iterator[str]:
+    """Every tensor that a node reads, those that its subgraphs take from outside among them."""
+    yield from (name for name in node.input if name)
+    for subgraph in _subgraphs(node):
+        for inner in subgraph.node:
+            yield from reads(inner)
+        yield from (entry.name for entry in subgraph.output)
+
+
+def rename_reads(node: onnx.NodeProto, new_names: Mapping[str, str]) -> None:
+    """Let a node and its subgraphs read other tensors; within a graph no name stands for two things."""
+    for place, name in enumerate(node.input):
+        node.input[place] = new_names.get(name, name)
+    for subgraph in _subgraphs(node):
+        for inner in subgraph.node:
+            rename_reads(inner, new_names)
+        for entry in subgraph.output:
+            entry.name = new_names.get(entry.name, entry.name)
+
+
+def _subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    for attribute in node.attribute:
+        if attribute.type == onnx.AttributeProto.GRAPH:
+            yield attribute.g
+        elif attribute.type == onnx.AttributeProto.GRAPHS:
+            yield from attribute.graphs
+
+
+def _reached(graph: onnx.GraphProto, inputs: set[str], keep: frozenset[str]) -> set[str]:
+    """Tensors whose values depend on the inputs' values; ONNX lists nodes in an order in which they can run."""
+    found = set(inputs)
+    for node in graph.node:
+        if node.op_type not in _SHAPE_OPS and not found.isdisjoint(reads(node)):
+            found.update(name for name in node.output if name)
+    return found - keep - inputs
+
+
+class _Walk:
+    """Against the arrows, from tensors to the nodes that they need."""
+
+    def __init__(self, producer: Mapping[str, onnx.NodeProto]) -> None:
+        self._producer = producer
+        self.seen: set[int] = set()
+        self.stopped_at: set[str] = set()
+
+    def walk(self, names: Iterable[str], stop_at: set[str], except_shape_of: str | None) -> None:
+        left = list(names)
+        while left:
+            name = left.pop()
+            if name in stop_at:
+                self.stopped_at.add(name)
+                continue
+            node = self._producer.get(name)
+            if node is None or id(node) in self.seen:
+                continue
+            self.seen.add(id(node))
+            # The batch size read off t itself needs no table: t remains an input of that shape.
+            skip = except_shape_of if node.op_type in _SHAPE_OPS else None
+            left += [read for read in reads(node) if read != skip]

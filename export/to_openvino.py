@@ -1,0 +1,286 @@
+"""`python -m export.to_openvino`: a checkpoint or an ONNX file to an OpenVINO engine, verified, then published."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from commands.errors import DeviceUnavailableError, VerificationError
+from commands.program import Report, make_parser, run_program, say
+from commands.whole_files import whole_file, write_whole_text
+from diffusion.errors import InputError
+from diffusion.process import Process
+from runtime.process_flags import ProcessFlags, add_process_flags, process_flags
+
+if TYPE_CHECKING:
+    import onnx
+
+    from export.fold_time import Folding
+    from runtime.engines.sidecar import Sidecar
+    from runtime.engines.verification import EngineVerification, Predict
+
+DEFAULT_CHECKPOINT, DEFAULT_OUT = Path("runs/digits"), Path("unet.xml")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A network to be converted.
+
+    Attributes:
+        path: where it came from.
+        process: what it was trained to do.
+        model: its graph, float32.
+        sha256: of the graph as an ONNX file.
+        predict: the float32 reference.
+        reference: what computes it.
+    """
+
+    path: Path
+    process: Process
+    model: onnx.ModelProto
+    sha256: str
+    predict: Predict
+    reference: str
+
+
+def export_openvino(
+    out: Path = DEFAULT_OUT,
+    checkpoint: Path | None = None,
+    onnx_file: Path | None = None,
+    bf16: bool = False,
+    fold: bool = True,
+    flags: ProcessFlags | None = None,
+    allow_pickle: bool = False,
+    debug: bool = False,
+) -> Report:
+    """Convert, verify and publish `out`, its `.bin`, its reference predictions and, last, its sidecar.
+
+    Until the sidecar is there its hashes do not fit, so a reader sees a whole engine or none.
+
+    Args:
+        out: the file to write, `….xml`.
+        checkpoint: any diffusers `DDPMPipeline` folder; its reference is PyTorch.
+        onnx_file: instead of a checkpoint; its reference is ONNX Runtime.
+        bf16: compute in bfloat16 instead of float32.
+        fold: replace the time path by tables.
+        flags: what an ONNX file does not say of its process.
+        allow_pickle: read a checkpoint's weights from a pickle where there is no safetensors file.
+        debug: let PyTorch's exporter report on standard error.
+
+    Returns:
+        The report: files, what was folded, and the verification.
+
+    Raises:
+        InputError: a source that cannot be used, or files that cannot be written.
+        DeviceUnavailableError: OpenVINO is not installed, or this CPU has no bf16, so nothing could be verified.
+        VerificationError: the engine differs from its reference; nothing was written.
+    """
+    if out.suffix != ".xml" or out.is_dir():
+        raise InputError(f"{out}: expected the name of a file that ends in '.xml'; choose another with --out")
+    precision = "bf16" if bf16 else "fp32"
+    _check_device(precision)
+    if onnx_file is not None:
+        source = _from_onnx(onnx_file, flags or ProcessFlags())
+    else:
+        source = _from_checkpoint(checkpoint or DEFAULT_CHECKPOINT, allow_pickle, debug)
+    model, folding = source.model, None
+    if fold:
+        from export.fold_time import fold_time
+
+        model, folding = fold_time(model, source.process.schedule.num_train_timesteps, str(source.path))
+        say(
+            f"time path folded: {folding.num_nodes_before} to {folding.num_nodes_after} nodes, "
+            f"{folding.num_gathers} lookups in {folding.table_bytes / 1e6:.1f} MB of tables"
+        )
+    network, weights = _convert(model)
+    sidecar, golden, verification = _verified(source, folding, precision, network, weights, out)
+    _publish(out, network, weights, golden, sidecar)
+    limits = f"tolerance {verification.tolerance:g}"
+    return {
+        "summary": (
+            f"{out}: {precision}, {len(weights) / 1e6:.1f} MB; predictions at most {verification.worst:.1e} from "
+            f"{source.reference} (median {verification.median:.1e}, {len(verification.errors)} timesteps), x_0 after "
+            f"{verification.chain_steps} steps {verification.chain_error:.1e} ({limits})\n"
+            f"next: python -m runtime.sample --engine {out}"
+        ),
+        "xml": str(out),
+        "source": str(source.path),
+        "size_bytes": len(network) + len(weights),
+        **sidecar.to_json(),
+    }
+
+
+def _check_device(precision: str) -> None:
+    try:
+        import openvino
+
+        from runtime.engines.openvino_cpu import check_precision
+    except ModuleNotFoundError as error:
+        raise DeviceUnavailableError(
+            f'needs OpenVINO, and the module {error.name!r} is not installed; pip install "ddpm-rt[cpu]"'
+        ) from error
+    check_precision(openvino.Core(), precision, "--bf16 (an engine is verified where it is built)")
+
+
+def _from_checkpoint(folder: Path, allow_pickle: bool, debug: bool) -> Source:
+    from runtime.engines.checkpoint_folder import read_checkpoint_folder
+
+    read_checkpoint_folder(folder)  # a mistake there is known at once: torch takes seconds to import
+    say(f"reading {folder}")
+    import torch
+
+    from export.network_trace import trace_network
+    from export.onnx_graph import finish_graph
+    from export.to_onnx import DEFAULT_OPSET, check_size
+    from runtime.engines.torch_checkpoint import load_checkpoint
+
+    checkpoint = load_checkpoint(folder, allow_pickle)
+    check_size(checkpoint)
+    say(f"tracing the network ({checkpoint.num_parameters:,} parameters)")
+    model = finish_graph(trace_network(checkpoint, DEFAULT_OPSET, debug), checkpoint.process)
+    sha256 = hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
+    return Source(
+        folder, checkpoint.process, model, sha256, checkpoint.predict, f"PyTorch {torch.__version__} (fp32, CPU)"
+    )
+
+
+def _from_onnx(path: Path, flags: ProcessFlags) -> Source:
+    import onnx
+
+    from runtime.engines.onnx_runtime import OnnxRuntimeEngine
+    from runtime.engines.verification import predict_with
+
+    engine = OnnxRuntimeEngine(path, flags=flags)
+    return Source(path, engine.process, onnx.load(str(path)), engine.sha256, predict_with(engine), engine.name)
+
+
+def _convert(model: onnx.ModelProto) -> tuple[bytes, bytes]:
+    """OpenVINO's representation: the network as XML, and its constants, float32 as they are."""
+    import openvino
+
+    say(f"converting with OpenVINO {openvino.__version__}")
+    converted = openvino.Core().read_model(model.SerializeToString())
+    with tempfile.TemporaryDirectory() as folder:
+        xml = Path(folder) / "unet.xml"
+        openvino.serialize(converted, str(xml))
+        return xml.read_bytes(), xml.with_suffix(".bin").read_bytes()
+
+
+def _verified(
+    source: Source, folding: Folding | None, precision: str, network: bytes, weights: bytes, out: Path
+) -> tuple[Sidecar, bytes, EngineVerification]:
+    """Run the very files that will be published, and describe them."""
+    import openvino
+
+    from export.trajectories import make_golden
+    from runtime.engines.openvino_cpu import FLAVOR, OpenVinoEngine
+    from runtime.engines.sidecar import Sidecar
+    from runtime.engines.verification import predict_with, verify_engine
+
+    say(f"running the reference, {source.reference}")
+    golden = make_golden(source.process, source.predict, precision)
+    content = golden.to_bytes()
+    num_channels = source.process.prediction_channels
+    sample = source.process.sample
+    sidecar = Sidecar(
+        sha256=hashlib.sha256(network).hexdigest(),
+        process=source.process,
+        engine={
+            "flavor": FLAVOR,
+            "builder": f"OpenVINO {openvino.__version__}",
+            "precision": precision,
+            "inputs": {
+                "x": {"type": "float32", "shape": ["N", *sample.chw]},
+                "t": {"type": "float32" if folding is None else "int64", "shape": ["N"]},
+            },
+            "outputs": {
+                "prediction": {"type": "float32", "shape": ["N", num_channels, sample.height, sample.width]},
+            },
+            "time_path": {"folded": False} if folding is None else {"folded": True, **folding.to_json()},
+            "onnx_sha256": source.sha256,
+            "weights_sha256": hashlib.sha256(weights).hexdigest(),
+        },
+        verification={},
+        golden_sha256=hashlib.sha256(content).hexdigest(),
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        xml = Path(folder) / out.name
+        xml.write_bytes(network)
+        xml.with_suffix(".bin").write_bytes(weights)
+        engine = OpenVinoEngine(xml, sidecar=sidecar)
+        say(f"verifying {engine.name}")
+        ran_on = f"{engine.name}, {openvino.Core().get_property('CPU', 'FULL_DEVICE_NAME')}"
+        verification = verify_engine(golden, source.process, predict_with(engine), precision, source.reference, ran_on)
+    if not verification.passed:
+        raise VerificationError(
+            f"{out}: {precision} differs from {source.reference} by up to {verification.worst:.3g}, allowed at each "
+            f"timestep is what the table says; nothing was published. {_way_out(precision, folding)}\n"
+            f"{verification.table()}"
+        )
+    return Sidecar(**{**vars(sidecar), "verification": verification.to_json()}), content, verification
+
+
+def _way_out(precision: str, folding: Folding | None) -> str:
+    if precision == "fp32":
+        return "This is a defect: please report it."
+    if folding is None:
+        return "Leave out --no-fold-time, which lets bf16 round t and what is computed from it."
+    return "Leave out --bf16."
+
+
+def _publish(out: Path, network: bytes, weights: bytes, golden: bytes, sidecar: Sidecar) -> None:
+    from runtime.engines.sidecar import golden_path, sidecar_path
+
+    for path, content in ((out.with_suffix(".bin"), weights), (golden_path(out), golden), (out, network)):
+        with whole_file(path) as temporary:
+            temporary.write_bytes(content)
+    write_whole_text(sidecar_path(out), json.dumps(sidecar.to_json(), indent=1, allow_nan=False) + "\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    parser = make_parser(
+        "export.to_openvino",
+        "Convert a checkpoint or an ONNX file to an OpenVINO engine for the CPU, and verify it against float32.",
+        "The time path is evaluated once, in float32, and looked up from tables. Nothing is published that fails.",
+    )
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument(
+        "--checkpoint",
+        type=Path,
+        metavar="FOLDER",
+        help=f"a diffusers DDPMPipeline folder (default {DEFAULT_CHECKPOINT})",
+    )
+    source.add_argument("--onnx", type=Path, metavar="FILE", help="an ONNX file instead")
+    parser.add_argument("--bf16", action="store_true", help="compute in bfloat16, on CPUs that have it")
+    parser.add_argument(
+        "--no-fold-time", dest="fold", action="store_false", help="let the engine compute the time path at every step"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=DEFAULT_OUT, metavar="FILE", help=f"the file to write (default {DEFAULT_OUT})"
+    )
+    parser.add_argument(
+        "--allow-pickle", action="store_true", help="read weights from a .bin where there is no safetensors file"
+    )
+    add_process_flags(parser)
+
+    def run(args: argparse.Namespace) -> Report:
+        flags = process_flags(args)
+        if args.onnx is None and flags != ProcessFlags():
+            raise InputError("process flags are for --onnx, a checkpoint describes its process itself; leave them out")
+        return export_openvino(
+            args.out, args.checkpoint, args.onnx, args.bf16, args.fold, flags, args.allow_pickle, args.debug
+        )
+
+    return run_program(parser, run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,109 @@
+"""The reference side of a verification: chains of the float32 network, and its predictions on the way."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from commands.progress import progress_bar
+from diffusion.conditioning import MAX_ROUNDING_ERROR, rounding_error
+from diffusion.process import Process
+from diffusion.reference_loop import initial_noise, reference_states
+from diffusion.samplers import make_table
+from diffusion.step_table import StepTable
+from runtime.engines.golden import Golden
+from runtime.engines.verification import Predict, relative_error
+
+NUM_TIMESTEPS, NUM_STEPS = 16, 20
+MOST_PREDICTIONS = 65_536
+# A relative error over fewer elements than this is a matter of luck; small samples are checked by eight.
+_ELEMENTS, _MOST_SAMPLES = 8192, 8
+# Lu et al. 2022 (DPM-Solver): where a cosine schedule's chain begins, if its first steps amplify rounding too much.
+_LAMBDA_MIN = -5.1
+_SEED = 0
+# Bits of the significand that are rounded off float32.
+_DROPPED_BITS = {"bf16": 16, "fp16": 13}
+
+
+def make_golden(process: Process, predict: Predict, precision: str) -> Golden:
+    """Run the reference.
+
+    Args:
+        process: what the network was trained to do.
+        predict: the network, float32.
+        precision: of the engine that will be compared: `fp32`, `fp16` or `bf16`.
+    """
+    last = process.schedule.num_train_timesteps - 1
+    elements = process.sample.num_elements
+    num = max(1, min(_MOST_SAMPLES, _ELEMENTS // elements))
+    visited = _spread(last, NUM_STEPS)
+    trajectory = make_table(process, "ddpm", timesteps=visited)
+    chain = trajectory
+    if rounding_error(trajectory, "bf16") > MAX_ROUNDING_ERROR:
+        chain = make_table(process, "ddpm", min(NUM_STEPS, last + 1), "leading", lambda_min=_LAMBDA_MIN)
+    rows = [int(row) for row in _spread(len(visited) - 1, NUM_TIMESTEPS)[::-1]]
+    x_T = initial_noise((num, *process.sample.chw), _SEED, 0)
+    calls = len(trajectory) + len(rows) * (precision != "fp32") + len(chain) * (chain is not trajectory)
+    with progress_bar(calls, "running the reference", unit="call") as bar:
+
+        def reference(x: np.ndarray, t: np.ndarray) -> np.ndarray:
+            prediction = predict(x.astype(np.float32), t.astype(np.float32))
+            bar.update()
+            return prediction
+
+        x, predictions, x_0 = _follow(trajectory, reference, x_T)
+        if chain is not trajectory:
+            x_0 = _follow(chain, reference, x_T)[2]
+        input_rounding = np.zeros(len(rows))
+        if precision != "fp32":
+            for place, row in enumerate(rows):
+                t = np.full(num, visited[row], np.float32)
+                input_rounding[place] = relative_error(reference(rounded(x[row], precision), t), predictions[row])
+    stride = _stride(len(rows) * predictions[0].size, process.sample.height * process.sample.width)
+    return Golden(
+        timesteps=visited[rows],
+        x=np.stack([x[row] for row in rows]),
+        prediction=np.stack([predictions[row].reshape(-1)[::stride] for row in rows]),
+        stride=stride,
+        input_rounding=input_rounding,
+        seed=_SEED,
+        chain_timesteps=chain.timesteps,
+        x_0=x_0.astype(np.float32),
+    )
+
+
+def rounded(x: np.ndarray, precision: str) -> np.ndarray:
+    """float32 numbers rounded to the significand of `bf16` or `fp16`, half to even; their range is kept."""
+    dropped = np.uint32(_DROPPED_BITS[precision])
+    bits = np.ascontiguousarray(x, dtype=np.float32).view(np.uint32)
+    half = np.uint32((1 << (dropped - 1)) - 1)
+    even = (bits >> dropped) & np.uint32(1)
+    return ((bits + half + even) >> dropped << dropped).view(np.float32)
+
+
+def _follow(table: StepTable, predict: Predict, x: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray]:
+    """The states that the network was given, what it predicted there, and x_0."""
+    seen: list[np.ndarray] = []
+    predictions: list[np.ndarray] = []
+
+    def watch(x: np.ndarray, t: np.ndarray) -> np.ndarray:
+        seen.append(x.astype(np.float32))
+        predictions.append(predict(x, t))
+        return predictions[-1]
+
+    *_, end = reference_states(table, watch, x, _SEED)
+    return seen, predictions, end.x
+
+
+def _spread(last: int, most: int) -> np.ndarray:
+    """At most `most` whole numbers from `last` down to 0, evenly spaced, both ends among them; int64."""
+    return np.unique(np.linspace(0, last, min(most, last + 1)).round().astype(np.int64))[::-1]
+
+
+def _stride(total: int, pixels: int) -> int:
+    # Coprime to the pixels of a channel, so that no row or column of them is left out.
+    stride = -(-total // MOST_PREDICTIONS)
+    while math.gcd(stride, pixels) != 1:
+        stride += 1
+    return stride

@@ -1,0 +1,206 @@
+"""OpenVINO on the CPU: engines that `export.to_openvino` made, and ONNX files as they are."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino as ov
+
+from commands.errors import DeviceUnavailableError
+from diffusion.errors import InputError
+from diffusion.process import METADATA_KEY, Process
+from runtime.engines.model_cache import compile_cached
+from runtime.engines.network_contract import (
+    TensorSpec,
+    check_batch,
+    check_shapes,
+    only_output,
+    process_of_onnx,
+    tell_inputs_apart,
+)
+from runtime.engines.sidecar import Sidecar, read_hashed, read_sidecar
+from runtime.process_flags import ProcessFlags
+
+FLAVOR = "openvino"
+REBUILD = "python -m export.to_openvino"
+# OpenVINO's own default is bf16 wherever the CPU has it, so the precision is never left to it.
+PRECISION_HINTS = {"fp32": "f32", "bf16": "bf16"}
+_TYPES = {"f32": np.float32, "f64": np.float64, "i64": np.int64, "i32": np.int32}
+
+
+class OpenVinoEngine:
+    """An ε-network run by OpenVINO, compiled anew for each batch size.
+
+    One stream with all threads, because a chain waits for each of its network calls; and threads are not pinned:
+    beside anything else on the same cores, pinned ones wait for it while others idle.
+
+    Args:
+        path: `unet.xml` with its `.bin` and sidecar, or an ONNX file, which is run in float32.
+        threads: 0 for as many as this process may use.
+        flags: what an ONNX file does not say of its process, and preferences for variance and clip.
+        sidecar: instead of the one beside the file, of an exporter that has yet to verify it.
+
+    Raises:
+        InputError: files that are missing, changed, of another version, or no ε-network.
+        DeviceUnavailableError: the engine's precision is not this CPU's.
+    """
+
+    def __init__(
+        self, path: Path, threads: int = 0, flags: ProcessFlags | None = None, sidecar: Sidecar | None = None
+    ) -> None:
+        self._path = path
+        self._threads = threads or len(os.sched_getaffinity(0))
+        self._core = ov.Core()
+        self._cached = sidecar is None
+        flags = flags or ProcessFlags()
+        self.process: Process
+        if path.suffix == ".onnx":
+            self._read_onnx(flags)
+        else:
+            self._read_engine(flags, sidecar or read_sidecar(path, REBUILD))
+        self.name = f"OpenVINO {ov.__version__.partition('-')[0]} ({self.precision}, CPU)"
+        self._compiled: dict[int, ov.CompiledModel] = {}
+
+    def _read_onnx(self, flags: ProcessFlags) -> None:
+        self.precision = "fp32"
+        if not self._path.is_file():
+            raise InputError(f"{self._path}: no such file; make one with `python -m export.to_onnx`")
+        with self._path.open("rb") as file:
+            self.sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        try:
+            self._model = self._core.read_model(str(self._path))
+        except RuntimeError as error:
+            raise InputError(
+                f"{self._path}: OpenVINO cannot read it as an ONNX model ({_one_line(error)}); "
+                "make one with `python -m export.to_onnx`, or give --backend onnxruntime"
+            ) from error
+        prediction = self._find_tensors()
+        place = ["framework", METADATA_KEY]  # where OpenVINO keeps the metadata of an ONNX file
+        metadata = self._model.get_rt_info(place).astype(str) if self._model.has_rt_info(place) else None
+        self.process = process_of_onnx(self._path, metadata, self._x, flags)
+        check_shapes(self._path, self.process, self._x, prediction)
+
+    def _read_engine(self, flags: ProcessFlags, sidecar: Sidecar) -> None:
+        flavor, precision = sidecar.engine.get("flavor"), sidecar.engine.get("precision")
+        if flavor != FLAVOR or precision not in PRECISION_HINTS:
+            raise InputError(
+                f"{self._path}: its sidecar tells of flavor {flavor!r} in {precision!r}, expected {FLAVOR!r} in "
+                f"{' or '.join(PRECISION_HINTS)}; make it again with `{REBUILD}`"
+            )
+        self.precision = str(precision)
+        check_precision(self._core, self.precision, str(self._path))
+        self.sha256 = sidecar.sha256
+        network = read_hashed(self._path, sidecar.sha256, REBUILD)
+        # Constants are read from these bytes as they are, for as long as the model lives.
+        self._weights = read_hashed(self._path.with_suffix(".bin"), sidecar.engine.get("weights_sha256"), REBUILD)
+        try:
+            self._model = self._core.read_model(network.tobytes(), ov.Tensor(self._weights, shared_memory=True))
+        except RuntimeError as error:  # the bytes are the exporter's, so the versions do not fit
+            raise InputError(
+                f"{self._path}: OpenVINO {ov.__version__} cannot read what {sidecar.engine.get('builder')} wrote "
+                f"({_one_line(error)}); make it again with `{REBUILD}`"
+            ) from error
+        prediction = self._find_tensors()
+        self.process = flags.applied_to(sidecar.process, str(self._path))
+        check_shapes(self._path, self.process, self._x, prediction)
+
+    def _find_tensors(self) -> TensorSpec:
+        inputs = [_spec(entry) for entry in self._model.inputs]
+        self._x, self._t = tell_inputs_apart(self._path, inputs, "f32", _TYPES)
+        return only_output(self._path, [_spec(entry) for entry in self._model.outputs], "f32")
+
+    def bind(self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray) -> Callable[[], None]:
+        """As `runtime.engines.interface.Engine.bind`: OpenVINO reads and writes the buffers themselves."""
+        check_batch(self._path, self._x, x.shape[0])
+        fed_t = t if _TYPES[self._t.element_type] == t.dtype else np.empty(t.shape, _TYPES[self._t.element_type])
+        request = self._compile(x.shape[0]).create_infer_request()
+        request.set_tensor(self._x.name, ov.Tensor(x, shared_memory=True))
+        request.set_tensor(self._t.name, ov.Tensor(fed_t, shared_memory=True))
+        request.set_output_tensor(0, ov.Tensor(prediction, shared_memory=True))
+        run = request.infer
+
+        def call() -> None:
+            if fed_t is not t:
+                np.copyto(fed_t, t, casting="unsafe")  # whole numbers, exact in every type of `_TYPES`
+            try:
+                run(share_outputs=True)  # else a copy of the prediction is returned as well
+            except RuntimeError as error:
+                raise InputError(
+                    f"{self._path}: the network fails on a batch of {x.shape[0]} ({_one_line(error)}); "
+                    "try a smaller --batch-size, or export again"
+                ) from error
+
+        return call
+
+    def compiled(self, batch_size: int, options: Mapping[str, Any] | None = None) -> ov.CompiledModel:
+        """The network as it is run at a batch size; further options are for measuring."""
+        model = self._model.clone()
+        model.reshape({self._x.name: [batch_size, *self.process.sample.chw], self._t.name: [batch_size]})
+        hint = PRECISION_HINTS[self.precision]
+        settings: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": hint,
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": 1,
+            "INFERENCE_NUM_THREADS": self._threads,
+            "ENABLE_CPU_PINNING": False,
+            **(options or {}),
+        }
+        key = json.dumps([self.sha256, batch_size, settings, ov.__version__, _cpu_facts(self._core)])
+
+        def compile_in(folder: Path | None) -> ov.CompiledModel:
+            cache = {} if folder is None else {"CACHE_DIR": str(folder)}
+            return self._core.compile_model(model, "CPU", settings | cache)
+
+        try:
+            compiled = compile_cached(key, compile_in) if self._cached else compile_in(None)
+        except RuntimeError as error:
+            raise InputError(
+                f"{self._path}: OpenVINO cannot compile it for a batch of {batch_size} ({_one_line(error)}); "
+                "try a smaller --batch-size, or export again"
+            ) from error
+        found = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+        if found != hint:
+            raise DeviceUnavailableError(
+                f"{self._path}: asked for {hint}, OpenVINO runs it in {found} on this CPU; use --backend onnxruntime"
+            )
+        return compiled
+
+    def _compile(self, batch_size: int) -> ov.CompiledModel:
+        if batch_size not in self._compiled:
+            self._compiled[batch_size] = self.compiled(batch_size)
+        return self._compiled[batch_size]
+
+
+def check_precision(core: ov.Core, precision: str, what: str) -> None:
+    """Raises DeviceUnavailableError if the CPU would only emulate the precision."""
+    if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        cpu = core.get_property("CPU", "FULL_DEVICE_NAME")
+        raise DeviceUnavailableError(
+            f"{what}: needs bf16 instructions (AVX512-BF16 or AMX-BF16), and {cpu} has none; "
+            f"use an fp32 engine here: `{REBUILD}` without --bf16, or unet.onnx"
+        )
+
+
+def _cpu_facts(core: ov.Core) -> list[Any]:
+    # A home folder may be shared by machines with other instructions.
+    names = ("FULL_DEVICE_NAME", "DEVICE_ARCHITECTURE", "OPTIMIZATION_CAPABILITIES")
+    return [core.get_property("CPU", name) for name in names]
+
+
+def _spec(entry: ov.ConstOutput) -> TensorSpec:
+    shape = entry.get_partial_shape()
+    if shape.rank.is_dynamic:
+        return TensorSpec(entry.get_any_name(), entry.get_element_type().get_type_name(), ())
+    sizes = tuple(dim.get_length() if dim.is_static else "N" if not i else "?" for i, dim in enumerate(shape))
+    return TensorSpec(entry.get_any_name(), entry.get_element_type().get_type_name(), sizes)
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= 200 else text[:200] + "…"

@@ -1,0 +1,169 @@
+"""Is an engine the network it was made from? Its predictions and a whole chain, against the float32 reference."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from diffusion.process import Process
+from diffusion.reference_loop import initial_noise, reference_loop
+from runtime.engines.golden import Golden
+from runtime.engines.interface import Engine
+
+TOLERANCES = {"fp32": 1e-4, "fp16": 4e-3, "bf16": 3e-2}
+"""Largest relative L2 error of a prediction, and of x_0, by precision."""
+
+# An error that stands out at some timestep is an error in the treatment of t, even within the tolerance.
+MOST_ABOVE_MEDIAN = 2.0
+# Below this part of the tolerance nothing stands out.
+_NEGLIGIBLE = 0.1
+# A freshly initialized network predicts 0; its error is measured against this root mean square instead.
+_LEAST_RMS = 1e-3
+
+Predict = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""x [N, C, H, W], t [N] → prediction [N, C or 2C, H, W], all float32."""
+
+
+@dataclass(frozen=True)
+class TimestepError:
+    """The relative L2 error of the predictions at one timestep, and the largest that is allowed there."""
+
+    timestep: int
+    relative: float
+    allowed: float
+
+    @property
+    def passed(self) -> bool:
+        """Within what is allowed; never for NaN."""
+        return self.relative <= self.allowed
+
+
+@dataclass(frozen=True)
+class EngineVerification:
+    """All that was compared.
+
+    Attributes:
+        errors: by timestep.
+        chain_error: relative L2 error of x_0 after a chain with equal noise.
+        chain_steps: of that chain.
+        tolerance: for every error.
+        reference, ran_on: what was compared with what.
+    """
+
+    errors: tuple[TimestepError, ...]
+    chain_error: float
+    chain_steps: int
+    tolerance: float
+    reference: str
+    ran_on: str
+
+    @property
+    def passed(self) -> bool:
+        """Whether the engine may be used."""
+        return all(error.passed for error in self.errors) and self.chain_error <= self.tolerance
+
+    @property
+    def worst(self) -> float:
+        """The largest error of a prediction; NaN counts as larger than any number."""
+        return max((error.relative for error in self.errors), key=lambda e: math.inf if math.isnan(e) else e)
+
+    @property
+    def median(self) -> float:
+        """The median over timesteps."""
+        return float(np.median([error.relative for error in self.errors]))
+
+    def to_json(self) -> dict[str, Any]:
+        """For a sidecar: JSON has no NaN, so an error that is not finite is null."""
+        return {
+            "passed": self.passed,
+            "tolerance": self.tolerance,
+            "worst_relative_error": _finite_or_none(self.worst),
+            "median_relative_error": _finite_or_none(self.median),
+            "chain": {"steps": self.chain_steps, "relative_error": _finite_or_none(self.chain_error)},
+            "reference": self.reference,
+            "ran_on": self.ran_on,
+            "timesteps": [
+                {"timestep": e.timestep, "relative_error": _finite_or_none(e.relative), "allowed": e.allowed}
+                for e in self.errors
+            ],
+        }
+
+    def table(self) -> str:
+        """One line per timestep and one for the chain, the failed ones marked."""
+        lines = ["     t  relative error   allowed"]
+        for error in self.errors:
+            mark = "" if error.passed else "  too large"
+            lines.append(f"{error.timestep:>6}  {error.relative:>14.3g}  {error.allowed:>8.2g}{mark}")
+        mark = "" if self.chain_error <= self.tolerance else "  too large"
+        lines.append(f"x_0 after {self.chain_steps} steps: {self.chain_error:.3g}, allowed {self.tolerance:g}{mark}")
+        return "\n".join(lines)
+
+
+def verify_engine(
+    golden: Golden, process: Process, predict: Predict, precision: str, reference: str, ran_on: str
+) -> EngineVerification:
+    """Compare a network with its reference.
+
+    At each timestep the error may be the tolerance, and at most twice the largest of these: the median over
+    timesteps; what rounding x alone makes of the reference, since near t = 0 a trained network amplifies it; a tenth
+    of the tolerance.
+
+    Args:
+        golden: the reference.
+        process: what the network was trained to do.
+        predict: the engine.
+        precision: one of `TOLERANCES`.
+        reference, ran_on: for the report.
+    """
+    tolerance = TOLERANCES[precision]
+    num = golden.x.shape[1]
+    relative = [
+        relative_error(golden.flat(predict(x, np.full(num, timestep, np.float32))), expected)
+        for timestep, x, expected in zip(golden.timesteps, golden.x, golden.prediction, strict=True)
+    ]
+    usual = max(float(np.median(relative)), _NEGLIGIBLE * tolerance)
+    errors = tuple(
+        TimestepError(int(timestep), error, min(tolerance, MOST_ABOVE_MEDIAN * max(usual, float(rounding))))
+        for timestep, error, rounding in zip(golden.timesteps, relative, golden.input_rounding, strict=True)
+    )
+    x_0 = chain_end(golden, process, predict)
+    return EngineVerification(
+        errors, relative_error(x_0, golden.x_0), len(golden.chain_timesteps), tolerance, reference, ran_on
+    )
+
+
+def chain_end(golden: Golden, process: Process, predict: Predict) -> np.ndarray:
+    """x_0 of the chain, its arithmetic in float64 so that all that differs is the network, [N, C, H, W]."""
+
+    def float32(x: np.ndarray, t: np.ndarray) -> np.ndarray:
+        return predict(x.astype(np.float32), t.astype(np.float32))
+
+    x = initial_noise(golden.x.shape[1:], golden.seed, 0)
+    return reference_loop(golden.chain_table(process), float32, x, golden.seed)
+
+
+def predict_with(engine: Engine) -> Predict:
+    """An engine as a function; bound anew for every call, which compiled networks are kept for."""
+
+    def predict(x: np.ndarray, t: np.ndarray) -> np.ndarray:
+        num, _, height, width = x.shape
+        prediction = np.empty((num, engine.process.prediction_channels, height, width), dtype=np.float32)
+        engine.bind(np.ascontiguousarray(x), t, prediction)()
+        return prediction
+
+    return predict
+
+
+def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
+    """‖found − expected‖ / max(‖expected‖, 1e-3·√n), in float64; NaN or infinite where either is not finite."""
+    difference = found.astype(np.float64) - expected.astype(np.float64)
+    scale = max(float(np.linalg.norm(expected.astype(np.float64))), _LEAST_RMS * math.sqrt(expected.size))
+    return float(np.linalg.norm(difference)) / scale
+
+
+def _finite_or_none(number: float) -> float | None:
+    return number if math.isfinite(number) else None
