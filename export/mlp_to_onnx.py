@@ -1,0 +1,152 @@
+"""`python -m export.mlp_to_onnx`: a small network of `train.swiss_roll` or `train.binary` to ONNX, checked like a UNet.
+
+A Gaussian one follows the network contract to the letter, so `runtime.sample` runs it as it runs a UNet. A
+binomial one has the same inputs and output under a process of kind `binomial`, which `runtime.sample_bits` reads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import json
+import logging
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from commands.program import Report, make_parser, run_program, say
+from commands.whole_files import whole_file
+from diffusion.binomial_process import BinomialProcess
+from diffusion.errors import InputError
+from diffusion.process import METADATA_KEY, Process
+
+if TYPE_CHECKING:
+    from train.mlp_folder import TrainedMlp
+
+DEFAULT_CHECKPOINT, OPSET = Path("runs/swiss_roll"), 18
+_TRACED_BATCH = 2  # 1 would be taken for a constant
+
+
+def export_mlp(folder: Path, out: Path | None = None) -> dict[str, Any]:
+    """Export, compare with PyTorch, publish.
+
+    Args:
+        folder: as `train.mlp_folder` writes it.
+        out: the file; None for the folder's name with `.onnx`, in the current folder.
+
+    Returns:
+        The report: file, size, hash, the process and what was compared.
+
+    Raises:
+        InputError: a folder that cannot be used, or a file that cannot be written.
+        VerificationError: ONNX Runtime and PyTorch disagree; nothing was written.
+    """
+    out = Path(f"{folder.resolve().name}.onnx") if out is None else out
+    if out.suffix != ".onnx":
+        raise InputError(f"{out}: the name ends in {out.suffix!r}, expected '.onnx'; choose another name with --out")
+    if out.is_dir():
+        raise InputError(f"{out}: is a folder, expected the name of a file; choose another name with --out")
+    from train.mlp_folder import read_mlp
+
+    trained = read_mlp(folder)
+    with whole_file(out) as temporary:
+        report = _write_checked(trained, temporary)
+    binomial = isinstance(trained.process, BinomialProcess)
+    command = "runtime.sample_bits" if binomial else "runtime.sample --format npy"
+    verification = report["verification"]
+    summary = (
+        f"{out}: {report['size_bytes'] / 1e3:.0f} kB; at most {verification['worst_relative_error']:.1e} from PyTorch "
+        f"(relative, {len(verification['samples'])} samples, tolerance {verification['tolerance']:g})\n"
+        f"next: python -m {command} --engine {out}"
+    )
+    return {"onnx": str(out), **report, "summary": summary}
+
+
+def _write_checked(trained: TrainedMlp, path: Path) -> dict[str, Any]:
+    import onnx
+
+    from export.onnx_check import verify_onnx
+    from export.onnx_graph import finish_graph
+
+    process = trained.process
+    # The check and the clean-up ask a process for its shape and its timesteps alone.
+    frame = process if isinstance(process, Process) else Process(process.sample, process.schedule, "sample")
+    say(f"tracing {trained.folder} at opset {OPSET}")
+    model = finish_graph(_trace(trained), frame)
+    onnx.helper.set_model_props(model, {METADATA_KEY: json.dumps(process.to_json(), sort_keys=True)})
+    content: bytes = model.SerializeToString(deterministic=True)
+    path.write_bytes(content)
+    say("comparing ONNX Runtime with PyTorch")
+    verification = verify_onnx(path, frame, trained.predict)
+    return {
+        "checkpoint": str(trained.folder),
+        "size_bytes": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "opset": OPSET,
+        "process": process.to_json(),
+        "verification": verification.to_json(),
+    }
+
+
+def _trace(trained: TrainedMlp) -> Any:
+    import torch
+
+    from export.network_trace import BATCH_AXIS, INPUTS, OUTPUT
+
+    x = torch.zeros(_TRACED_BATCH, *trained.process.sample.chw)
+    with _quiet_exporter(), torch.no_grad():
+        program = torch.onnx.export(
+            trained.network,
+            (x, torch.zeros(_TRACED_BATCH)),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=list(INPUTS),
+            output_names=[OUTPUT],
+            dynamic_shapes=({0: BATCH_AXIS}, {0: BATCH_AXIS}),
+            optimize=True,
+            verbose=False,
+        )
+    return program.model
+
+
+@contextlib.contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    # Standard output is for results, and what torch warns of is torch's own.
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    parser = make_parser(
+        "export.mlp_to_onnx",
+        "Export a small network to ONNX and check it against PyTorch at batches of 1, 2 and 5 and timesteps 0 to T−1.",
+        "The file carries the process (schedule, prediction) in its metadata.",
+    )
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        default=DEFAULT_CHECKPOINT,
+        metavar="FOLDER",
+        help=f"from train.swiss_roll or train.binary (default {DEFAULT_CHECKPOINT})",
+    )
+    parser.add_argument("--out", type=Path, metavar="FILE", help="default: the folder's name with .onnx")
+
+    def run(args: argparse.Namespace) -> Report:
+        return export_mlp(args.checkpoint, args.out)
+
+    return run_program(parser, run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,129 @@
+"""A small fully connected network conditioned on timesteps, for data without the structure of images."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from diffusion.errors import InputError
+from diffusion.noise_schedule import NoiseSchedule
+
+_LONGEST_PERIOD = 10_000  # of the sinusoids, over 2π
+
+
+@dataclass(frozen=True)
+class MlpConfig:
+    """The architecture.
+
+    Attributes:
+        width: units per hidden layer, even; also of the embedding of t.
+        depth: residual layers between the first and the last.
+        harmonics: K; the first layer sees sin kx and cos kx, k = 1..K, beside x. Smooth layers learn the fine shape
+            of a distribution in few dimensions slowly without (Tancik et al. 2020); bits need none.
+    """
+
+    width: int
+    depth: int
+    harmonics: int = 0
+
+    @classmethod
+    def from_json(cls, fields: object, source: str) -> MlpConfig:
+        """The inverse of `to_json`. Raises InputError on other fields or sizes that are impossible."""
+        names = {field.name for field in dataclasses.fields(cls)}
+        if not isinstance(fields, Mapping) or set(fields) != names:
+            raise InputError(f"{source}: network is {fields!r}, expected the fields {', '.join(sorted(names))}")
+        config = cls(**fields)
+        if not (isinstance(config.width, int) and config.width >= 2 and config.width % 2 == 0):
+            raise InputError(f"{source}: network width is {config.width!r}, expected an even number of at least 2")
+        if not (isinstance(config.depth, int) and config.depth >= 1):
+            raise InputError(f"{source}: network depth is {config.depth!r}, expected at least 1")
+        if not (isinstance(config.harmonics, int) and config.harmonics >= 0):
+            raise InputError(f"{source}: network harmonics is {config.harmonics!r}, expected at least 0")
+        return config
+
+    def to_json(self) -> dict[str, Any]:
+        """For `mlp.json`."""
+        return dataclasses.asdict(self)
+
+
+class Mlp(torch.nn.Module):
+    """x [N, C, H, W] and t [N], both float → prediction of x's shape: the network contract of every engine.
+
+    Each residual layer is h + W₂ silu(W₁ silu(h) + embedding of t). The embedding has the sinusoids of Vaswani et
+    al. 2017, section 3.5, that Ho et al. 2020, appendix B, condition on.
+
+    Args:
+        config: the architecture.
+        chw: shape of one sample.
+    """
+
+    frequencies: torch.Tensor
+
+    def __init__(self, config: MlpConfig, chw: tuple[int, int, int]) -> None:
+        super().__init__()
+        num_elements, width, half = math.prod(chw), config.width, config.width // 2
+        # A fixed table, so that no ONNX tool evaluates the exponential anew and rounds it otherwise.
+        exponents = -math.log(_LONGEST_PERIOD) * torch.arange(half, dtype=torch.float64) / half
+        self.register_buffer("frequencies", torch.exp(exponents).float(), persistent=False)
+        self.time = torch.nn.Sequential(torch.nn.Linear(2 * half, width), torch.nn.SiLU())
+        self.harmonics = config.harmonics
+        self.first = torch.nn.Linear(num_elements * (1 + 2 * config.harmonics), width)
+        self.layers = torch.nn.ModuleList(_Layer(width) for _ in range(config.depth))
+        self.last = torch.nn.Linear(width, num_elements)
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """The prediction, [N, C, H, W]."""
+        angles = t.to(self.frequencies.dtype)[:, None] * self.frequencies  # [N, width/2]
+        embedding = self.time(torch.cat([torch.sin(angles), torch.cos(angles)], dim=1))  # [N, width]
+        flat = x.flatten(1)  # [N, C·H·W]
+        features = [flat]
+        for k in range(1, self.harmonics + 1):
+            features += [torch.sin(k * flat), torch.cos(k * flat)]
+        h = self.first(torch.cat(features, dim=1))  # [N, width]
+        for layer in self.layers:
+            h = layer(h, embedding)
+        prediction: torch.Tensor = self.last(torch.nn.functional.silu(h))
+        return prediction.reshape(x.shape)
+
+
+class BitMlp(Mlp):
+    """The same for bits: logits of x_start being 1, to which each bit of x_t contributes what it says by itself.
+
+    By Bayes' rule logit q(x_0 = 1 | x_t) is the log-likelihood ratio ln q(x_t | x_0 = 1)/q(x_t | x_0 = 0) of the bit,
+    ± ln((1 + ᾱ_t)/(1 − ᾱ_t)), plus the logit given all other bits. The first is known and is large where x_t is
+    nearly x_0; what is left to learn is of order 1 at every timestep.
+
+    Args:
+        config, chw: as `Mlp`.
+        schedule: of the chain.
+    """
+
+    evidence: torch.Tensor
+
+    def __init__(self, config: MlpConfig, chw: tuple[int, int, int], schedule: NoiseSchedule) -> None:
+        super().__init__(config, chw)
+        evidence = np.log1p(schedule.alpha_bar) - np.log1p(-schedule.alpha_bar)
+        self.register_buffer("evidence", torch.from_numpy(evidence).float(), persistent=False)
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """The logits, [N, C, H, W], for x of 0 and 1."""
+        own: torch.Tensor = (2.0 * x - 1.0) * self.evidence[t.long()].reshape(-1, 1, 1, 1)
+        return own + super().forward(x, t)
+
+
+class _Layer(torch.nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.inner, self.outer = torch.nn.Linear(width, width), torch.nn.Linear(width, width)
+        self.of_time = torch.nn.Linear(width, width)
+
+    def forward(self, h: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
+        silu = torch.nn.functional.silu
+        update: torch.Tensor = self.outer(silu(self.inner(silu(h)) + self.of_time(embedding)))
+        return h + update
