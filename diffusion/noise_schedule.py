@@ -80,13 +80,13 @@ class NoiseSchedule:
         if not good.all():
             worst = int(np.flatnonzero(~good)[0])
             raise InputError(
-                f"noise schedule: beta[{worst}] is {betas[worst]!r}, expected 0 < beta < 1 (1 only as the last one)"
+                f"noise schedule: beta[{worst}] is {float(betas[worst])!r}, expected 0 < beta < 1 (1 only as the last one)"
             )
         alpha_bar = np.cumprod(1.0 - betas)
         if not (alpha_bar[0] < 1.0 and np.all(np.diff(alpha_bar) < 0.0)):
             flat = int(np.argmin(np.diff(alpha_bar, prepend=1.0) < 0.0))
             raise InputError(
-                f"noise schedule: alpha_bar[{flat}] is {alpha_bar[flat]!r}, no smaller than the one before it; "
+                f"noise schedule: alpha_bar[{flat}] is {float(alpha_bar[flat])!r}, no smaller than the one before it; "
                 "expected betas that float64 can tell from 0 and that leave some signal until the last timestep"
             )
         betas.flags.writeable = False

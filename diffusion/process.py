@@ -117,6 +117,11 @@ class Process:
                 f"{source}: process format is {fields.get('format')!r}, this version reads {PROCESS_FORMAT}; "
                 "export again with this version, or install the version that wrote it"
             )
+        if "kind" in fields:
+            raise InputError(
+                f"{source}: describes a {fields['kind']} process, expected a Gaussian one; "
+                "a binomial network is sampled with `python -m runtime.sample_bits`"
+            )
         missing = [name for name in ("sample", "schedule", "prediction_type", "variance_type") if name not in fields]
         if missing:
             raise InputError(f"{source}: the field {missing[0]!r} is missing; export again")

@@ -61,6 +61,11 @@ def test_impossible_json_is_refused_by_name(change, says):
     assert str(caught.value).startswith("unet.onnx: ")
 
 
+def test_a_binomial_process_is_pointed_to_its_own_command():
+    with pytest.raises(InputError, match="describes a binomial process.*runtime.sample_bits"):
+        Process.from_json({"format": 1, "kind": "binomial"})
+
+
 def test_missing_field_and_junk_are_refused():
     fields = a_process().to_json()
     del fields["variance_type"]
