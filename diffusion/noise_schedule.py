@@ -80,7 +80,7 @@ class NoiseSchedule:
         if not good.all():
             worst = int(np.flatnonzero(~good)[0])
             raise InputError(
-                f"noise schedule: beta[{worst}] is {float(betas[worst])!r}, expected 0 < beta < 1 (1 only as the last one)"
+                f"noise schedule: beta[{worst}] is {float(betas[worst])!r}, expected 0 < beta < 1 (1 only as the last)"
             )
         alpha_bar = np.cumprod(1.0 - betas)
         if not (alpha_bar[0] < 1.0 and np.all(np.diff(alpha_bar) < 0.0)):
