@@ -13,6 +13,7 @@ from train.ema import Ema
 from train.learning_rate import learning_rate_at
 from train.objective import Objective
 from train.presets import TrainingConfig
+from train.schedule_learner import ScheduleLearner
 
 
 class Learner:
@@ -22,14 +23,25 @@ class Learner:
         accelerator: an `accelerate.Accelerator`.
         network: freshly initialized; equal in every process.
         config: of the run.
-        objective: what to minimize.
+        objective: what to minimize; its schedule follows `schedule_learner`.
+        schedule_learner: where the noise schedule is learned too.
 
     Attributes:
         ema: the average, kept by the main process only; None elsewhere.
     """
 
-    def __init__(self, accelerator: Any, network: Any, config: TrainingConfig, objective: Objective) -> None:
+    def __init__(
+        self,
+        accelerator: Any,
+        network: Any,
+        config: TrainingConfig,
+        objective: Objective,
+        schedule_learner: ScheduleLearner | None = None,
+    ) -> None:
         self._accelerator, self._config, self._objective = accelerator, config, objective
+        self._schedule_learner = schedule_learner
+        if schedule_learner is not None:
+            objective.set_schedule(schedule_learner.schedule)
         self._draws = Draws(config.seed)
         network = network.to(accelerator.device)
         self.ema = Ema(network, config.ema_decay) if accelerator.is_main_process else None
@@ -57,25 +69,32 @@ class Learner:
         device, num_rows = self._accelerator.device, len(batch.timesteps)
         total = torch.zeros((), device=device)
         part_rows = -(-num_rows // self._config.accumulate)
+        eps_errors = []
         for first in range(0, num_rows, part_rows):
             rows = slice(first, first + part_rows)
             last = first + part_rows >= num_rows
             # Gradients of several processes are averaged once, with the last part.
             with contextlib.nullcontext() if last else self._accelerator.no_sync(self._network):
-                losses = self._objective.per_sample(
+                measured = self._objective.measure(
                     self._predict,
                     torch.from_numpy(batch.x_start[rows]).to(device),
                     torch.from_numpy(batch.timesteps[rows]).to(device),
                     torch.from_numpy(batch.eps[rows]).to(device),
                 )
-                loss = losses.sum() / num_rows
+                loss = measured.losses.sum() / num_rows
                 self._accelerator.backward(loss)
             total += loss.detach()
+            eps_errors.append(measured.eps_errors)
         grad_norm = self._accelerator.clip_grad_norm_(self._network.parameters(), self._config.gradient_clip)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         if self.ema is not None:
             self.ema.update(self._weights, step + 1)
+        learner = self._schedule_learner
+        if learner is not None and learner.is_learning(step):
+            timesteps = torch.from_numpy(batch.timesteps).to(device)
+            if learner.update(step, timesteps, torch.cat(eps_errors)):
+                self._objective.set_schedule(learner.schedule)
         return total, grad_norm.detach()
 
     def state(self) -> dict[str, Any]:
@@ -87,6 +106,7 @@ class Learner:
             "ema": self.ema.network.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "scaler": None if scaler is None else scaler.state_dict(),
+            "schedule": None if self._schedule_learner is None else self._schedule_learner.state(),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -97,6 +117,9 @@ class Learner:
             self.ema.network.load_state_dict(state["ema"])
         if self._accelerator.scaler is not None and state["scaler"] is not None:
             self._accelerator.scaler.load_state_dict(state["scaler"])
+        if self._schedule_learner is not None:
+            self._schedule_learner.load_state(state["schedule"])
+            self._objective.set_schedule(self._schedule_learner.schedule)
 
     def _predict(self, x_t: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         prediction: torch.Tensor = self._network(x_t, timesteps).sample

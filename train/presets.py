@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TypeVar
 
+from diffusion.errors import InputError
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import Process, SampleShape
 
@@ -57,9 +58,15 @@ class TrainingConfig:
         gradient_clip: the largest norm of the gradient.
         ema_decay: the largest decay of the averaged weights.
         flips: random horizontal flips.
-        prediction_type, loss: names in `train.objective.TARGETS` and `train.objective.LOSSES`.
+        prediction_type: what the network says, one of `diffusion.process.PREDICTION_TYPES`.
+        loss: name in `train.objective.LOSSES`.
+        min_snr_gamma: γ of the loss `min-snr`.
         num_train_timesteps, beta_schedule, beta_start, beta_end: the noise schedule.
-        variance_type, clip_sample: how the network is to be sampled from.
+        explicit_betas: β_0 … β_{T−1} of the schedule `explicit`; None for any other.
+        zero_terminal_snr: shift and scale the schedule so that its last ᾱ is 0.
+        learn_schedule: learn the schedule between the ends of the given one.
+        variance_type: `fixed_small`, `fixed_large`, or `learned_range`, where the network says it too.
+        clip_sample: bound of |x_start| when sampling; None for none.
         seed: of initialization, data order, timesteps, noise, flips and dropout.
         mixed_precision: `no`, `fp16` or `bf16`.
     """
@@ -78,20 +85,53 @@ class TrainingConfig:
     flips: bool = False
     prediction_type: str = "epsilon"
     loss: str = "simple"
+    min_snr_gamma: float = 5.0
     num_train_timesteps: int = 1000
     beta_schedule: str = "linear"
     beta_start: float = 1e-4
     beta_end: float = 0.02
+    explicit_betas: tuple[float, ...] | None = None
+    zero_terminal_snr: bool = False
+    learn_schedule: bool = False
     variance_type: str = "fixed_large"
-    clip_sample: float = 1.0
+    clip_sample: float | None = 1.0
     seed: int = 0
     mixed_precision: str = "no"
 
+    def schedule(self) -> NoiseSchedule:
+        """The noise schedule, before anything of it is learned.
+
+        Raises:
+            InputError: β that are no schedule, or a number of them that is not T; or nothing to learn in it.
+        """
+        if self.explicit_betas is None:
+            made = NoiseSchedule.make(self.beta_schedule, self.num_train_timesteps, self.beta_start, self.beta_end)
+        else:
+            made = NoiseSchedule.from_json(
+                {"kind": "explicit", "num_train_timesteps": self.num_train_timesteps, "betas": self.explicit_betas}
+            )
+        made = made.with_zero_terminal_snr() if self.zero_terminal_snr else made
+        if self.learn_schedule and made.alpha_bar[-1] == 0.0:
+            raise InputError(
+                "--learn-schedule keeps the ends of the given schedule, and this one ends at a signal-to-noise ratio "
+                "of zero, which no learned one reaches; leave out --zero-terminal-snr, or --learn-schedule"
+            )
+        if self.learn_schedule and made.num_train_timesteps < 3:
+            raise InputError(
+                f"--learn-schedule keeps both ends of the schedule, and T is {made.num_train_timesteps}; "
+                "give --num-train-timesteps 3 or more, or leave out --learn-schedule"
+            )
+        return made
+
     def process(self, sample: SampleShape) -> Process:
-        """The process that a network trained so, on data of this shape, belongs to."""
+        """The process that a network trained so, on data of this shape, belongs to; its schedule as given.
+
+        Raises:
+            InputError: as `schedule`, or a prediction that means nothing where ᾱ is 0.
+        """
         return Process(
             sample=sample,
-            schedule=NoiseSchedule.make(self.beta_schedule, self.num_train_timesteps, self.beta_start, self.beta_end),
+            schedule=self.schedule(),
             prediction_type=self.prediction_type,
             variance_type=self.variance_type,
             clip_sample=self.clip_sample,

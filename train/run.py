@@ -12,8 +12,10 @@ from pathlib import Path
 
 from commands.program import Report, make_parser, run_program
 from diffusion.errors import InputError
+from diffusion.process import SampleShape
 from train.datasets import DataRequest
-from train.presets import PRESETS, replace_given
+from train.objective_flags import add_objective_flags, check_objective_flags, objective_fields
+from train.presets import PRESETS, Preset, TrainingConfig, replace_given
 
 _DESCRIPTION = """Train a DDPM (Ho et al. 2020, Algorithm 1) and write a folder that diffusers' DDPMPipeline loads.
 
@@ -51,6 +53,7 @@ def make_train_parser() -> argparse.ArgumentParser:
     how.add_argument("--num-workers", type=int, metavar="N", help="threads that prepare batches ahead")
     how.add_argument("--num-samples", type=int, metavar="N", help="images in samples.png; 0 for none")
     how.add_argument("--save-seconds", type=float, metavar="S", help="time between saves of the state for --resume")
+    add_objective_flags(parser)
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out, if there is one")
     parser.add_argument("--overwrite", action="store_true", help="start over, whatever --out holds")
     return parser
@@ -71,21 +74,11 @@ def main(args: argparse.Namespace, argv: Sequence[str]) -> Report:
             f"preset {args.preset} has no data of its own: give a folder of images, an .npz file or a "
             "data set with --data"
         )
+    config = _config(preset, args)
     # Threads that wait for each other must not spin: on cores shared with others that makes a step forty times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from train.training import Run, train
 
-    config = replace_given(
-        preset.config,
-        steps=args.steps,
-        batch_size=args.batch_size,
-        accumulate=args.accumulate,
-        learning_rate=args.learning_rate,
-        ema_decay=args.ema_decay,
-        seed=args.seed,
-        # `accelerate launch` passes on what its own configuration says.
-        mixed_precision=args.mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION"),
-    )
     own_data = args.data is None
     report = train(
         Run(
@@ -113,6 +106,24 @@ def main(args: argparse.Namespace, argv: Sequence[str]) -> Report:
     if report is None:
         raise SystemExit(0)
     return report
+
+
+def _config(preset: Preset, args: argparse.Namespace) -> TrainingConfig:
+    config = replace_given(
+        preset.config,
+        steps=args.steps,
+        batch_size=args.batch_size,
+        accumulate=args.accumulate,
+        learning_rate=args.learning_rate,
+        ema_decay=args.ema_decay,
+        seed=args.seed,
+        # `accelerate launch` passes on what its own configuration says.
+        mixed_precision=args.mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION"),
+        **objective_fields(args),
+    )
+    check_objective_flags(args, config)
+    config.process(SampleShape(1, 1, 1))  # a mistake there is known at once: torch takes seconds to import
+    return config
 
 
 def _check(args: argparse.Namespace) -> None:

@@ -17,7 +17,7 @@ METRICS = "metrics.jsonl"
 _STATE_FOLDER = "state"
 _RUN_JSON = "run.json"
 _STATE = "state.pt"
-# Of these a continued run may ask for more, if its learning rate does not depend on it.
+# Of these a continued run may ask for more, if neither its learning rate nor its schedule depends on it.
 _STEPS = "steps"
 
 
@@ -40,11 +40,13 @@ class RunFolder:
     Args:
         path: of the folder; need not exist.
         record: the run's configuration as JSON values; equal records give equal weights.
+        defaults: what a record that lacks a name, written before there was such a choice, stands for.
     """
 
-    def __init__(self, path: Path, record: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, record: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> None:
         self.path = path
         self.record: dict[str, Any] = json.loads(json.dumps(record))
+        self._defaults: dict[str, Any] = json.loads(json.dumps(defaults or {}))
         self._state_folder = path / _STATE_FOLDER
 
     @property
@@ -167,12 +169,13 @@ class RunFolder:
 
     def _check_record(self, found: Mapping[str, Any], remedy: str, step: int | None = None) -> None:
         other = found.get("config")
-        difference = first_difference(other if isinstance(other, dict) else {}, self.record)
+        held = {**self._defaults, **other} if isinstance(other, dict) else {}
+        difference = first_difference(held, self.record)
         if difference is None:
             return
         name, there, asked = difference
         longer = name == _STEPS and step is not None and isinstance(asked, int) and asked >= step
-        if longer and self.record.get("learning_rate_decay") == "constant":
+        if longer and self.record.get("learning_rate_decay") == "constant" and not self.record.get("learn_schedule"):
             return
         raise InputError(f"{self.path}: holds a run with {name} {there!r}, asked for is {asked!r}; {remedy}")
 

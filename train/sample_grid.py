@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,8 @@ import torch
 from PIL import Image
 
 from diffusion.process import Process
+from diffusion.samplers import make_table
+from diffusion.step_table import COLUMNS
 from train.draws import Draws
 
 # The grid's longer side is scaled up to about this.
@@ -26,49 +28,38 @@ def sample(
     batch_size: int = 128,
     on_step: Callable[[], None] = lambda: None,
 ) -> np.ndarray:
-    """`num` samples of an epsilon network with fixed variance, float32 [num, C, H, W], about in [−1, 1].
+    """`num` samples by Algorithm 2 over all timesteps, float32 [num, C, H, W], about in [−1, 1].
+
+    The rows are those of `diffusion.samplers.ddpm`, so every prediction and variance type takes the same path.
 
     Args:
-        network: from x_t [N, C, H, W] and timesteps [N] to eps.
-        process: schedule, variance and clip.
+        network: from x_t [N, C, H, W] and timesteps [N] to the prediction, [N, C or 2C, H, W].
+        process: schedule, prediction, variance and clip.
         num: samples.
         seed: of the noise.
         device: where the network is.
         batch_size: samples per call of the network.
         on_step: called after every step of every batch; may raise to stop.
     """
-    draws = Draws(seed)
+    table = make_table(process)
+    channels, draws = process.sample.channels, Draws(seed)
     x = torch.from_numpy(draws.sampling_noise(0, (num, *process.sample.chw))).to(device)
-    for t, x_start_scale, x_start_weight, x_weight, noise_std in _posterior_rows(process):
-        noise = torch.from_numpy(draws.sampling_noise(t + 1, tuple(x.shape))).to(device) if t else None
+    for t, coefficients in zip(table.timesteps.tolist(), table.cast().tolist(), strict=True):
+        row = dict(zip(COLUMNS, coefficients, strict=True))
+        noise = torch.from_numpy(draws.sampling_noise(t + 1, tuple(x.shape))).to(device) if row["s"] else None
         for first in range(0, num, batch_size):
             x_t = x[first : first + batch_size]
             with torch.no_grad():
-                eps = network(x_t, torch.full((len(x_t),), t, device=device))
-            x_start = x_start_scale[0] * x_t - x_start_scale[1] * eps  # Ho et al. 2020, eq. 15
-            if process.clip_sample is not None:
-                x_start = x_start.clamp(-process.clip_sample, process.clip_sample)
-            x_prev = x_start_weight * x_start + x_weight * x_t  # Ho et al. 2020, eq. 7
+                prediction = network(x_t, torch.full((len(x_t),), t, device=device)).float()
+            p, w = prediction[:, :channels], prediction[:, channels:]
+            x_start = (row["u"] * x_t + row["v"] * p).clamp(-table.clip, table.clip)
+            x_prev = row["a"] * x_t + row["q"] * p + row["b"] * x_start
             if noise is not None:
+                noise_std = row["s"] * torch.exp(row["k"] * w) if table.learned else row["s"]
                 x_prev += noise_std * noise[first : first + batch_size]
             x[first : first + batch_size] = x_prev
             on_step()
     return np.asarray(x.cpu().numpy())
-
-
-def _posterior_rows(process: Process) -> Iterator[tuple[int, tuple[float, float], float, float, float]]:
-    schedule = process.schedule
-    alpha_bar, alpha_bar_prev, betas = schedule.alpha_bar, schedule.alpha_bar_prev, schedule.betas
-    variance = betas if process.variance_type == "fixed_large" else schedule.posterior_variance
-    for t in reversed(range(schedule.num_train_timesteps)):
-        left = 1.0 - alpha_bar[t]
-        yield (
-            t,
-            (float(alpha_bar[t] ** -0.5), float(math.sqrt(left / alpha_bar[t]))),
-            float(math.sqrt(alpha_bar_prev[t]) * betas[t] / left),
-            float(math.sqrt(schedule.alphas[t]) * (1.0 - alpha_bar_prev[t]) / left),
-            float(math.sqrt(variance[t])),
-        )
 
 
 def draw_grid(x: np.ndarray) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from train.presets import Rhythm, TrainingConfig
 from train.publication import SAMPLES, publish
 from train.run_folder import RunFolder
 from train.sample_grid import draw_grid, sample
+from train.schedule_learner import ScheduleLearner
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,10 @@ def _train(run: Run, accelerator: Accelerator) -> Report | None:
     with accelerator.main_process_first():  # one process downloads, the others find it done
         images, held_out = load_data(run.data)
     check_shape(config.network, images.shape, run.preset)
-    process = config.process(images.shape)
+    given_process = config.process(images.shape)
+    schedule_learner = None
+    if config.learn_schedule:
+        schedule_learner = ScheduleLearner(accelerator, given_process.schedule, config.steps)
     batches = Batches(
         images,
         config.batch_size,
@@ -92,17 +96,20 @@ def _train(run: Run, accelerator: Accelerator) -> Report | None:
         accelerator.process_index,
     )
     data = {**dataclasses.asdict(run.data), "fingerprint": images.fingerprint}
-    folder = RunFolder(run.out, {"preset": run.preset, "data": data, **dataclasses.asdict(config)})
+    record = {"preset": run.preset, "data": data, **dataclasses.asdict(config)}
+    # A run of an earlier version says nothing of the choices that came later.
+    defaults = {field.name: field.default for field in dataclasses.fields(config) if field.default is not MISSING}
+    folder = RunFolder(run.out, record, defaults)
     standing = folder.inspect(run.resume, run.overwrite)
     accelerator.wait_for_everyone()  # all have looked before one writes
     if standing.complete:
         return _report(run, folder.published(), "already complete") if accelerator.is_main_process else None
 
     torch.manual_seed(Draws(config.seed).torch_seed(-1, 0))  # the same weights in every process
-    network = make_network(config.network, process)
+    network = make_network(config.network, given_process)
     num_parameters = sum(parameter.numel() for parameter in network.parameters())
-    objective = Objective(process.schedule, config.prediction_type, config.loss, accelerator.device)
-    learner = Learner(accelerator, network, config, objective)
+    objective = Objective(given_process, config.loss, config.min_snr_gamma, accelerator.device)
+    learner = Learner(accelerator, network, config, objective, schedule_learner)
     if standing.state is not None:
         learner.load_state(standing.state)
     evaluate = None
@@ -126,6 +133,7 @@ def _train(run: Run, accelerator: Accelerator) -> Report | None:
         final = loop.run(standing.state, f"train {run.preset}")
         if learner.ema is None:
             return None
+        process = objective.process  # with the schedule that was learned, if one was
         grid = _make_grid(run, learner.ema, process, accelerator.device, stop)
     facts: dict[str, Any] = {
         "preset": run.preset,
@@ -139,6 +147,8 @@ def _train(run: Run, accelerator: Accelerator) -> Report | None:
         "final_loss": final["loss"],
         "held_out_loss": final.get("held_out_loss"),
     }
+    if schedule_learner is not None:
+        facts["bound_relative_std"] = schedule_learner.relative_std()
     weights = learner.ema.network.state_dict()
     publish(run.out, weights, config.network, process, facts, folder.running_metrics, grid)
     folder.mark_published()

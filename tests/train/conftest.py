@@ -12,6 +12,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import numpy as np
 import pytest
+import torch
 
 from train.datasets import DataRequest
 from train.presets import NetworkConfig, Rhythm, TrainingConfig
@@ -25,6 +26,12 @@ def fresh_accelerate() -> Iterator[None]:
 
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    """Networks of a few channels are slower on two threads than on one, and much slower where the cores are busy."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

@@ -1,62 +1,111 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
 from diffusion.errors import InputError
 from diffusion.noise_schedule import NoiseSchedule
-from train.objective import Objective, ScheduleTables, diffuse
+from diffusion.process import PREDICTION_TYPES, Process, SampleShape
+from tests.gaussian import GaussianNetwork
+from train.objective import HYBRID_WEIGHT, Objective
 
 SCHEDULE = NoiseSchedule.make("linear")
+PROCESS = Process(SampleShape(1, 5, 5), SCHEDULE, clip_sample=None)
 DATA_STD = 0.5
 
 
-def optimal_eps(x_t: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
-    """E[eps | x_t] for data from N(0, DATA_STD²)."""
-    alpha_bar = torch.tensor(SCHEDULE.alpha_bar)[timesteps].reshape(-1, 1, 1, 1)
-    return (1 - alpha_bar).sqrt() * x_t / (alpha_bar * DATA_STD**2 + 1 - alpha_bar)
+class TorchGaussian:
+    """The optimal network for data from N(0, DATA_STD²)."""
+
+    def __init__(self, process: Process) -> None:
+        self.network = GaussianNetwork(process, 0.0, DATA_STD)
+
+    def __call__(self, x_t: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(self.network(x_t.numpy(), timesteps.numpy()))
 
 
-@pytest.mark.parametrize("t", [0, 10, 100, 400, 999])
-def test_loss_of_the_optimal_network_on_gaussian_data(t: int) -> None:
-    """It is the variance of eps given x_t: ᾱ s² / (ᾱ s² + 1 − ᾱ)."""
-    generator = torch.Generator().manual_seed(t)
-    x_start = DATA_STD * torch.randn(4000, 1, 5, 5, generator=generator)
-    eps = torch.randn(4000, 1, 5, 5, generator=generator)
-    losses = Objective(SCHEDULE).per_sample(optimal_eps, x_start, torch.full((4000,), t), eps)
-    alpha_bar = SCHEDULE.alpha_bar[t]
-    expected = alpha_bar * DATA_STD**2 / (alpha_bar * DATA_STD**2 + 1 - alpha_bar)
-    assert losses.shape == (4000,)
-    # The mean of 100,000 squares has a relative standard error of √(2/100,000).
-    assert float(losses.mean()) == pytest.approx(expected, rel=5 * np.sqrt(2 / 100_000))
+def minimum(prediction_type: str, loss: str, t: int) -> float:
+    """The loss of the optimal network: the variance of the data given x_t, times what the loss makes of it."""
+    snr, alpha_bar = SCHEDULE.snr[t], SCHEDULE.alpha_bar[t]
+    of_x_start = DATA_STD**2 / (1 + snr * DATA_STD**2)
+    if loss == "min-snr":
+        return float(min(snr, 5.0) * of_x_start)
+    scale = {"epsilon": snr, "sample": 1.0, "v_prediction": 1 / (1 - alpha_bar), "score": snr}[prediction_type]
+    return float(scale * of_x_start)
 
 
-def test_diffuse_is_equation_4_in_float32() -> None:
-    x_start, eps = torch.randn(1000, 2, 3, 3), torch.randn(1000, 2, 3, 3)
-    timesteps = torch.arange(1000)
-    x_t = diffuse(x_start, timesteps, eps, ScheduleTables(SCHEDULE))
-    alpha_bar = SCHEDULE.alpha_bar.reshape(-1, 1, 1, 1)
-    expected = np.sqrt(alpha_bar) * x_start.double().numpy() + np.sqrt(1 - alpha_bar) * eps.double().numpy()
-    np.testing.assert_allclose(x_t.numpy(), expected, atol=1e-6)
+@pytest.mark.parametrize("loss", ["simple", "min-snr"])
+@pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
+def test_loss_of_the_optimal_network_on_gaussian_data(prediction_type: str, loss: str) -> None:
+    process = dataclasses.replace(PROCESS, prediction_type=prediction_type)
+    objective, network = Objective(process, loss), TorchGaussian(process)
+    for t in (0, 10, 100, 400, 999):
+        generator = torch.Generator().manual_seed(t)
+        x_start = DATA_STD * torch.randn(4000, 1, 5, 5, generator=generator)
+        eps = torch.randn(4000, 1, 5, 5, generator=generator)
+        measured = objective.measure(network, x_start, torch.full((4000,), t), eps)
+        assert measured.losses.shape == (4000,)
+        # The mean of 100,000 squares has a relative standard error of √(2/100,000).
+        within = 5 * np.sqrt(2 / 100_000)
+        assert float(measured.losses.mean()) == pytest.approx(minimum(prediction_type, loss, t), rel=within)
+        # The error of eps is the same whatever is predicted.
+        assert float(measured.eps_errors.mean()) == pytest.approx(minimum("epsilon", "simple", t), rel=within)
 
 
 def test_each_sample_gets_its_own_timestep_and_loss() -> None:
-    x_start, eps = torch.randn(3, 1, 4, 4), torch.randn(3, 1, 4, 4)
-    timesteps = torch.tensor([5, 500, 995])
-    objective = Objective(SCHEDULE)
+    x_start, eps = torch.randn(3, 1, 4, 4).clamp(-1, 1), torch.randn(3, 1, 4, 4)
+    timesteps = torch.tensor([0, 500, 995])
 
     def network(x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         return x_t * t.reshape(-1, 1, 1, 1) / 1000
 
-    together = objective.per_sample(network, x_start, timesteps, eps)
-    for row in range(3):
-        alone = objective.per_sample(network, x_start[[row]], timesteps[[row]], eps[[row]])
-        torch.testing.assert_close(alone[0], together[row])
+    for loss in ("simple", "min-snr", "vlb"):
+        objective = Objective(PROCESS, loss)
+        together = objective.per_sample(network, x_start, timesteps, eps)
+        for row in range(3):
+            alone = objective.per_sample(network, x_start[[row]], timesteps[[row]], eps[[row]])
+            torch.testing.assert_close(alone[0], together[row])
 
 
-def test_unknown_names() -> None:
-    with pytest.raises(InputError, match="prediction_type is 'noise', training knows epsilon"):
-        Objective(SCHEDULE, prediction_type="noise")
-    with pytest.raises(InputError, match="loss is 'l1', training knows simple"):
-        Objective(SCHEDULE, loss="l1")
+@pytest.mark.parametrize("loss", ["simple", "min-snr"])
+def test_the_bound_in_the_hybrid_loss_trains_the_variance_alone(loss: str) -> None:
+    learned = dataclasses.replace(PROCESS, variance_type="learned_range")
+    x_start, eps = torch.randn(4, 1, 5, 5).clamp(-1, 1), torch.randn(4, 1, 5, 5)
+    timesteps = torch.tensor([0, 3, 300, 999])
+    p = (0.1 * torch.randn(4, 1, 5, 5)).requires_grad_()
+    w = (0.1 * torch.randn(4, 1, 5, 5)).requires_grad_()
+
+    def loss_of(process: Process, name: str) -> torch.Tensor:
+        channels = torch.cat([p, w], dim=1) if process is learned else p
+        return Objective(process, name).per_sample(lambda x_t, t: channels, x_start, timesteps, eps)
+
+    hybrid, plain, bound = loss_of(learned, loss), loss_of(PROCESS, loss), loss_of(learned, "vlb")
+    torch.testing.assert_close(hybrid, plain + HYBRID_WEIGHT * bound)
+    of_hybrid = torch.autograd.grad(hybrid.sum(), (p, w))
+    (of_plain,) = torch.autograd.grad(plain.sum(), p)
+    of_bound = torch.autograd.grad(bound.sum(), (p, w))
+    torch.testing.assert_close(of_hybrid[0], of_plain)
+    torch.testing.assert_close(of_hybrid[1], HYBRID_WEIGHT * of_bound[1])
+    assert (of_bound[0] != 0).any()
+    assert (of_hybrid[1].flatten(1).abs().sum(dim=1) > 0).all()  # at t = 0 too
+
+
+def test_another_schedule_is_another_objective() -> None:
+    other = NoiseSchedule.make("squaredcos_cap_v2")
+    x_start, eps, timesteps = torch.randn(3, 1, 5, 5), torch.randn(3, 1, 5, 5), torch.tensor([1, 500, 900])
+    for loss in ("simple", "min-snr", "vlb"):
+        moved, made = Objective(PROCESS, loss), Objective(dataclasses.replace(PROCESS, schedule=other), loss)
+        before = moved.per_sample(lambda x_t, t: x_t, x_start, timesteps, eps)
+        moved.set_schedule(other)
+        after = moved.per_sample(lambda x_t, t: x_t, x_start, timesteps, eps)
+        torch.testing.assert_close(after, made.per_sample(lambda x_t, t: x_t, x_start, timesteps, eps), rtol=0, atol=0)
+        assert not torch.allclose(after, before)
+        assert moved.process == made.process
+
+
+def test_unknown_loss() -> None:
+    with pytest.raises(InputError, match="loss is 'l1', training knows simple, min-snr, vlb"):
+        Objective(PROCESS, loss="l1")

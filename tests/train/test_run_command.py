@@ -14,6 +14,9 @@ import numpy as np
 import pytest
 import torch
 
+from diffusion.noise_schedule import NoiseSchedule
+from diffusion.process import Process
+from runtime.engines.checkpoint_folder import read_checkpoint_folder
 from train.learner import Learner
 from train.run import run
 
@@ -60,6 +63,20 @@ def test_trains_and_reports_as_json(tmp_path: Path, capsys: pytest.CaptureFixtur
         (["--save-seconds", "nan"], "--save-seconds is nan, expected at least 0"),
         (["--resume", "--overwrite"], "--resume and --overwrite were both given"),
         (["--preset", "celebahq256"], "preset celebahq256 has no data of its own"),
+        (["--prediction", "noise"], "argument --prediction: invalid choice: 'noise'"),
+        (["--zero-terminal-snr"], "the schedule ends at alpha_bar = 0, where epsilon says nothing about x_start"),
+        (
+            ["--zero-terminal-snr", "--prediction", "v_prediction", "--learn-schedule"],
+            "leave out --zero-terminal-snr, or --learn-schedule",
+        ),
+        (["--learn-schedule", "--num-train-timesteps", "2"], "give --num-train-timesteps 3 or more"),
+        (["--num-train-timesteps", "0"], "--num-train-timesteps is 0, expected a whole number of at least 1"),
+        (["--min-snr-gamma", "3"], "--min-snr-gamma does not apply to --loss simple; add --loss min-snr"),
+        (["--loss", "min-snr", "--min-snr-gamma", "0"], "--min-snr-gamma is 0.0, expected a positive number"),
+        (["--beta-schedule", "explicit"], "--beta-schedule explicit needs the betas"),
+        (["--betas", "nowhere.json"], "--betas nowhere.json: cannot be read as JSON"),
+        (["--beta-schedule", "squaredcos_cap_v2", "--beta-end", "0.1"], "--beta-end does not apply to the schedule"),
+        (["--beta-start", "2"], "beta_start is 2.0, expected a number between 0 and 1"),
         (["--preset", "mnist"], "argument --preset: invalid choice: 'mnist'"),
         (["--preset", "cifar10", "--data", "digits", "--image-size", "32"], "--image-size does not apply to digits"),
         (["--preset", "celebahq256", "--data", "digits"], "images are 8×8 pixels, the network of preset celebahq256"),
@@ -79,6 +96,88 @@ def test_bad_input(
     assert printed.err.count("\n") == 1
     assert printed.out == ""
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("content", "flags", "message"),
+    [
+        ("0.1", [], "found no list of numbers"),
+        ('["a"]', [], "found no list of numbers"),
+        ("[0.1, 0.2", [], "cannot be read as JSON"),
+        ("[0.1, 1.5]", [], "beta[1] is 1.5, expected 0 < beta < 1"),
+        ("[0.1, 0.2]", ["--num-train-timesteps", "3"], "num_train_timesteps is 3, but there are 2 betas"),
+        ("[0.1, 0.2]", ["--beta-schedule", "linear"], "--betas does not apply to --beta-schedule linear"),
+    ],
+)
+def test_bad_betas(
+    content: str, flags: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "betas.json"
+    path.write_text(content)
+    assert run(["--betas", str(path), "--out", str(tmp_path / "run"), *flags]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def check_diffusers(folder: Path, process: Process) -> None:
+    """diffusers loads every folder, and samples from all but those of a score."""
+    from diffusers import DDPMPipeline
+
+    pipeline = DDPMPipeline.from_pretrained(folder)
+    pipeline.set_progress_bar_config(disable=True)
+    np.testing.assert_allclose(pipeline.scheduler.betas.numpy(), process.schedule.betas, rtol=1e-6)
+    if process.prediction_type == "score":
+        with pytest.raises(ValueError, match="prediction_type given as score"):
+            pipeline(batch_size=1, num_inference_steps=2)
+    else:
+        assert np.isfinite(pipeline(batch_size=1, num_inference_steps=20, output_type="np").images).all()
+
+
+@pytest.mark.parametrize(
+    ("flags", "process"),
+    [
+        (["--prediction", "sample", "--beta-schedule", "scaled_linear"], {"prediction_type": "sample"}),
+        (
+            ["--prediction", "v_prediction", "--zero-terminal-snr", "--loss", "min-snr", "--min-snr-gamma", "3"],
+            {"prediction_type": "v_prediction"},
+        ),
+        (["--prediction", "score", "--loss", "min-snr", "--beta-schedule", "sigmoid"], {"prediction_type": "score"}),
+        (["--variance", "learned_range", "--beta-schedule", "squaredcos_cap_v2"], {"variance_type": "learned_range"}),
+        (
+            ["--variance", "learned_range", "--loss", "vlb", "--learn-schedule", "--steps", "30"],
+            {"variance_type": "learned_range"},
+        ),
+        (["--loss", "vlb", "--variance", "fixed_small", "--betas", "BETAS"], {"variance_type": "fixed_small"}),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_is_trained(
+    flags: list[str], process: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Digits for a few steps: every choice reaches the folder, and samples."""
+    betas = [0.01 + 0.02 * t for t in range(20)]
+    (tmp_path / "betas.json").write_text(json.dumps(betas))
+    flags = [str(tmp_path / "betas.json") if flag == "BETAS" else flag for flag in flags]
+    out = tmp_path / "run"
+    assert run([*SHORT, "--num-train-timesteps", "20", *flags, "--num-samples", "4", "--out", str(out)]) == 0
+    described = json.loads((out / "train.json").read_text())
+    assert np.isfinite([described["final_loss"], described["held_out_loss"]]).all()
+    assert (out / "samples.png").is_file()
+    folder = read_checkpoint_folder(out)  # all that train.json and diffusers' files both say agrees
+    assert process.items() <= folder.process.to_json().items()
+    check_diffusers(out, folder.process)
+    schedule = folder.process.schedule
+    assert schedule.num_train_timesteps == 20
+    if "--zero-terminal-snr" in flags:
+        assert schedule.alpha_bar[-1] == 0.0
+    if "--betas" in flags:
+        assert schedule.betas.tolist() == betas
+    if "--learn-schedule" in flags:
+        given = NoiseSchedule.make("linear", 20)
+        assert schedule.kind == "explicit"
+        np.testing.assert_allclose(schedule.log_snr[[0, -1]], given.log_snr[[0, -1]], rtol=1e-9)
+        assert abs(schedule.log_snr[10] - given.log_snr[10]) > 0.1
+        assert set(described["bound_relative_std"]) == {"given", "learned"}
 
 
 def test_a_gpu_where_none_is(

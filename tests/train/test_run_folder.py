@@ -103,6 +103,22 @@ def test_more_steps_continue_a_run_with_a_constant_learning_rate_only(tmp_path: 
         make_folder(tmp_path, learning_rate_decay="cosine", steps=20).inspect(resume=True, overwrite=False)
 
 
+def test_more_steps_are_another_run_where_the_schedule_is_learned_in_a_part_of_them(tmp_path: Path) -> None:
+    finish(make_folder(tmp_path, learn_schedule=True))
+    with pytest.raises(InputError, match="holds a run with steps 10, asked for is 20"):
+        make_folder(tmp_path, learn_schedule=True, steps=20).inspect(resume=True, overwrite=False)
+
+
+def test_a_record_of_before_there_was_a_choice_stands_for_its_default(tmp_path: Path) -> None:
+    finish(make_folder(tmp_path))
+    defaults = {"zero_terminal_snr": False, "seed": 5}
+    same = RunFolder(tmp_path / "run", {**RECORD, "zero_terminal_snr": False}, defaults)
+    assert same.inspect(resume=True, overwrite=False).complete
+    other = RunFolder(tmp_path / "run", {**RECORD, "zero_terminal_snr": True}, defaults)
+    with pytest.raises(InputError, match="holds a run with zero_terminal_snr False, asked for is True"):
+        other.inspect(resume=True, overwrite=False)
+
+
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut", b"junk"])
 def test_a_damaged_state(tmp_path: Path, content: bytes) -> None:
     folder = make_folder(tmp_path)

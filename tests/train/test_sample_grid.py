@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from diffusion.noise_schedule import NoiseSchedule
-from diffusion.process import Process, SampleShape
+from diffusion.process import PREDICTION_TYPES, VARIANCE_TYPES, Process, SampleShape
+from tests.gaussian import GaussianNetwork
 from train.sample_grid import draw_grid, sample
 
 PROCESS = Process(
@@ -16,28 +17,37 @@ PROCESS = Process(
 MEAN, STD = 0.4, 0.3
 
 
-def optimal_eps(x_t: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
-    """E[eps | x_t] for data from N(MEAN, STD²)."""
-    alpha_bar = torch.tensor(PROCESS.schedule.alpha_bar, dtype=torch.float32)[timesteps].reshape(-1, 1, 1, 1)
-    return (1 - alpha_bar).sqrt() * (x_t - alpha_bar.sqrt() * MEAN) / (alpha_bar * STD**2 + 1 - alpha_bar)
+class Optimal:
+    """The optimal network for data from N(MEAN, STD²)."""
+
+    def __init__(self, process: Process) -> None:
+        self.network = GaussianNetwork(process, MEAN, STD)
+
+    def __call__(self, x_t: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(self.network(x_t.numpy(), timesteps.numpy()))
 
 
-@pytest.mark.parametrize("variance_type", ["fixed_small", "fixed_large"])
-def test_mean_and_variance_follow_algorithm_2(variance_type: str) -> None:
-    """Algorithm 2, line 4 is affine in x_t here, so mean and variance have a recursion (Ho et al. 2020)."""
-    process = dataclasses.replace(PROCESS, variance_type=variance_type)
-    schedule = process.schedule
-    mean, variance = 0.0, 1.0
-    for t in reversed(range(30)):
-        alpha, alpha_bar = schedule.alphas[t], schedule.alpha_bar[t]
-        total = alpha_bar * STD**2 + 1 - alpha_bar
-        slope = (1 - schedule.betas[t] / total) / np.sqrt(alpha)
-        offset = schedule.betas[t] * np.sqrt(alpha_bar) * MEAN / total / np.sqrt(alpha)
-        noise = schedule.betas[t] if variance_type == "fixed_large" else schedule.posterior_variance[t]
-        mean, variance = slope * mean + offset, slope**2 * variance + (noise if t else 0.0)
-    x = sample(optimal_eps, process, 3000, seed=0, batch_size=1000)
+@pytest.mark.parametrize("variance_type", VARIANCE_TYPES)
+@pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
+def test_mean_and_variance_follow_algorithm_2(prediction_type: str, variance_type: str) -> None:
+    """Each step is affine in x_t here, so mean and variance have a recursion (Ho et al. 2020, eqs. 6 and 7)."""
+    process = dataclasses.replace(PROCESS, prediction_type=prediction_type, variance_type=variance_type)
+    optimal = Optimal(process)
+    mean, variance = optimal.network.moments(np.arange(30)[::-1])
+    x = sample(optimal, process, 3000, seed=0, batch_size=1000)
     assert x.shape == (3000, 1, 4, 4)
     # Within five standard errors.
+    assert x.mean() == pytest.approx(mean, abs=5 * np.sqrt(variance / x.size))
+    assert x.var() == pytest.approx(variance, rel=5 * np.sqrt(2 / x.size))
+
+
+def test_a_chain_that_starts_from_noise_alone() -> None:
+    process = dataclasses.replace(
+        PROCESS, schedule=PROCESS.schedule.with_zero_terminal_snr(), prediction_type="v_prediction"
+    )
+    optimal = Optimal(process)
+    mean, variance = optimal.network.moments(np.arange(30)[::-1])
+    x = sample(optimal, process, 3000, seed=0, batch_size=1000)
     assert x.mean() == pytest.approx(mean, abs=5 * np.sqrt(variance / x.size))
     assert x.var() == pytest.approx(variance, rel=5 * np.sqrt(2 / x.size))
 
@@ -45,16 +55,16 @@ def test_mean_and_variance_follow_algorithm_2(variance_type: str) -> None:
 def test_x_start_is_clipped_and_the_last_step_adds_no_noise() -> None:
     # The last step returns x_start itself, so nothing may stand beyond the clip.
     process = dataclasses.replace(PROCESS, clip_sample=0.25, variance_type="fixed_large")
-    x = sample(optimal_eps, process, 50, seed=0)
+    x = sample(Optimal(PROCESS), process, 50, seed=0)
     assert np.abs(x).max() <= 0.25 + 1e-6
 
 
 def test_samples_do_not_depend_on_the_batch_size() -> None:
     seen = []
-    whole = sample(optimal_eps, PROCESS, 7, seed=1, on_step=lambda: seen.append(1))
+    whole = sample(Optimal(PROCESS), PROCESS, 7, seed=1, on_step=lambda: seen.append(1))
     assert len(seen) == 30
-    np.testing.assert_allclose(sample(optimal_eps, PROCESS, 7, seed=1, batch_size=3), whole, atol=1e-6)
-    assert not np.allclose(sample(optimal_eps, PROCESS, 7, seed=2), whole, atol=0.1)
+    np.testing.assert_allclose(sample(Optimal(PROCESS), PROCESS, 7, seed=1, batch_size=3), whole, atol=1e-6)
+    assert not np.allclose(sample(Optimal(PROCESS), PROCESS, 7, seed=2), whole, atol=0.1)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -19,6 +19,7 @@ from diffusion.diffusers_config import process_from_diffusers
 from diffusion.errors import InputError
 from diffusion.process import Process
 from train.learner import Learner
+from train.log_snr_network import LogSnrNetwork
 from train.presets import Rhythm
 from train.publication import WEIGHTS, hash_file
 from train.training import Run, train
@@ -68,6 +69,44 @@ def test_an_interrupted_run_ends_with_the_same_bits(
     assert not report["already_complete"]
     assert read_weights(parts) == read_weights(tmp_path / "whole")
     assert read_metrics(parts) == read_metrics(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"prediction_type": "sample", "loss": "min-snr"},
+        {"prediction_type": "v_prediction", "variance_type": "learned_range", "zero_terminal_snr": True},
+        {"prediction_type": "score", "loss": "vlb"},
+        {"learn_schedule": True},
+        {"learn_schedule": True, "loss": "vlb", "variance_type": "learned_range", "accumulate": 3},
+    ],
+    ids=str,
+)
+def test_every_objective_ends_with_the_same_bits_when_interrupted(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    # Changes of the schedule at steps 3 and 6: one before and one after the interruption, which falls between them.
+    monkeypatch.setattr("train.schedule_learner.CHANGE_EVERY", 3)
+    monkeypatch.setattr("train.schedule_learner.LEARN_UNTIL", 1.0)
+    config = dataclasses.replace(make_run().config, **changes)
+    train(make_run(out=tmp_path / "whole", config=config))
+    parts = tmp_path / "parts"
+    with monkeypatch.context() as patch:
+        stop_at(4, patch)
+        with pytest.raises(StoppedError):
+            train(make_run(out=parts, config=config))
+    train(make_run(out=parts, config=config, resume=True))
+    assert read_weights(parts) == read_weights(tmp_path / "whole")
+    assert read_metrics(parts) == read_metrics(tmp_path / "whole")
+    described = [json.loads((folder / "train.json").read_text()) for folder in (parts, tmp_path / "whole")]
+    assert described[0]["process"] == described[1]["process"]
+    if "learn_schedule" in changes:
+        state = torch.load(parts / "state" / "state.pt", weights_only=True)
+        assert state["schedule"]["optimizer"]["state"][0]["step"] == 30.0  # three changes of ten steps each
+        given = config.schedule().log_snr
+        learned = LogSnrNetwork(given[0], given[-1], len(given))
+        learned.load_state_dict(state["schedule"]["network"])
+        assert Process.from_json(described[0]["process"]).schedule == learned.schedule()
 
 
 def test_a_killed_run_goes_on_from_its_last_periodic_save(
