@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from commands.idle_threads import let_idle_threads_sleep
 from commands.program import Report, make_parser, run_program, say
 from diffusion.binomial import PredictLogits, constant_erasure, initial_bits, reverse_loop
 from diffusion.binomial_bound import BinomialBound, estimate_bound
@@ -46,8 +46,7 @@ def train(args: argparse.Namespace) -> Report:
     """
     _check(args)
     data = BINARY_DATA[args.data]()
-    # Threads that wait for each other must not spin: these layers are small.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    let_idle_threads_sleep()
     import torch
 
     from train.mlp import MlpConfig

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from commands.idle_threads import let_idle_threads_sleep
 from commands.program import Report, make_parser, run_program
 from diffusion.errors import InputError
 from diffusion.process import SampleShape
@@ -75,8 +76,7 @@ def main(args: argparse.Namespace, argv: Sequence[str]) -> Report:
             "data set with --data"
         )
     config = _config(preset, args)
-    # Threads that wait for each other must not spin: on cores shared with others that makes a step forty times slower.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    let_idle_threads_sleep()
     from train.training import Run, train
 
     own_data = args.data is None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from commands.idle_threads import let_idle_threads_sleep
 from commands.program import Report, make_parser, run_program, say
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import Process, SampleShape
@@ -60,8 +60,7 @@ def train(args: argparse.Namespace) -> Report:
     """
     check_training_flags(args)
     out, steps, seed = args.out or DEFAULT_OUT, args.steps or DEFAULT_STEPS, args.seed
-    # Threads that wait for each other must not spin: these layers are small.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    let_idle_threads_sleep()
     import torch
 
     from train.mlp import Mlp, MlpConfig
