@@ -125,7 +125,7 @@ def read_hashed(path: Path, expected_sha256: object, rebuild: str) -> np.ndarray
         raise InputError(
             f"{path}: cannot be read ({error.strerror}); copy the whole engine, or make it again with `{rebuild}`"
         ) from None
-    found = hashlib.sha256(content).hexdigest()
+    found = hashlib.sha256(content.data).hexdigest()
     if found != expected_sha256:
         raise InputError(
             f"{path}: SHA-256 is {found}, but its sidecar was written for {expected_sha256}; "
