@@ -6,9 +6,15 @@ Compiled models go to a folder that is removed with the process, not to the user
 
 import atexit
 import os
+import signal
 import shutil
 import tempfile
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="ddpm-rt-tests-")
 atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
+
+# A job that a shell starts in the background ignores Ctrl-C, and hands that on to its children: the tests of an
+# interrupted run would wait for ever.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
