@@ -6,8 +6,8 @@ Compiled models go to a folder that is removed with the process, not to the user
 
 import atexit
 import os
-import signal
 import shutil
+import signal
 import tempfile
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
