@@ -1,0 +1,170 @@
+"""The samples a quality measurement compares: drawn once for each configuration and seed, and kept."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from commands.whole_files import whole_file
+from diffusion.errors import InputError
+from diffusion.process import Process
+from diffusion.samplers import SAMPLERS, make_table
+from diffusion.spacing import SPACINGS
+from diffusion.step_table import StepTable
+from runtime.engines.interface import Engine
+from runtime.images import quantize
+from runtime.sampler import NonFiniteError, Sampler
+
+# A run this long is worth not losing: what is done is written whenever as many seconds have passed.
+_SAVE_EVERY_SECONDS = 30.0
+_VARIANCES = ("fixed_small", "fixed_large")
+
+
+@dataclass(frozen=True, order=True)
+class Configuration:
+    """One way to sample.
+
+    Attributes:
+        sampler: one of `diffusion.samplers.SAMPLERS`, for ddpm optionally with its variance: `ddpm:fixed_small`.
+        num_steps: network calls.
+        spacing: one of `diffusion.spacing.SPACINGS`.
+    """
+
+    sampler: str
+    num_steps: int
+    spacing: str
+
+    @property
+    def name(self) -> str:
+        """For tables and file names."""
+        return f"{self.sampler.replace(':', '.')}-{self.num_steps}-{self.spacing}"
+
+    def table(self, process: Process) -> StepTable:
+        """Its rows. Raises InputError as `diffusion.samplers.make_table`."""
+        name, _, variance = self.sampler.partition(":")
+        if variance:
+            process = replace(process, variance_type=variance)
+        return make_table(process, name, self.num_steps, self.spacing)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What one configuration makes of one seed.
+
+    Attributes:
+        images: uint8 [n, H, W, C].
+        seconds: that drawing them took; with other work on the machine this is no benchmark.
+    """
+
+    images: np.ndarray
+    seconds: float
+
+
+def check_sampler(name: str, process: Process) -> str:
+    """`name` if it says a sampler that this process has.
+
+    Raises:
+        InputError: an unknown sampler, or a variance that cannot be chosen.
+    """
+    sampler, colon, variance = name.partition(":")
+    if sampler not in SAMPLERS:
+        raise InputError(f"sampler is {name!r}, expected some of {', '.join(SAMPLERS)}, ddpm:fixed_small")
+    if colon and (sampler != "ddpm" or variance not in _VARIANCES or process.variance_type not in _VARIANCES):
+        raise InputError(
+            f"sampler is {name!r}; a variance, {' or '.join(_VARIANCES)}, may be chosen for ddpm alone, "
+            f"and not where the network has learned it (it is {process.variance_type} here)"
+        )
+    return name
+
+
+def all_samplers(process: Process) -> list[str]:
+    """Every sampler, ddpm with both of its variances where they may be chosen."""
+    if process.variance_type not in _VARIANCES:
+        return list(SAMPLERS)
+    both = [f"ddpm:{variance}" for variance in ("fixed_large", "fixed_small")]
+    return [*both, *(name for name in SAMPLERS if name != "ddpm")]
+
+
+def all_spacings() -> list[str]:
+    """Every spacing, the default first: of two that choose the same timesteps the first is measured."""
+    return sorted(SPACINGS, key=lambda spacing: spacing != "trailing")
+
+
+class SampleStore:
+    """Draws samples, and keeps them in a folder if one is given, so that nothing is drawn twice.
+
+    Seeds mean the same x_T for every configuration. A file holds at least as many samples as were asked for so far;
+    a longer request goes on behind them, a shorter one takes the first.
+
+    Args:
+        engine: the network.
+        batch_size: samples per network call.
+        folder: one `.npz` for each configuration and seed, `arr_0` uint8 [n, H, W, C]; None to keep nothing.
+        after_samples: called with the number of samples just drawn times their network calls.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        batch_size: int,
+        folder: Path | None,
+        after_samples: Callable[[int], None] = lambda calls: None,
+    ) -> None:
+        self._engine, self._batch_size, self._folder = engine, batch_size, folder
+        self._after_samples = after_samples
+
+    def draw(self, configuration: Configuration, seed: int, num: int) -> Draw:
+        """The samples 0..num−1 of this seed.
+
+        Raises:
+            InputError: a kept file that is of another engine, or cannot be read.
+            NonFiniteError: a sample came out NaN or infinite.
+        """
+        kept = self._read(configuration, seed)
+        parts, seconds = ([kept.images], kept.seconds) if kept else ([], 0.0)
+        have = len(kept.images) if kept else 0
+        if have >= num:
+            return Draw(parts[0][:num], seconds * num / have)
+        sampler = Sampler(self._engine, sampler=configuration.table(self._engine.process), batch_size=self._batch_size)
+        saved = begin = time.perf_counter()
+        for batch in sampler.batches(num - have, seed, have):
+            if batch.non_finite:
+                raise NonFiniteError(batch.non_finite)
+            parts.append(quantize(batch.x))
+            self._after_samples(len(batch.x) * configuration.num_steps)
+            if time.perf_counter() - saved > _SAVE_EVERY_SECONDS:
+                saved = time.perf_counter()
+                self._write(configuration, seed, Draw(np.concatenate(parts), seconds + saved - begin))
+        draw = Draw(np.concatenate(parts), seconds + time.perf_counter() - begin)
+        self._write(configuration, seed, draw)
+        return draw
+
+    def _path(self, configuration: Configuration, seed: int) -> Path | None:
+        return None if self._folder is None else self._folder / f"{configuration.name}-seed{seed}.npz"
+
+    def _identity(self) -> str:
+        return json.dumps({"engine_sha256": self._engine.sha256, "process": self._engine.process.to_json()})
+
+    def _read(self, configuration: Configuration, seed: int) -> Draw | None:
+        path = self._path(configuration, seed)
+        if path is None or not path.exists():
+            return None
+        try:
+            with np.load(path, allow_pickle=False) as fields:
+                identity, images, seconds = str(fields["identity"]), fields["arr_0"], float(fields["seconds"])
+        except (OSError, ValueError, KeyError) as error:
+            raise InputError(f"{path}: not a file of kept samples ({error}); remove it") from error
+        if identity != self._identity():
+            raise InputError(f"{path}: its samples are of another engine; remove the folder, or choose another one")
+        return Draw(images, seconds)
+
+    def _write(self, configuration: Configuration, seed: int, draw: Draw) -> None:
+        path = self._path(configuration, seed)
+        if path is not None:
+            with whole_file(path) as temporary:
+                np.savez(temporary, arr_0=draw.images, seconds=draw.seconds, identity=self._identity())

@@ -1,0 +1,221 @@
+"""The quality command end to end, with a network for Gaussian data whose samples are known exactly."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import quality
+from benchmarks.frechet import Gaussian, frechet_distance
+from benchmarks.quality_results import Results
+from benchmarks.quality_samples import Configuration, SampleStore, all_spacings
+from diffusion.noise_schedule import NoiseSchedule
+from diffusion.process import Process, SampleShape
+from runtime.engines.onnx_runtime import OnnxRuntimeEngine
+from runtime.images import quantize
+from runtime.sampler import Sampler
+from tests.gaussian import GaussianNetwork
+from train.digits import load_digits_split
+
+PROCESS = Process(SampleShape(1, 8, 8, levels=17), NoiseSchedule.make("linear", 40), variance_type="fixed_large")
+SMALL = ["--num", "40", "--seeds", "2", "--refine", "2", "--batch-size", "16", "--rounds", "1", "--json"]
+
+
+@pytest.fixture(scope="module")
+def engine_file(tmp_path_factory):
+    return GaussianNetwork(PROCESS, -0.3, 0.5).save_onnx(tmp_path_factory.mktemp("engine") / "unet.onnx")
+
+
+@pytest.fixture(autouse=True)
+def quickly_trained_features(monkeypatch):
+    """The classifier is trained anew by each command, and tested by itself elsewhere."""
+    monkeypatch.setattr("benchmarks.digit_features._EPOCHS", 2)
+
+
+def run(engine_file, capsys, *arguments):
+    code = quality.main(["--engine", str(engine_file), *SMALL, *map(str, arguments)])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_the_whole_command_then_resumed(engine_file, tmp_path, capsys):
+    out, kept = tmp_path / "results" / "quality.json", tmp_path / "kept"
+    chosen = ["--steps", "2,8", "--samplers", "ddpm:fixed_large,ddpm:fixed_small,ddim,dpmpp_2m"]
+    common = [*chosen, "--spacings", "trailing,logsnr", "--out", out, "--samples", kept]
+    code, printed, _ = run(engine_file, capsys, *common)
+    assert code == 0
+    report = json.loads(printed)
+    assert report == json.loads(out.read_text())
+    assert {"command", "commit", "machine", "format"} <= report.keys()
+    assert "not Inception-FID" in report["setup"]["features"]["name"]
+    assert report["setup"]["features"]["held_out_accuracy"] > 0.5
+    assert out.with_suffix(".png").stat().st_size > 10_000
+
+    entries = {(e["sampler"], e["calls"], e["spacing"]): e for e in report["results"]}
+    references = [key for key in entries if key[1] == 40]
+    assert sorted(references) == [("ddpm:fixed_large", 40, "trailing"), ("ddpm:fixed_small", 40, "trailing")]
+    for calls in (2, 8):
+        screened = [e for key, e in entries.items() if key[1] == calls]
+        assert len(screened) == 8
+        assert sum(e["judged"] for e in screened) == 2
+        by_screening = sorted(screened, key=lambda e: e["runs"][0]["frechet"])
+        assert [e["runs"][0]["seed"] for e in screened] == [0] * 8
+        assert {e["sampler"] + e["spacing"] for e in by_screening[:2]} == {
+            e["sampler"] + e["spacing"] for e in screened if e["judged"]
+        }
+    best = report["best_at_8"]
+    judged = entries[best["sampler"], 8, best["spacing"]]
+    ours = np.array([r["frechet"] for r in judged["runs"] if r["seed"]])
+    reference = entries[report["reference"]["sampler"], 40, "trailing"]
+    theirs = np.array([r["frechet"] for r in reference["runs"] if r["seed"]])
+    first = entries["ddpm:fixed_large", 40, "trailing"]["runs"][0]
+    assert (first["seed"], first["frechet"]) == (0, report["screening_frechet"])
+    assert best["ratio"] == pytest.approx(ours.mean() / theirs.mean())
+    assert best["difference_se"] == pytest.approx(abs((ours - theirs)[0] - (ours - theirs)[1]) / 2)
+    assert reference["frechet"] == pytest.approx(min(entries[key]["frechet"] for key in references))
+    assert set(report["timing"]["ms_per_call"]) == {"ddpm", "ddim", "dpmpp_2m"}
+
+    # The kept samples are what the sampler draws, from equal x_T.
+    table = Configuration("ddpm:fixed_small", 40, "trailing")
+    engine = OnnxRuntimeEngine(engine_file)
+    with np.load(kept / f"{table.name}-seed1.npz") as fields:
+        direct = Sampler(engine, sampler=table.table(PROCESS), batch_size=40)
+        assert np.array_equal(fields["arr_0"], quantize(direct.sample_float32(40, seed=1)))
+
+    # Again: nothing is drawn, the kept scores stay; another step count joins them.
+    for file in kept.iterdir():
+        file.unlink()
+    code, printed, said = run(engine_file, capsys, *common, "--samplers", "ddpm:fixed_large", "--steps", "5")
+    assert code == 0
+    assert "ddpm.fixed_large-40-trailing" not in said
+    again = json.loads(printed)
+    assert {e["calls"] for e in again["results"]} >= {2, 5, 8, 40}
+    assert len(again["commands"]) == 2
+    for entry in report["results"]:
+        assert entry in again["results"]
+
+    # Another number of samples is another measurement.
+    code, _, said = run(engine_file, capsys, *common, "--num", "41")
+    assert code == 2
+    assert "its num is 40, now it is 41; choose another --out" in said
+
+
+def test_equal_timesteps_are_measured_once(engine_file, tmp_path, capsys):
+    out = tmp_path / "q.json"
+    arguments = ["--steps", "40", "--samplers", "ddpm:fixed_large,ddim", "--seeds", "1", "--out", out]
+    code, printed, _ = run(engine_file, capsys, *arguments)
+    assert code == 0
+    report = json.loads(printed)
+    assert [(e["sampler"], e["spacing"]) for e in report["results"]] == [
+        ("ddim", "trailing"),
+        ("ddpm:fixed_large", "trailing"),
+    ]
+    assert report["smallest_within"] is None
+    assert report["best_at_40"]["ratio_se"] is None
+
+
+class Bands(torch.nn.Module):
+    """Stands for an Inception network: means of the rows of the first channel."""
+
+    def forward(self, x: torch.Tensor, return_features: bool = False) -> torch.Tensor:
+        return x[:, 0].float().mean(dim=2)
+
+
+def test_features_of_a_torchscript_file(engine_file, tmp_path, capsys):
+    torch.jit.script(Bands()).save(str(tmp_path / "bands.pt"))
+    out = tmp_path / "q.json"
+    arguments = ["--features", tmp_path / "bands.pt", "--samplers", "ddpm,ddim", "--steps", "10", "--out", out]
+    code, printed, _ = run(engine_file, capsys, *arguments, "--spacings", "linspace")
+    assert code == 0
+    report = json.loads(printed)
+    assert report["setup"]["features"]["name"] == "TorchScript module bands.pt"
+    assert "classes" not in report["results"][0]["runs"][0]
+    ddim = next(entry for entry in report["results"] if (entry["sampler"], entry["calls"]) == ("ddim", 10))
+    images = SampleStore(OnnxRuntimeEngine(engine_file), 40, None).draw(Configuration("ddim", 10, "linspace"), 2, 40)
+    real = quantize(load_digits_split().train_images / np.float32(8) - 1)
+    ours, theirs = (Gaussian.fit(part[..., 0].mean(axis=2)) for part in (images.images, real))
+    assert ddim["runs"][1]["frechet"] == pytest.approx(frechet_distance(ours, theirs), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--steps", "41"], "--steps 41"),
+        (["--samplers", "ddim:fixed_small"], "a variance, fixed_small or fixed_large, may be chosen for ddpm alone"),
+        (["--samplers", "euler"], "sampler is 'euler'"),
+        (["--features", "none.pt"], "--features none.pt: no such file"),
+        (["--samplers", "ddim"], "found no ddpm among --samplers; expected ddpm, as --references ddpm"),
+        (["--references", "ddim"], "references: found ddim; expected ddpm"),
+        (["--num", "3"], "--num is 3, expected at least 5"),
+    ],
+)
+def test_impossible_requests_are_one_line(engine_file, tmp_path, capsys, arguments, says):
+    code, _, said = run(engine_file, capsys, "--out", tmp_path / "q.json", *arguments)
+    assert code == 2
+    assert says in said
+    assert said.splitlines()[-1].startswith("benchmarks.quality: ")
+
+
+def test_a_longer_request_goes_on_behind_the_kept_samples(engine_file, tmp_path):
+    engine, configuration = OnnxRuntimeEngine(engine_file), Configuration("dpmpp_sde_2m", 4, "linspace")
+    drawn = []
+    store = SampleStore(engine, 3, tmp_path, drawn.append)
+    first = store.draw(configuration, 7, 5)
+    longer = store.draw(configuration, 7, 9)
+    assert sum(drawn) == 9 * 4
+    assert np.array_equal(longer.images[:5], first.images)
+    assert np.array_equal(longer.images, SampleStore(engine, 9, None).draw(configuration, 7, 9).images)
+    shorter = store.draw(configuration, 7, 2)
+    assert np.array_equal(shorter.images, first.images[:2])
+    assert shorter.seconds == pytest.approx(longer.seconds * 2 / 9)
+    assert sum(drawn) == 9 * 4
+
+
+def results_of(tmp_path, distances):
+    results = Results(tmp_path / "r.json", {"num": 10}, {"command": "c"}, range(1, 4))
+    results.tail["floor"] = {"train_resampled": {"frechet": 0.5}}
+    for (sampler, calls), values in distances.items():
+        for seed, value in enumerate(values, start=1):
+            results.add(Configuration(sampler, calls, "trailing"), seed, {"frechet": value}, 0.0)
+    return results
+
+
+def test_what_is_within_and_the_smallest_number_of_calls(tmp_path):
+    conclusions = results_of(
+        tmp_path,
+        {
+            ("ddpm:fixed_large", 40): [2.2, 2.0, 2.1],
+            ("ddpm:fixed_small", 40): [2.1, 1.9, 2.0],  # the nearer of the two is the reference
+            ("ddim", 20): [2.15, 1.95, 2.05],  # 2.5 % above, always the same: within 5 %
+            ("unipc", 15): [1.7, 2.3, 2.06],  # 1 % above, give or take 13 %
+            ("deis", 10): [2.6, 1.8, 2.2],  # 10 % above, but 0.2 ± 0.17
+            ("unipc", 5): [2.31, 2.11, 2.21],  # 10.5 % above, surely
+        },
+    ).conclusions(40)
+    assert conclusions["reference"]["sampler"] == "ddpm:fixed_small"
+    (other,) = conclusions["other_references"]
+    assert (other["sampler"], other["seeds"], other["difference"]) == ("ddpm:fixed_large", 3, pytest.approx(0.1))
+    flags = ("within_5_percent", "within_2_standard_errors", "within", "surely_within_5_percent")
+    assert [conclusions["best_at_20"][flag] for flag in flags] == [True, False, True, True]
+    assert [conclusions["best_at_15"][flag] for flag in flags] == [True, True, True, False]
+    assert [conclusions["best_at_10"][flag] for flag in flags] == [False, True, True, False]
+    assert [conclusions["best_at_5"][flag] for flag in flags] == [False, False, False, False]
+    assert conclusions["smallest_within"]["calls"] == 10
+    assert conclusions["smallest_within_5_percent"]["calls"] == 15
+    assert conclusions["smallest_surely_within_5_percent"]["calls"] == 20
+    assert conclusions["best_at_20"]["ratio"] == pytest.approx(2.05 / 2.0)
+    assert conclusions["best_at_20"]["excess_ratio"] == pytest.approx(1.55 / 1.5)
+    assert conclusions["best_at_10"]["difference_se"] == pytest.approx(np.std([0.5, -0.1, 0.2], ddof=1) / np.sqrt(3))
+
+
+def test_a_file_of_something_else_is_refused(engine_file, tmp_path, capsys):
+    (tmp_path / "q.json").write_text("{}")
+    code, _, said = run(engine_file, capsys, "--out", tmp_path / "q.json")
+    assert code == 2
+    assert "not a result of this command" in said
+
+
+def test_the_default_spacing_comes_first():
+    assert all_spacings()[0] == "trailing"
+    assert len(all_spacings()) == 5
