@@ -8,7 +8,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import onnx
 
     from export.fold_time import Folding
+    from export.openvino_graph import Rewriting
     from runtime.engines.sidecar import Sidecar
     from runtime.engines.verification import EngineVerification, Predict
 
@@ -99,8 +100,8 @@ def export_openvino(
             f"time path folded: {folding.num_nodes_before} to {folding.num_nodes_after} nodes, "
             f"{folding.num_gathers} lookups in {folding.table_bytes / 1e6:.1f} MB of tables"
         )
-    network, weights = _convert(model)
-    sidecar, golden, verification = _verified(source, folding, precision, network, weights, out)
+    network, weights, rewriting = _convert(model)
+    sidecar, golden, verification = _verified(source, folding, rewriting, precision, network, weights, out)
     _publish(out, network, weights, golden, sidecar)
     limits = f"tolerance {verification.tolerance:g}"
     return {
@@ -161,20 +162,33 @@ def _from_onnx(path: Path, flags: ProcessFlags) -> Source:
     return Source(path, engine.process, onnx.load(str(path)), engine.sha256, predict_with(engine), engine.name)
 
 
-def _convert(model: onnx.ModelProto) -> tuple[bytes, bytes]:
+def _convert(model: onnx.ModelProto) -> tuple[bytes, bytes, Rewriting]:
     """OpenVINO's representation: the network as XML, and its constants, float32 as they are."""
+    import onnx
     import openvino
 
+    from export.openvino_graph import rewrite_for_openvino
+    from export.time_path import tell_inputs_apart
+
     say(f"converting with OpenVINO {openvino.__version__}")
-    converted = openvino.Core().read_model(model.SerializeToString())
+    rewritten = onnx.ModelProto()
+    rewritten.CopyFrom(model)
+    rewriting = rewrite_for_openvino(rewritten, tell_inputs_apart(model.graph, "network")[1].name)
+    converted = openvino.Core().read_model(rewritten.SerializeToString())
     with tempfile.TemporaryDirectory() as folder:
         xml = Path(folder) / "unet.xml"
         openvino.serialize(converted, str(xml))
-        return xml.read_bytes(), xml.with_suffix(".bin").read_bytes()
+        return xml.read_bytes(), xml.with_suffix(".bin").read_bytes(), rewriting
 
 
 def _verified(
-    source: Source, folding: Folding | None, precision: str, network: bytes, weights: bytes, out: Path
+    source: Source,
+    folding: Folding | None,
+    rewriting: Rewriting,
+    precision: str,
+    network: bytes,
+    weights: bytes,
+    out: Path,
 ) -> tuple[Sidecar, bytes, EngineVerification]:
     """Run the very files that will be published, and describe them."""
     import openvino
@@ -204,6 +218,7 @@ def _verified(
                 "prediction": {"type": "float32", "shape": ["N", num_channels, sample.height, sample.width]},
             },
             "time_path": {"folded": False} if folding is None else {"folded": True, **folding.to_json()},
+            "rewritten": asdict(rewriting),
             "onnx_sha256": source.sha256,
             "weights_sha256": hashlib.sha256(weights).hexdigest(),
         },

@@ -27,8 +27,8 @@ class BackendChoice:
 def choose_backend(backend: str, device: str) -> BackendChoice:
     """The library for an ONNX file, in float32 whichever it is.
 
-    On a CPU with AVX2, OpenVINO was as fast as ONNX Runtime or up to 1.4 times as fast, at batches of 1 and of 8, with
-    an 8×8 and a 32×32 network alike (docs/openvino-profile.md).
+    On a CPU with AVX-512, OpenVINO was 1.0 to 1.5 times as fast as ONNX Runtime, at batches of 1 and of 8 and with an
+    8×8 and a 32×32 network (docs/openvino-profile.md), so the batch does not decide.
 
     Args:
         backend: one of `BACKENDS`; anything but "auto" is obeyed.

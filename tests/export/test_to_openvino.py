@@ -15,6 +15,7 @@ from commands.errors import EXIT_DEVICE, EXIT_INPUT, EXIT_VERIFICATION
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import Process, SampleShape
 from export import to_openvino
+from export.openvino_graph import Rewriting
 from export.to_onnx import export_onnx
 from runtime.engines.golden import Golden
 from runtime.engines.openvino_cpu import OpenVinoEngine
@@ -70,7 +71,7 @@ def test_a_checkpoint(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert (engine["flavor"], engine["precision"]) == ("openvino", "fp32")
     assert engine["inputs"]["t"] == {"type": "int64", "shape": ["N"]}
     assert engine["time_path"]["folded"]
-    assert engine["time_path"]["num_gathers"] == 8
+    assert engine["time_path"]["num_gathers"] == engine["rewritten"]["merged_lookups"] == 8
     assert Process.from_json(fields["process"]) == load_checkpoint(folder / "checkpoint").process
     assert verification["passed"]
     assert verification["reference"].startswith("PyTorch")
@@ -141,7 +142,7 @@ def test_a_wrong_conversion_is_not_published(
 ) -> None:
     convert = to_openvino._convert
 
-    def damaged(model: onnx.ModelProto) -> tuple[bytes, bytes]:
+    def damaged(model: onnx.ModelProto) -> tuple[bytes, bytes, Rewriting]:
         table = model.graph.initializer[0]
         values = onnx.numpy_helper.to_array(table).copy()
         values[len(values) // 2 :] *= 1.01
