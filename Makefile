@@ -39,10 +39,12 @@ demo: build
 	$(BIN)/python -m export.to_onnx
 	$(BIN)/python -m runtime.sample
 
-# Training is tested in processes of its own: beside OpenVINO's threads in one process, PyTorch's backward pass has crashed.
+# PyTorch has crashed in a process in which OpenVINO ran before it, so the tests of either have processes of their own.
+OPENVINO_TESTS := tests/export/test_to_openvino.py tests/runtime/engines/test_openvino_cpu.py
 test: check
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --ignore=tests/train
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(addprefix --ignore=,tests/train $(OPENVINO_TESTS))
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile tests/train
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(OPENVINO_TESTS)
 
 check: build
 	$(BIN)/ruff check .
