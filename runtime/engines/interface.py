@@ -33,7 +33,7 @@ class Engine(Protocol):
             t: float32 [N], the network's own conditioning, integers 0..T−1.
             prediction: float32 [N, C or 2C, H, W], C-contiguous, written.
 
-        The buffers must outlive the call that is returned. One engine may be bound several times.
+        The call that is returned keeps the buffers alive. One engine may be bound several times.
 
         Raises:
             InputError: the network does not take this batch size.

@@ -76,6 +76,7 @@ class OnnxRuntimeEngine:
         )
         run, options = self._session.run_with_iobinding, ort.RunOptions()
         options.log_severity_level = _SEVERITY_FATAL  # an error is raised anyway; it need not be printed as well
+        kept = (x, t, prediction)  # the binding knows their addresses alone
 
         def call() -> None:
             if fed_t is not t:
@@ -84,7 +85,7 @@ class OnnxRuntimeEngine:
                 run(binding, options)
             except Exception as error:  # ONNX Runtime's exceptions have no common base
                 raise InputError(
-                    f"{self._path}: the network fails on a batch of {x.shape[0]} ({_one_line(error)}); "
+                    f"{self._path}: the network fails on a batch of {len(kept[0])} ({_one_line(error)}); "
                     "try a smaller --batch-size, or export again"
                 ) from error
 

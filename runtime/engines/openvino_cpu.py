@@ -124,6 +124,7 @@ class OpenVinoEngine:
         request.set_tensor(self._t.name, ov.Tensor(fed_t, shared_memory=True))
         request.set_output_tensor(0, ov.Tensor(prediction, shared_memory=True))
         run = request.infer
+        kept = (x, t, prediction)  # the request's tensors point into them
 
         def call() -> None:
             if fed_t is not t:
@@ -132,7 +133,7 @@ class OpenVinoEngine:
                 run(share_outputs=True)  # else a copy of the prediction is returned as well
             except RuntimeError as error:
                 raise InputError(
-                    f"{self._path}: the network fails on a batch of {x.shape[0]} ({_one_line(error)}); "
+                    f"{self._path}: the network fails on a batch of {len(kept[0])} ({_one_line(error)}); "
                     "try a smaller --batch-size, or export again"
                 ) from error
 

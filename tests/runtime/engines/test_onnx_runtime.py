@@ -1,5 +1,8 @@
 """ONNX files as they come: ours, and those of others."""
 
+import gc
+import weakref
+
 import numpy as np
 import onnx
 import pytest
@@ -166,3 +169,17 @@ def test_a_truncated_file_is_refused(tmp_path, model):
     path.write_bytes(model.SerializeToString()[:-200])
     with pytest.raises(InputError, match="ONNX Runtime cannot read it"):
         OnnxRuntimeEngine(path)
+
+
+def test_a_bound_call_keeps_its_buffers_alive(tmp_path, model):
+    """It writes to their addresses: freed memory would be written to if it did not."""
+    x, t = np.ones((2, 2, 4, 6), np.float32), np.zeros(2, np.float32)
+    prediction = np.zeros_like(x)
+    buffers = [weakref.ref(array) for array in (x, t, prediction)]
+    call = opened(tmp_path, model).bind(x, t, prediction)
+    del x, t, prediction
+    gc.collect()
+    assert all(buffer() is not None for buffer in buffers)
+    del call
+    gc.collect()
+    assert all(buffer() is None for buffer in buffers)

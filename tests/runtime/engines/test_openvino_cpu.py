@@ -1,10 +1,12 @@
 """OpenVINO: engines and ONNX files, what is bound, what is refused before it is opened."""
 
+import gc
 import json
 import os
 import re
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -234,3 +236,17 @@ def test_the_choice_is_printed(tmp_path, monkeypatch, capsys, backend, says):
     NETWORK.save_onnx(tmp_path / "unet.onnx")
     assert main(["--num", "1", "--steps", "2", "--format", "npy", "--backend", backend]) == 0
     assert re.search(says, capsys.readouterr().err)
+
+
+def test_a_bound_call_keeps_its_buffers_alive(engine_path):
+    """It reads and writes at their addresses: freed memory would be written to if it did not."""
+    x, t = np.ones((2, 2, 4, 6), np.float32), np.zeros(2, np.float32)
+    prediction = np.zeros_like(x)
+    buffers = [weakref.ref(array) for array in (x, t, prediction)]
+    call = OpenVinoEngine(engine_path, threads=1).bind(x, t, prediction)
+    del x, t, prediction
+    gc.collect()
+    assert all(buffer() is not None for buffer in buffers)
+    del call
+    gc.collect()
+    assert all(buffer() is None for buffer in buffers)
