@@ -17,67 +17,19 @@ import numpy as np
 import torch
 
 from benchmarks.alternating import medians_ms, time_alternately
+from benchmarks.kernel_histories import BYTES_PER_ELEMENT, measure_histories
+from benchmarks.kernel_step import Step
 from benchmarks.machine import cpu_count, measurement_facts
 from commands.errors import VerificationError
 from commands.program import Report, make_parser, run_program
 from commands.whole_files import write_whole_text
 from diffusion.errors import InputError
-from diffusion.noise_schedule import NoiseSchedule
 from diffusion.normal import draw_number, normal_batch
-from diffusion.process import Process, SampleShape
-from diffusion.samplers import make_table
-from diffusion.step_table import COLUMNS
 from runtime.kernels_module import import_kernels
 
 PROG = "benchmarks.kernels"
 GOAL = 4.0
 TORCH = "torch"
-# float32: x read and written, the prediction read. What both sides must move at least.
-BYTES_PER_ELEMENT = 12
-
-
-class Step:
-    """A batch in the middle of a chain, advanced by the compiled step or by PyTorch."""
-
-    def __init__(self, shape: tuple[int, int, int, int]) -> None:
-        num, channels, height, width = shape
-        process = Process(SampleShape(channels, height, width), NoiseSchedule.make("linear"), clip_sample=1.0)
-        table = make_table(process)
-        rng = np.random.default_rng(0)
-        self.coefficients, self.timesteps = table.cast(), table.timesteps.astype(np.int32)
-        self.x = rng.normal(size=shape).astype(np.float32)
-        self.prediction = rng.normal(size=shape).astype(np.float32)
-        self.row = np.zeros(num, np.int32)
-        self.flag = np.zeros(num, np.int32)
-        self.seed, self.sample_index = np.zeros(num, np.uint64), np.arange(num, dtype=np.uint64)
-        self.t = np.zeros(num, np.float32)
-        self.x_torch, self.prediction_torch = torch.from_numpy(self.x.copy()), torch.from_numpy(self.prediction)
-        self.torch_row = 0
-
-    def compiled(self, isa: str, threads: int) -> Callable[[], None]:
-        """A call that advances the batch by one row with the compiled step."""
-        step = import_kernels().HostStep(
-            self.coefficients, self.timesteps, histories=0, learned=False, h2_is_x_start=False, clip=1.0,
-            x=self.x, prediction=self.prediction, t=self.t, row=self.row, flag=self.flag, seed=self.seed,
-            sample_index=self.sample_index, isa=isa, threads=threads,
-        )  # fmt: skip
-        last = len(self.timesteps) - 1  # the last row adds no noise
-
-        def run() -> None:
-            if self.row[0] == last:
-                self.row[:] = 0
-            step.run()
-
-        return run
-
-    def pytorch(self, noise: torch.Tensor | None = None) -> None:
-        """Advance the batch by one row with PyTorch; `noise` instead of its own, to compare."""
-        values = self.coefficients[self.torch_row % (len(self.timesteps) - 1)].tolist()
-        row = dict(zip(COLUMNS, values, strict=True))
-        z = torch.randn_like(self.x_torch) if noise is None else noise
-        x_start = (row["u"] * self.x_torch).add_(self.prediction_torch, alpha=row["v"]).clamp_(-1.0, 1.0)
-        self.x_torch.mul_(row["a"]).add_(x_start, alpha=row["b"]).add_(z, alpha=row["s"])
-        self.torch_row += 1
 
 
 def check(shape: tuple[int, int, int, int], isa: str) -> float:
@@ -107,7 +59,7 @@ def measure(shape: tuple[int, int, int, int], threads: int, rounds: int) -> list
         milliseconds = medians_ms(time_alternately(candidates, rounds))
     finally:
         torch.set_num_threads(before)
-    num_bytes = step.x.size * BYTES_PER_ELEMENT
+    num_bytes = step.x.size * BYTES_PER_ELEMENT[0]
     return [
         {
             "name": name,
@@ -137,6 +89,7 @@ def main(args: argparse.Namespace, argv: Sequence[str] | None) -> Report:
         raise InputError(f"--threads is {max(threads)}; expected at most the {cpu_count()} CPUs of this process")
     differences = {isa: check(shape, isa) for isa in import_kernels().isa_levels()}
     results = [entry for count in threads for entry in measure(shape, count, args.rounds)]
+    histories = measure_histories(shape, max(threads), args.rounds)
     best = import_kernels().isa_levels()[-1]
     ratio = min(entry["ratio"] for entry in results if entry["name"] == best)
     report: Report = {
@@ -148,6 +101,7 @@ def main(args: argparse.Namespace, argv: Sequence[str] | None) -> Report:
         "results": results,
         "ratio": ratio,
         "goal": GOAL,
+        "histories": histories,
     }
     lines = [f"{'x'.join(map(str, shape))} float32, one step with noise, medians of {args.rounds} by turns"]
     lines += [f"{'':10} {'threads':>7} {'ms':>8} {'GB/s':>7} {'ratio':>7}"]
@@ -156,6 +110,12 @@ def main(args: argparse.Namespace, argv: Sequence[str] | None) -> Report:
         for e in results
     ]
     lines += [f"{best} against torch, the least over threads: {ratio:.1f}x (goal {GOAL:.0f}x)"]
+    lines += [f"the step of other samplers, {max(threads)} threads, and its time over that of one without histories"]
+    lines += [
+        f"{e['sampler']:14} {e['histories']} histories {e['median_ms']:8.3f} ms {e['gb_per_s']:7.2f} GB/s "
+        f"{e['ratio']:5.2f}x {e['against']} ({e['bytes_ratio']:.2f}x its bytes)"
+        for e in histories
+    ]
     if args.out is not None:
         write_whole_text(args.out, json.dumps(report, indent=1) + "\n")
         lines += [str(args.out)]
