@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from commands.output_lock import sole_writer
 from commands.whole_files import write_whole_text
 from diffusion.errors import InputError
 from runtime.host_chain import NonFiniteSample
@@ -97,9 +100,20 @@ class RunFolder:
         write_whole_text(self.path / MANIFEST, json.dumps(content, indent=1) + "\n")
 
 
-def _read_manifest(path: Path) -> dict[str, Any] | None:
+@contextlib.contextmanager
+def sole_run(path: Path) -> Iterator[None]:
+    """Be the only run that writes into a folder, which is made if missing.
+
+    Raises:
+        InputError: another program is writing there, it is a file, or it cannot be written.
+    """
     if path.exists() and not path.is_dir():
         raise InputError(f"{path}: is a file, expected a folder; give another --out")
+    with sole_writer(path / MANIFEST):
+        yield
+
+
+def _read_manifest(path: Path) -> dict[str, Any] | None:
     manifest = path / MANIFEST
     try:
         content = json.loads(manifest.read_text(encoding="utf-8"))

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import openvino as ov
 from commands.errors import DeviceUnavailableError
 from diffusion.errors import InputError
 from diffusion.process import METADATA_KEY, Process
+from runtime.engines.first_use import Place, ensure_verified
 from runtime.engines.model_cache import compile_cached
 from runtime.engines.network_contract import (
     TensorSpec,
@@ -31,6 +33,7 @@ FLAVOR = "openvino"
 REBUILD = "python -m export.to_openvino"
 # OpenVINO's own default is bf16 wherever the CPU has it, so the precision is never left to it.
 PRECISION_HINTS = {"fp32": "f32", "bf16": "bf16"}
+_PLACE_FIELDS = {field.name for field in fields(Place)}
 _TYPES = {"f32": np.float32, "f64": np.float64, "i64": np.int64, "i32": np.int32}
 
 
@@ -46,6 +49,9 @@ class OpenVinoEngine:
         flags: what an ONNX file does not say of its process, and preferences for variance and clip.
         sidecar: instead of the one beside the file, of an exporter that has yet to verify it.
 
+    Attributes:
+        sidecar: the engine's; None for an ONNX file.
+
     Raises:
         InputError: files that are missing, changed, of another version, or no ε-network.
         DeviceUnavailableError: the engine's precision is not this CPU's.
@@ -60,10 +66,12 @@ class OpenVinoEngine:
         self._cached = sidecar is None
         flags = flags or ProcessFlags()
         self.process: Process
+        self.sidecar: Sidecar | None = None
         if path.suffix == ".onnx":
             self._read_onnx(flags)
         else:
-            self._read_engine(flags, sidecar or read_sidecar(path, REBUILD))
+            self.sidecar = sidecar or read_sidecar(path, REBUILD)
+            self._read_engine(flags, self.sidecar)
         self.name = f"OpenVINO {ov.__version__.partition('-')[0]} ({self.precision}, CPU)"
         self._compiled: dict[int, ov.CompiledModel] = {}
 
@@ -176,6 +184,32 @@ class OpenVinoEngine:
         if batch_size not in self._compiled:
             self._compiled[batch_size] = self.compiled(batch_size)
         return self._compiled[batch_size]
+
+
+def open_openvino(path: Path, threads: int = 0, flags: ProcessFlags | None = None) -> OpenVinoEngine:
+    """Open an engine or an ONNX file, and verify an engine that has not been verified on such a CPU.
+
+    Args:
+        path, threads, flags: as `OpenVinoEngine`'s.
+
+    Raises:
+        InputError, DeviceUnavailableError: as `OpenVinoEngine`.
+        VerificationError: the engine differs from its reference on this CPU.
+    """
+    engine = OpenVinoEngine(path, threads, flags)
+    sidecar = engine.sidecar
+    if sidecar is not None:
+        found = sidecar.engine.get("verified_on")
+        verified_at = Place(**found) if isinstance(found, dict) and found.keys() == _PLACE_FIELDS else None
+        ensure_verified(engine, path, sidecar, place_here(), 1, REBUILD, verified_at)
+    return engine
+
+
+def place_here() -> Place:
+    """This CPU and this OpenVINO: engines compute the same wherever these are the same."""
+    core = ov.Core()
+    name, capabilities = (core.get_property("CPU", key) for key in ("FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES"))
+    return Place(f"{name} ({', '.join(sorted(capabilities))})", None, f"OpenVINO {ov.__version__}")
 
 
 def check_precision(core: ov.Core, precision: str, what: str) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +13,14 @@ import onnx
 import openvino as ov
 import pytest
 
-from commands.errors import EXIT_DEVICE, EXIT_INPUT, EXIT_VERIFICATION
+from commands.errors import EXIT_DEVICE, EXIT_INPUT, EXIT_VERIFICATION, VerificationError
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import Process, SampleShape
 from export import to_openvino
 from export.openvino_graph import Rewriting
 from export.to_onnx import export_onnx
 from runtime.engines.golden import Golden
+from runtime.engines.opening import open_engine
 from runtime.engines.openvino_cpu import OpenVinoEngine
 from runtime.engines.sidecar import golden_path, read_sidecar, sidecar_path
 from runtime.engines.torch_checkpoint import load_checkpoint
@@ -241,3 +244,41 @@ def test_a_foreign_file_needs_flags(gaussian: Path, tmp_path: Path, capsys: pyte
         None,
         50,
     )
+
+
+def test_another_cpu_verifies_an_engine_again(
+    gaussian: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "unet.xml"
+    assert run("--onnx", gaussian, "--out", out) == 0
+    sidecar = json.loads(sidecar_path(out).read_text())
+    capsys.readouterr()
+    open_engine(out)
+    assert capsys.readouterr().err == ""
+    sidecar["engine"]["verified_on"]["processor"] = "another CPU (FP32)"
+    sidecar_path(out).write_text(json.dumps(sidecar))
+    open_engine(out)
+    said = capsys.readouterr().err
+    assert re.search(r"first use on .*\(.*FP32.*\), OpenVINO 20.*: verifying at 16 timesteps and in a chain", said)
+    assert "unet.xml: verified: predictions at most" in said
+    open_engine(out)
+    assert capsys.readouterr().err == ""
+    golden_path(out).write_bytes(b"nothing")
+    del sidecar["engine"]["verified_on"]  # as an older exporter left it: it is the same engine on the same CPU
+    sidecar_path(out).write_text(json.dumps(sidecar))
+    open_engine(out)
+
+
+def test_an_engine_that_computes_something_else_on_another_cpu_is_not_run(gaussian: Path, tmp_path: Path) -> None:
+    out = tmp_path / "unet.xml"
+    assert run("--onnx", gaussian, "--out", out) == 0
+    content = golden_path(out).read_bytes()
+    golden = Golden.from_bytes(content, golden_path(out), "")
+    changed = replace(golden, prediction=golden.prediction * np.float32(1.001)).to_bytes()
+    golden_path(out).write_bytes(changed)
+    sidecar = json.loads(sidecar_path(out).read_text())
+    sidecar["golden_sha256"] = hashlib.sha256(changed).hexdigest()
+    sidecar["engine"]["verified_on"]["runtime"] = "OpenVINO 1.0"
+    sidecar_path(out).write_text(json.dumps(sidecar))
+    with pytest.raises(VerificationError, match="it differs from ONNX Runtime"):
+        open_engine(out)

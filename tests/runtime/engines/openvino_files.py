@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 import openvino as ov
 from openvino import opset13 as ops
 
+from runtime.engines.openvino_cpu import place_here
 from runtime.engines.sidecar import Sidecar, sidecar_path
 from tests.gaussian import GaussianNetwork
 
@@ -42,6 +43,7 @@ def save_engine(path: Path, network: GaussianNetwork, precision: str = "fp32", f
             "builder": "the tests",
             "precision": precision,
             "weights_sha256": hashlib.sha256(weights).hexdigest(),
+            "verified_on": asdict(place_here()),
         },
         {"passed": True},
         "0" * 64,
