@@ -71,6 +71,7 @@ class Buffer {
     return first < other_first + other.view_.len && other_first < first + view_.len;
   }
 
+  size_t size_bytes() const { return (size_t)view_.len; }
   std::vector<int64_t> shape() const { return {view_.shape, view_.shape + view_.ndim}; }
 
   void expect_shape(const std::vector<int64_t>& shape) const {

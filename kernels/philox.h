@@ -27,8 +27,8 @@ DDPM_RT_INLINE void philox(uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3, u
                            uint32_t* w0, uint32_t* w1, uint32_t* w2, uint32_t* w3) {
   DDPM_RT_UNROLL
   for (int round = 0; round < 10; ++round) {
-    const uint64_t product0 = (uint64_t)0xD2511F53u * c0;
-    const uint64_t product1 = (uint64_t)0xCD9E8D57u * c2;
+    const uint64_t product0 = multiply_wide(0xD2511F53u, c0);
+    const uint64_t product1 = multiply_wide(0xCD9E8D57u, c2);
     c0 = (uint32_t)(product1 >> 32) ^ c1 ^ key_low;
     c1 = (uint32_t)product1;
     c2 = (uint32_t)(product0 >> 32) ^ c3 ^ key_high;
@@ -44,8 +44,8 @@ DDPM_RT_INLINE void philox(uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3, u
 
 // u = ((w_even >> 9) + 1/2) / 2^23, r = sqrt(-2 ln u), theta = 2 pi w_odd / 2^32, z = (r cos theta, r sin theta).
 DDPM_RT_INLINE void normal_pair(uint32_t w_even, uint32_t w_odd, float* z_even, float* z_odd) {
-  // w >> 8 | 1 is 2 (w >> 9) + 1, below 2^24, so both the conversion and the power of two are exact.
-  const float u = multiply(to_float((int32_t)(w_even >> 8 | 1u)), 5.9604644775390625e-08f);
+  // 1 + (w >> 9) / 2^23 by its bits, minus 1 - 2^-24: exact, and cheaper than a conversion to float.
+  const float u = subtract(float_of((w_even >> 9) | 0x3F800000u), 0.999999940395355224609375f);
   const float r = square_root(multiply(-2.0f, ln(u)));
   float sine, cosine;
   sin_cos(w_odd, &sine, &cosine);

@@ -24,6 +24,19 @@ struct Row {
 
 static_assert(sizeof(Row) == 13 * sizeof(float), "a row is read straight from the table");
 
+// x within -bound and bound, a NaN for a NaN. In these forms each comparison is one instruction.
+DDPM_RT_INLINE float clamp(float x, float bound) {
+#if defined(__CUDA_ARCH__)
+  float above, within;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(above) : "f"(x), "f"(-bound));
+  asm("min.NaN.f32 %0, %1, %2;" : "=f"(within) : "f"(above), "f"(bound));
+  return within;
+#else
+  const float above = -bound > x ? -bound : x;
+  return bound < above ? bound : above;
+#endif
+}
+
 struct Element {
   float x, x_start, h1, h2;
 };
@@ -33,9 +46,7 @@ DDPM_RT_INLINE Element step_element(const Row& row, float clip, bool h2_is_x_sta
                                     float h1, float h2) {
   Element next;
   const float free_x_start = add(multiply(row.u, x), multiply(row.v, p));
-  // Both comparisons are false for a NaN, which passes through. (In this form they are one instruction each.)
-  const float above = -clip > free_x_start ? -clip : free_x_start;
-  const float x_start = clip < above ? clip : above;
+  const float x_start = clamp(free_x_start, clip);
   float x_next = add(add(multiply(row.a, x), multiply(row.q, p)), multiply(row.b, x_start));
   if (kHistories >= 1) x_next = add(x_next, multiply(row.c1, h1));
   if (kHistories == 2) x_next = add(x_next, multiply(row.c2, h2));

@@ -97,43 +97,133 @@ class HostStep:
     @property
     def threads(self) -> int: ...
 
-# Only where has_cuda_kernels(). Addresses are device memory as integers, 0 for none; so is the stream. Nothing is
-# checked but what an integer can tell, and RuntimeError carries CUDA's own message.
-def cuda_step_launch(
-    *,
-    coefficients: int,
-    timesteps: int,
-    num_rows: int,
-    histories: int,
-    learned: bool,
-    h2_is_x_start: bool,
-    clip: float,
-    num_samples: int,
-    num_elements: int,
-    prediction_elements: int,
-    prediction_type: str,
-    x: int,
-    prediction: int,
-    t: int,
-    t_is_int64: bool,
-    row: int,
-    seed: int,
-    sample_index: int,
-    flag: int,
-    arrivals: int,
-    h1: int = 0,
-    h2: int = 0,
-    x_start: int = 0,
-    next_input: int = 0,
-    stream: int = 0,
-) -> None:
-    """Put one step on the stream: HostStep's buffers and rules, with next_input in the prediction's type.
+# All that follows is only there where has_cuda_kernels(). Addresses are device memory as integers, 0 for none; streams,
+# events, graphs (cudaGraph_t) and executable graphs (cudaGraphExec_t) are integers too. Nothing is checked but what an
+# integer can tell. RuntimeError carries CUDA's own message, MemoryError too little device memory.
+
+class CudaStep:
+    """A step on device buffers: HostStep's buffers and rules, with next_input in the prediction's type.
 
     num_elements is C·H·W, prediction_elements that or twice it; prediction_type is "float32", "float16" or
     "bfloat16". arrivals is uint32 [N], zeroed once before the first launch and left zero by each.
     """
 
+    def __init__(
+        self,
+        *,
+        coefficients: int,
+        timesteps: int,
+        num_rows: int,
+        histories: int,
+        learned: bool,
+        h2_is_x_start: bool,
+        clip: float,
+        num_samples: int,
+        num_elements: int,
+        prediction_elements: int,
+        prediction_type: str,
+        x: int,
+        prediction: int,
+        t: int,
+        t_is_int64: bool,
+        row: int,
+        seed: int,
+        sample_index: int,
+        flag: int,
+        arrivals: int,
+        h1: int = 0,
+        h2: int = 0,
+        x_start: int = 0,
+        next_input: int = 0,
+    ) -> None: ...
+    def launch(self, stream: int = 0) -> None:
+        """Put one step on the stream."""
+
+def cuda_step_launch(**arguments: Any) -> None:
+    """Put one step on the stream: CudaStep(...).launch(stream)."""
+
 def cuda_normal_launch(
     *, out: int, num_samples: int, num_elements: int, seed: int, sample_index: int, draw: int, stream: int = 0
 ) -> None:
     """Fill out, float32 [N, E], from seed and sample_index, uint64 [N], and draw, uint32 [N]."""
+
+def cuda_convert_launch(*, x: int, out: int, out_type: str, num_elements: int, stream: int = 0) -> None:
+    """out = x, float32, in another type, rounded as the step rounds its next_input."""
+
+def cuda_set_uint32(address: int, value: int, stream: int) -> None:
+    """Put the setting of one uint32 on the stream."""
+
+def cuda_begin_capture(stream: int) -> None:
+    """From now on what this thread puts on the stream is recorded, not run."""
+
+def cuda_end_capture(stream: int) -> int:
+    """The recorded graph, which the caller destroys."""
+
+def cuda_graph_node_types(graph: int) -> dict[str, int]:
+    """How many nodes of each type there are, those of child graphs included: "kernel", "memcpy", "host", …"""
+
+def cuda_while_graph(network: int, step: CudaStep, turns_left: int, num_rows: int = 1) -> int:
+    """WHILE { num_rows times: network, step }.
+
+    A launch takes as many turns as the uint32 at turns_left says, at least one, and leaves 0 there.
+    """
+
+def cuda_step_graph(network: int, step: CudaStep) -> int:
+    """{ network, step }: a launch runs one row. The network's graph is copied, its buffers and kernels are not."""
+
+def cuda_graph_instantiate(graph: int) -> int:
+    """An executable graph, which the caller destroys."""
+
+def cuda_graph_upload(executable: int, stream: int) -> None:
+    """Put what a first launch would do besides on the stream."""
+
+def cuda_graph_launch(executable: int, stream: int) -> None:
+    """Put one run on the stream."""
+
+def cuda_graph_executable_destroy(executable: int) -> None: ...
+def cuda_graph_destroy(graph: int) -> None: ...
+def cuda_device_count() -> int: ...
+def cuda_device_facts(ordinal: int) -> dict[str, Any]:
+    """name, compute_capability, num_multiprocessors, memory_bytes, l2_bytes, driver_ and runtime_cuda_version."""
+
+def cuda_set_device(ordinal: int) -> None:
+    """Make a device's primary context current in this thread."""
+
+def cuda_allocate(size_bytes: int) -> int: ...
+def cuda_free(address: int) -> None: ...
+def cuda_memory_info() -> tuple[int, int]:
+    """Free and total bytes of the current device."""
+
+def cuda_copy_to_device(address: int, array: _Array, stream: int) -> None:
+    """Done when this returns."""
+
+def cuda_copy_to_host(array: _Array, address: int, stream: int) -> None:
+    """After what is on the stream; done when this returns."""
+
+def cuda_copy(to: int, from_: int, size_bytes: int, stream: int) -> None:
+    """Put a copy from device to device on the stream."""
+
+def cuda_fill(address: int, value: int, size_bytes: int, stream: int) -> None:
+    """Put the setting of every byte on the stream."""
+
+def cuda_stream_create() -> int:
+    """A stream that does not wait for the default stream."""
+
+def cuda_stream_destroy(stream: int) -> None: ...
+def cuda_stream_synchronize(stream: int) -> None:
+    """Wait for what is on the stream."""
+
+def cuda_stream_is_done(stream: int) -> bool: ...
+def cuda_event_create() -> int:
+    """An event that keeps time."""
+
+def cuda_event_destroy(event: int) -> None: ...
+def cuda_event_record(event: int, stream: int) -> None: ...
+def cuda_event_synchronize(event: int) -> None: ...
+def cuda_event_elapsed_ms(start: int, end: int) -> float:
+    """Milliseconds between two recorded events."""
+
+def nvtx_push(name: str) -> None:
+    """Begin a named range for profilers; nothing where the toolkit had no NVTX."""
+
+def nvtx_pop() -> None: ...
