@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
@@ -14,6 +15,9 @@ from diffusion.process import Process
 from diffusion.samplers import DEFAULT_SAMPLER, ddim_inversion, make_table
 from diffusion.spacing import DEFAULT_SPACING
 from diffusion.step_table import StepTable
+from runtime.device.interface import DeviceEngine
+from runtime.device.plan import DevicePlan, device_batch_size, plan_device
+from runtime.device_batches import DeviceBatch, DeviceChains
 from runtime.engines.interface import Engine
 from runtime.engines.opening import open_engine
 from runtime.host_chain import HostChain, NonFiniteSample, check_seed_range
@@ -53,8 +57,8 @@ class Sampler:
     together: the noise is the same bits for every batch size, worker and restart.
 
     Args:
-        engine: a path (`unet.onnx`, a checkpoint folder), or an engine that is already open.
-        device: "cpu" or "cuda", for a path.
+        engine: a path (`unet.onnx`, `unet.plan`, a checkpoint folder), or an engine that is already open.
+        device: "cpu" or "cuda", for a path; None for "cuda" with a plan and "cpu" with the rest.
         sampler: the method, see `diffusion.samplers.SAMPLERS`; or a table of one's own, or its JSON file.
         num_steps: network calls; None for every timestep of training.
         spacing: how the timesteps are chosen where there are fewer.
@@ -68,6 +72,7 @@ class Sampler:
         flags: what the engine's file does not say of its process, and preferences for variance and clip.
         allow_pickle: whether a checkpoint's weights may be a pickle.
         backend: which library runs an ONNX file, see `runtime.engines.backend_choice`.
+        precision, compiled: of a checkpoint folder on a GPU, see `runtime.engines.opening.open_engine`.
         force: run a table although it turns the rounding of a low-precision engine into visible error.
 
     Raises:
@@ -79,7 +84,7 @@ class Sampler:
         self,
         engine: Engine | Path | str,
         *,
-        device: str = "cpu",
+        device: str | None = None,
         sampler: str | Path | StepTable = DEFAULT_SAMPLER,
         num_steps: int | None = None,
         spacing: str = DEFAULT_SPACING,
@@ -93,10 +98,12 @@ class Sampler:
         flags: ProcessFlags | None = None,
         allow_pickle: bool = False,
         backend: str = "auto",
+        precision: str | None = None,
+        compiled: bool = False,
         force: bool = False,
     ) -> None:
         if isinstance(engine, Path | str):
-            engine = open_engine(engine, device, threads, flags, allow_pickle, backend)
+            engine = open_engine(engine, device, threads, flags, allow_pickle, backend, precision, compiled)
         self.engine = engine
         self.table: StepTable = make_table(
             engine.process, sampler, num_steps, spacing, timesteps, from_timestep, lambda_min, eta=eta
@@ -110,9 +117,16 @@ class Sampler:
                 raise InputError(f"{error}; --force samples all the same") from None
         self._batch_size = batch_size
         self._threads = threads
-        if batch_size is not None:
-            check_batch_fits(engine, self.table, batch_size)
         self._chains: dict[tuple[int, bool], HostChain] = {}
+        # An engine that runs on a device offers both ways; the chain then stays where the network is.
+        self._device_engine = cast(DeviceEngine, engine) if hasattr(engine, "bind_device") else None
+        self._device_chains: DeviceChains | None = None
+        if self._device_engine is not None:
+            self._device_chains = DeviceChains(self._device_engine, self.table)
+            if batch_size is not None:
+                plan_device(self._device_engine, self.table, batch_size, batch_size)
+        elif batch_size is not None:
+            check_batch_fits(engine, self.table, batch_size)
 
     @property
     def process(self) -> Process:
@@ -151,6 +165,8 @@ class Sampler:
 
     def batch_size_for(self, num: int) -> int:
         """Samples per network call when `num` are drawn."""
+        if self._device_engine is not None:
+            return device_batch_size(self._device_engine, num, self._batch_size)
         return min(num, self._batch_size or default_batch_size(self.process, num))
 
     def batches(
@@ -175,6 +191,9 @@ class Sampler:
         check_seed_range(seed, start, num)
         if x_init is not None and x_init.shape != (num, *self.process.sample.chw):
             raise InputError(f"initial states have shape {x_init.shape}, expected {(num, *self.process.sample.chw)}")
+        if self._device_engine is not None:
+            yield from self._device_batches(num, seed, start, x_init, after_step, trajectory)
+            return
         size = self.batch_size_for(num)
         for first in range(0, num, size):
             count = min(size, num - first)
@@ -185,6 +204,47 @@ class Sampler:
             self._run(chain, first, count, after_step, followed)
             finite = chain.finite()
             yield Batch(np.array(indices, dtype=np.uint64)[finite], chain.x[finite], chain.non_finite())
+
+    def device_plan(self, num: int, with_x_start: bool = False) -> DevicePlan | None:
+        """What drawing `num` samples will take of a GPU, before it is taken; None for an engine on the CPU.
+
+        Args:
+            num: samples.
+            with_x_start: whether a trajectory is kept.
+
+        Raises:
+            InputError: a batch that the engine does not take, or that does not fit into the device's memory.
+        """
+        if self._device_engine is None or self._device_chains is None:
+            return None
+        held = self._device_chains.held_bytes
+        return plan_device(self._device_engine, self.table, num, self._batch_size, with_x_start, held)
+
+    def _device_batches(
+        self,
+        num: int,
+        seed: int,
+        start: int,
+        x_init: np.ndarray | None,
+        after_step: Callable[[int], None] | None,
+        trajectory: Trajectory | None,
+    ) -> Iterator[Batch]:
+        plan = self.device_plan(num, trajectory is not None)
+        assert plan is not None
+        assert self._device_chains is not None
+
+        def batches() -> Iterator[DeviceBatch]:
+            for first in range(0, num, plan.batch_size):
+                count = min(plan.batch_size, num - first)
+                followed = trajectory if trajectory is not None and first < trajectory.num_samples else None
+                indices = list(range(start + first, start + first + count))
+                states = None if x_init is None else x_init[first : first + count]
+                yield DeviceBatch(first, [seed] * count, indices, states, followed)
+
+        for done in self._device_chains.run(plan, batches(), after_step, trajectory is not None):
+            assert done.x is not None
+            indices = np.array(done.sample_indices, dtype=np.uint64)
+            yield Batch(indices[done.finite], done.x[done.finite], done.non_finite)
 
     def _run(
         self,

@@ -61,6 +61,12 @@ class Trajectory:
             for place in np.flatnonzero(self._x_start_rows == state - 1):
                 self.x_start[place, first:last] = x_start[: last - first]
 
+    def next_stop(self, state: int) -> int:
+        """The first state after this one that is wanted of x or of x_start; R where there is none."""
+        wanted = np.union1d(self._states, self._x_start_rows + 1)
+        later = wanted[wanted > state]
+        return int(later[0]) if len(later) else int(self._states[-1])
+
     def draw(self, states: np.ndarray) -> Image.Image:
         """A strip of `x` or `x_start`: a row for each sample, from noise at the left to the image at the right."""
         num_states, num_samples = states.shape[:2]

@@ -1,0 +1,1 @@
+"""What a chain on an NVIDIA GPU stands on: the driver, memory, streams, captured graphs."""

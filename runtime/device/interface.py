@@ -1,0 +1,105 @@
+"""What the chain on a device needs of an engine and of the device's memory. Addresses and streams are integers."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+
+from diffusion.process import Process
+
+
+class DeviceMemory(Protocol):
+    """Memory, streams and events of one GPU, in its primary context, whoever allocates them."""
+
+    name: str
+    """For messages: whose allocator it is."""
+
+    def allocate(self, size_bytes: int) -> int:
+        """The address of new device memory, aligned to 256 bytes at least.
+
+        Raises:
+            InputError: there is not that much left.
+        """
+
+    def free(self, address: int) -> None:
+        """Give back what `allocate` returned."""
+
+    def free_bytes(self) -> int:
+        """How much may still be allocated on the device."""
+
+    def to_device(self, address: int, array: np.ndarray, stream: int) -> None:
+        """Copy a C-contiguous array to the device; done when this returns."""
+
+    def to_host(self, array: np.ndarray, address: int, stream: int) -> None:
+        """Fill a C-contiguous array from the device, after what is on the stream; done when this returns."""
+
+    def zero(self, address: int, size_bytes: int, stream: int) -> None:
+        """Put the zeroing of memory on the stream."""
+
+    def make_stream(self) -> int:
+        """A new stream that does not wait for the default stream."""
+
+    def free_stream(self, stream: int) -> None:
+        """Give back what `make_stream` returned, with nothing on it: a chain that is closed has no use for its own."""
+
+    def synchronize(self, stream: int) -> None:
+        """Wait for the stream. Raises RuntimeError with CUDA's text if anything on it failed."""
+
+    def is_done(self, stream: int) -> bool:
+        """Whether nothing is left to do on the stream; does not wait."""
+
+
+class DeviceCall(Protocol):
+    """One network call on fixed device buffers."""
+
+    def enqueue(self, stream: int) -> None:
+        """Put one call on the stream, without waiting for it or for anything else.
+
+        Raises:
+            RuntimeError: the backend refused, with its own words.
+        """
+
+    def graph(self, stream: int) -> int | None:
+        """A `cudaGraph_t` of exactly one call, owned by this object; None if the backend's call cannot be captured.
+
+        The stream is one to capture on, with nothing on it. One call may be run before the capture: t must hold
+        timesteps, and the prediction is written.
+
+        Raises:
+            RuntimeError: the call cannot be captured, with the reason.
+        """
+
+
+class DeviceEngine(Protocol):
+    """An ε-network on a GPU, beside the attributes of `runtime.engines.interface.Engine`."""
+
+    name: str
+    process: Process
+    sha256: str
+    precision: str
+
+    io_type: str
+    """Of x and of the prediction on the device: `float32`, `float16` or `bfloat16`."""
+
+    t_type: str
+    """Of t on the device: `float32` or `int64`."""
+
+    memory: DeviceMemory
+    """Where the chain's buffers are made too."""
+
+    def batch_range(self) -> tuple[int, int | None]:
+        """The smallest and the largest batch that it takes; None where only memory limits it."""
+
+    def call_bytes(self, batch_size: int) -> int:
+        """Device memory that one bound call takes beside the weights and the buffers, in bytes; 0 if unknown."""
+
+    def bind_device(self, x: int, t: int, prediction: int, batch_size: int, stream: int) -> DeviceCall:
+        """A call from and to buffers on the device: x [N, C, H, W], t [N] → prediction [N, C or 2C, H, W].
+
+        One engine may be bound several times; each call has state of its own and may run beside the others. Every
+        address is a multiple of 256, which TensorRT demands of its tensors.
+
+        Raises:
+            InputError: a batch that the engine does not take.
+        """

@@ -1,0 +1,125 @@
+"""Device memory, streams and their waiting: PyCUDA's where it is installed, else the compiled kernels' own.
+
+Whoever allocates, it is in the GPU's primary context, which PyTorch, ONNX Runtime and TensorRT use too.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from types import ModuleType
+
+import numpy as np
+
+from commands.errors import DeviceUnavailableError
+from diffusion.errors import InputError
+from runtime.device.driver import driver_facts, require_gpu
+from runtime.device.interface import DeviceMemory
+from runtime.kernels_module import import_kernels
+
+_log = logging.getLogger(__name__)
+
+
+def open_device_memory(ordinal: int = 0) -> DeviceMemory:
+    """The memory of one GPU.
+
+    Args:
+        ordinal: as CUDA counts, after CUDA_VISIBLE_DEVICES.
+
+    Raises:
+        DeviceUnavailableError: no driver, no such GPU, or kernels that were built without CUDA.
+    """
+    what = "device cuda"
+    require_gpu(driver_facts(), what, "run on this machine with --device cpu", ordinal)
+    kernels = import_kernels()
+    if not kernels.has_cuda_kernels():
+        raise DeviceUnavailableError(
+            f"{what}: the compiled kernels were built without CUDA; put nvcc on the PATH and run `make build`"
+        )
+    try:
+        kernels.cuda_set_device(ordinal)
+    except RuntimeError as error:
+        raise DeviceUnavailableError(
+            f"{what}: {error}; update the NVIDIA driver, or build with an older CUDA"
+        ) from error
+    if importlib.util.find_spec("pycuda") is not None:
+        from runtime.device.pycuda_memory import open_pycuda_memory
+
+        try:
+            return open_pycuda_memory(ordinal)
+        except (ImportError, RuntimeError) as error:
+            _log.warning("PyCUDA is installed and does not work (%s); the compiled kernels allocate instead", error)
+    return KernelsMemory(kernels)
+
+
+class KernelsMemory:
+    """A `DeviceMemory` of the CUDA runtime that is linked into the compiled kernels.
+
+    Args:
+        kernels: the compiled module, its device chosen.
+    """
+
+    name = "CUDA runtime"
+
+    def __init__(self, kernels: ModuleType) -> None:
+        self._kernels = kernels
+
+    def allocate(self, size_bytes: int) -> int:
+        """As `DeviceMemory.allocate`."""
+        try:
+            address: int = self._kernels.cuda_allocate(size_bytes)
+        except MemoryError as error:
+            raise too_little_memory(size_bytes, self.free_bytes()) from error
+        return address
+
+    def free(self, address: int) -> None:
+        """As `DeviceMemory.free`."""
+        self._kernels.cuda_free(address)
+
+    def free_bytes(self) -> int:
+        """As `DeviceMemory.free_bytes`."""
+        free, _ = self._kernels.cuda_memory_info()
+        return int(free)
+
+    def to_device(self, address: int, array: np.ndarray, stream: int) -> None:
+        """As `DeviceMemory.to_device`."""
+        self._kernels.cuda_copy_to_device(address, array, stream)
+
+    def to_host(self, array: np.ndarray, address: int, stream: int) -> None:
+        """As `DeviceMemory.to_host`."""
+        self._kernels.cuda_copy_to_host(array, address, stream)
+
+    def zero(self, address: int, size_bytes: int, stream: int) -> None:
+        """As `DeviceMemory.zero`."""
+        self._kernels.cuda_fill(address, 0, size_bytes, stream)
+
+    def make_stream(self) -> int:
+        """As `DeviceMemory.make_stream`."""
+        stream: int = self._kernels.cuda_stream_create()
+        return stream
+
+    def free_stream(self, stream: int) -> None:
+        """As `DeviceMemory.free_stream`."""
+        self._kernels.cuda_stream_destroy(stream)
+
+    def synchronize(self, stream: int) -> None:
+        """As `DeviceMemory.synchronize`."""
+        self._kernels.cuda_stream_synchronize(stream)
+
+    def is_done(self, stream: int) -> bool:
+        """As `DeviceMemory.is_done`."""
+        done: bool = self._kernels.cuda_stream_is_done(stream)
+        return done
+
+
+def too_little_memory(size_bytes: int, free_bytes: int) -> InputError:
+    """The error of an allocation that did not fit."""
+    return InputError(
+        f"device memory: {mebibytes(size_bytes)} are needed and {mebibytes(free_bytes)} are free; "
+        "use a smaller --batch-size, or end what else runs on this GPU"
+    )
+
+
+def mebibytes(size_bytes: int) -> str:
+    """For messages, such as `12.5 MiB` or `3.1 GiB`."""
+    return f"{size_bytes / 2**20:.1f} MiB" if size_bytes < 2**30 else f"{size_bytes / 2**30:.1f} GiB"

@@ -1,0 +1,109 @@
+"""ONNX Runtime on an NVIDIA GPU, reading and writing the chain's buffers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+
+from diffusion.errors import InputError
+from runtime.device.interface import DeviceMemory
+from runtime.device.memory import open_device_memory
+from runtime.engines.host_call import bind_host
+from runtime.engines.network_contract import check_batch
+from runtime.engines.onnx_runtime import OnnxRuntimeEngine
+from runtime.process_flags import ProcessFlags
+
+_T_TYPES: dict[type, str] = {np.float32: "float32", np.int64: "int64"}
+
+
+class OnnxDeviceEngine(OnnxRuntimeEngine):
+    """An ONNX ε-network run by ONNX Runtime's CUDA provider: a `runtime.device.interface.DeviceEngine`.
+
+    ONNX Runtime runs on a stream of its own and waits for it, so each call waits for the chain's stream before and is
+    done when it returns; it cannot be captured. Nothing is copied to the host.
+
+    Args:
+        path: as `OnnxRuntimeEngine`.
+        flags: what the file's metadata does not say.
+        memory: of the GPU; None to open the first one.
+        device: where ONNX Runtime runs.
+
+    Raises:
+        InputError: as `OnnxRuntimeEngine`, or timesteps of a type that the chain cannot write.
+        DeviceUnavailableError: no CUDA provider, or no GPU for it.
+    """
+
+    io_type = "float32"
+
+    def __init__(
+        self,
+        path: Path,
+        flags: ProcessFlags | None = None,
+        memory: DeviceMemory | None = None,
+        device: str = "cuda",
+    ) -> None:
+        super().__init__(path, device, flags=flags)
+        if self._t_type not in _T_TYPES:
+            raise InputError(
+                f"{path}: takes its timesteps as {np.dtype(self._t_type).name}, expected float32 or int64 on a GPU; "
+                "run it with --device cpu, or export it again with `python -m export.to_onnx`"
+            )
+        self.t_type = _T_TYPES[self._t_type]
+        self.memory = open_device_memory() if memory is None else memory
+        self._device = device
+        self._own_stream: int | None = None
+
+    def batch_range(self) -> tuple[int, int | None]:
+        """One batch if the file says so, else any; memory decides."""
+        num = self._x.batch
+        return (1, None) if num is None else (num, num)
+
+    def call_bytes(self, batch_size: int) -> int:
+        """Unknown: ONNX Runtime finds out when it runs."""
+        del batch_size
+        return 0
+
+    def bind_device(self, x: int, t: int, prediction: int, batch_size: int, stream: int) -> OnnxCall:
+        """As `DeviceEngine.bind_device`."""
+        del stream  # calls are told
+        check_batch(self._path, self._x, batch_size)
+        shape = self.process.sample
+        predicted = (batch_size, self.process.prediction_channels, shape.height, shape.width)
+        binding = self._session.io_binding()
+        binding.bind_input(self._x.name, self._device, 0, np.float32, (batch_size, *shape.chw), x)
+        binding.bind_input(self._t_name, self._device, 0, self._t_type, (batch_size,), t)
+        binding.bind_output(self._output_name, self._device, 0, np.float32, predicted, prediction)
+        return OnnxCall(f"{self._path}, a batch of {batch_size}", self._session, binding, self.memory)
+
+    def bind(self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray) -> Callable[[], None]:
+        """As `runtime.engines.interface.Engine.bind`: copies to and from the GPU around each call."""
+        if self._own_stream is None:
+            self._own_stream = self.memory.make_stream()
+        return bind_host(self, x, t, prediction, self._own_stream)
+
+
+class OnnxCall:
+    """A `runtime.device.interface.DeviceCall`, but for the waiting."""
+
+    def __init__(self, what: str, session: ort.InferenceSession, binding: ort.IOBinding, memory: DeviceMemory) -> None:
+        self._what, self._run, self._binding, self._memory = what, session.run_with_iobinding, binding, memory
+
+    def enqueue(self, stream: int) -> None:
+        """Run one call after what is on the stream; done when this returns.
+
+        Raises:
+            RuntimeError: ONNX Runtime refused, with its own words.
+        """
+        self._memory.synchronize(stream)
+        try:
+            self._run(self._binding)
+        except Exception as error:  # ONNX Runtime's exceptions have no common base
+            raise RuntimeError(f"{self._what}: the network fails ({' '.join(str(error).split())[:200]})") from error
+
+    def graph(self, stream: int) -> int | None:
+        """None: a call that waits cannot be captured."""
+        del stream
+        return None

@@ -1,0 +1,300 @@
+"""A diffusers checkpoint on an NVIDIA GPU, run by PyTorch where the chain's buffers are: eager or compiled.
+
+Beside `torch_checkpoint`, the only file under `runtime/` that imports torch; nothing imports it before it is asked for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import logging
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import UNet2DModel
+from diffusers.models.resnet import ResnetBlock2D
+
+from commands.errors import DeviceUnavailableError
+from diffusion.errors import InputError
+from runtime.device.interface import DeviceMemory
+from runtime.device.memory import open_device_memory
+from runtime.engines.host_call import bind_host
+from runtime.engines.torch_checkpoint import load_checkpoint
+from runtime.process_flags import ProcessFlags
+
+PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+_IO_TYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+# Every kernel that inductor knows is timed; the graph is ours, so inductor shall make none.
+_COMPILE_MODE = "max-autotune-no-cudagraphs"
+# The first call compiles, and times cuDNN's algorithms; the next ones settle the allocator.
+_WARM_UP_CALLS = 3
+
+_log = logging.getLogger(__name__)
+
+
+class TorchDeviceEngine:
+    """A checkpoint on a GPU: a `runtime.device.interface.DeviceEngine`.
+
+    The time path is evaluated once, in float32, for every timestep (`fold_time`): what depends on t alone is looked up,
+    so no precision can hurt it and a call launches fewer kernels.
+
+    Args:
+        folder: a checkpoint folder, see `load_checkpoint`.
+        precision: of the network's arithmetic, one of `PRECISIONS`; fp32 is IEEE float32, without TF32.
+        compiled: whether torch.compile makes the kernels, which takes minutes at the first use of a batch size.
+        flags: a variance or a clip other than the checkpoint's.
+        allow_pickle: see `load_checkpoint`.
+        memory: of the GPU; None to open the first one.
+        device: where PyTorch runs.
+
+    Raises:
+        InputError: as `load_checkpoint`, or an unknown precision.
+        DeviceUnavailableError: no GPU, or a PyTorch that was built without CUDA.
+    """
+
+    t_type = "int64"
+
+    def __init__(
+        self,
+        folder: Path | str,
+        precision: str = "fp32",
+        compiled: bool = False,
+        flags: ProcessFlags | None = None,
+        allow_pickle: bool = False,
+        memory: DeviceMemory | None = None,
+        device: str = "cuda",
+    ) -> None:
+        if precision not in PRECISIONS:
+            raise InputError(f"precision is {precision!r}, expected one of {', '.join(PRECISIONS)}")
+        if device != "cpu":
+            _expect_cuda()
+        self.memory = open_device_memory() if memory is None else memory
+        checkpoint = load_checkpoint(folder, allow_pickle)
+        self.process = (flags or ProcessFlags()).applied_to(checkpoint.process, str(folder))
+        self.precision, self.io_type = precision, _IO_TYPES[precision]
+        # Another precision is another network: a run that was begun with one is not finished with the other.
+        other = hashlib.sha256(f"{checkpoint.sha256} {precision}".encode()).hexdigest()
+        self.sha256 = checkpoint.sha256 if precision == "fp32" else other
+        self.name = f"PyTorch {torch.__version__} ({device.upper()}, {precision}{', compiled' if compiled else ''})"
+        self._device = torch.device(device)
+        with torch.no_grad():
+            fold_time(checkpoint.unet, self.process.schedule.num_train_timesteps)
+        # Tensor cores read 16-bit images channels last; converting at every convolution would cost as much as it.
+        image_format = torch.contiguous_format if precision == "fp32" else torch.channels_last
+        network = _Call(checkpoint.unet, image_format).to(
+            self._device, PRECISIONS[precision], memory_format=image_format
+        )
+        self._run: Callable[..., None] = network
+        if compiled:
+            # Of diffusers' own functions, which ask for a version once and keep the answer.
+            warnings.filterwarnings("ignore", message="Dynamo detected a call to a `functools.lru_cache`")
+            self._run = torch.compile(network, mode=_COMPILE_MODE, dynamic=False)
+        self._stream: int | None = None
+
+    def batch_range(self) -> tuple[int, int | None]:
+        """Any batch; memory decides."""
+        return 1, None
+
+    def call_bytes(self, batch_size: int) -> int:
+        """Unknown: PyTorch finds out when it runs."""
+        return 0
+
+    def bind_device(self, x: int, t: int, prediction: int, batch_size: int, stream: int) -> TorchCall:
+        """As `DeviceEngine.bind_device`: PyTorch reads and writes the buffers themselves."""
+        shape, kind = self.process.sample, PRECISIONS[self.precision]
+        channels = self.process.prediction_channels
+        tensors = (
+            tensor_at(x, (batch_size, *shape.chw), kind, self._device),
+            tensor_at(t, (batch_size,), torch.int64, self._device),
+            tensor_at(prediction, (batch_size, channels, shape.height, shape.width), kind, self._device),
+        )
+        return TorchCall(self.name, self._run, tensors, self._device, self.memory)
+
+    def bind(self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray) -> Callable[[], None]:
+        """As `runtime.engines.interface.Engine.bind`: copies to and from the GPU around each call."""
+        if self._stream is None:
+            self._stream = self.memory.make_stream()
+        return bind_host(self, x, t, prediction, self._stream)
+
+
+class TorchCall:
+    """A `runtime.device.interface.DeviceCall`.
+
+    Args:
+        what: the engine, for messages.
+        run: takes x, t and the prediction, which it fills.
+        tensors: these, on the chain's buffers.
+        device: of PyTorch.
+        memory: to wait with.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        run: Callable[..., None],
+        tensors: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+        device: torch.device,
+        memory: DeviceMemory,
+    ) -> None:
+        self._what, self._run, self._tensors, self._device, self._memory = what, run, tensors, device, memory
+        self._graph: torch.cuda.CUDAGraph | None = None
+
+    def enqueue(self, stream: int) -> None:
+        """Put one call on the stream.
+
+        Raises:
+            InputError: PyTorch found too little memory for the batch.
+            RuntimeError: PyTorch refused.
+        """
+        with self._on(stream):
+            self._run(*self._tensors)
+
+    def graph(self, stream: int) -> int | None:
+        """The `cudaGraph_t` of one call, captured by PyTorch, whose allocator must know of it; kept by this object.
+
+        Raises:
+            InputError: PyTorch found too little memory for the batch.
+            RuntimeError: the call cannot be captured.
+        """
+        if self._device.type != "cuda":
+            return None
+        if self._graph is None:
+            for _ in range(_WARM_UP_CALLS):
+                self.enqueue(stream)
+            self._memory.synchronize(stream)
+            try:
+                graph = torch.cuda.CUDAGraph(keep_graph=True)
+            except TypeError:
+                _log.warning("PyTorch %s keeps no graph that others can use; 2.8 and later do", torch.__version__)
+                return None
+            # On the chain's own stream: cuBLAS has a workspace for each, and two chains must not share one.
+            on = torch.cuda.ExternalStream(stream, device=self._device)
+            with self._settings(), torch.cuda.graph(graph, stream=on, capture_error_mode="thread_local"):
+                self._run(*self._tensors)
+            self._graph = graph
+        handle: int = self._graph.raw_cuda_graph()
+        return handle
+
+    @contextlib.contextmanager
+    def _on(self, stream: int) -> Iterator[None]:
+        with self._settings():
+            if self._device.type == "cuda":
+                with torch.cuda.stream(torch.cuda.ExternalStream(stream, device=self._device)):
+                    yield
+            else:
+                self._memory.synchronize(stream)
+                yield
+
+    @contextlib.contextmanager
+    def _settings(self) -> Iterator[None]:
+        # Unless told otherwise cuDNN rounds the factors of float32 convolutions to TF32: that is not fp32.
+        flags = torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False)
+        try:
+            with torch.no_grad(), flags:
+                yield
+        except torch.OutOfMemoryError as error:
+            num = len(self._tensors[0])
+            text = " ".join(str(error).split()).partition(". ")[0]
+            raise InputError(
+                f"{self._what}: a batch of {num} does not fit ({text}); use a smaller --batch-size"
+            ) from error
+
+
+class _Call(torch.nn.Module):
+    """A network that fills a buffer: compiled, the last kernel writes there."""
+
+    def __init__(self, unet: UNet2DModel, image_format: torch.memory_format) -> None:
+        super().__init__()
+        self.unet, self.image_format = unet, image_format
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor, prediction: torch.Tensor) -> None:
+        prediction.copy_(self.unet(x.contiguous(memory_format=self.image_format), t, return_dict=False)[0])
+
+
+class _Rows(torch.nn.Module):
+    """In place of the sinusoids: a row of a table for each timestep."""
+
+    def __init__(self, table: torch.Tensor) -> None:
+        super().__init__()
+        self.register_buffer("table", table)
+
+    def forward(self, timesteps: torch.Tensor) -> torch.Tensor:
+        rows: torch.Tensor = self.table[timesteps]
+        return rows
+
+
+class _Columns(torch.nn.Module):
+    """In place of a block's projection of the time embedding: its columns of that row."""
+
+    def __init__(self, first: int, last: int) -> None:
+        super().__init__()
+        self.first, self.last = first, last
+
+    def forward(self, row: torch.Tensor) -> torch.Tensor:
+        return row[:, self.first : self.last]
+
+
+def fold_time(unet: UNet2DModel, num_timesteps: int) -> None:
+    """Replace what depends on t alone by a table, in place; from then on t is an integer.
+
+    The sinusoids and the MLP behind them become rows of the table, and so do the residual blocks' projections of their
+    result: one look-up instead of two matrix products and one for each block. Where a block projects in another way
+    than diffusers' `ResnetBlock2D`, the projections stay.
+
+    Args:
+        unet: on the CPU, in float32.
+        num_timesteps: T, how many rows.
+    """
+    t = torch.arange(num_timesteps)
+    conditioning = t if unet.config.time_embedding_type == "learned" else t.to(torch.float32)
+    embedding = unet.time_embedding(unet.time_proj(conditioning).to(torch.float32))  # [T, C]
+    projecting = [module for module in unet.modules() if getattr(module, "time_emb_proj", None) is not None]
+    if all(isinstance(module, ResnetBlock2D) for module in projecting):
+        columns, first = [], 0
+        for block in projecting:
+            activated = embedding if block.skip_time_act else block.nonlinearity(embedding)
+            columns.append(block.time_emb_proj(activated))
+            width = columns[-1].shape[1]
+            block.time_emb_proj, block.skip_time_act = _Columns(first, first + width), True
+            first += width
+        embedding = torch.cat(columns, dim=1) if columns else embedding
+    unet.time_proj, unet.time_embedding = _Rows(embedding), torch.nn.Identity()
+
+
+def tensor_at(address: int, shape: tuple[int, ...], kind: torch.dtype, device: torch.device) -> torch.Tensor:
+    """A tensor on memory that somebody else holds, without a copy."""
+    if device.type == "cpu":
+        size = math.prod(shape) * kind.itemsize
+        return torch.frombuffer((ctypes.c_char * size).from_address(address), dtype=kind).reshape(shape)
+    # The interface has no bfloat16; the bits of either 16-bit type pass as integers.
+    code = {torch.float32: "<f4", torch.float16: "<f2", torch.bfloat16: "<i2", torch.int64: "<i8"}[kind]
+    tensor = torch.as_tensor(_DeviceArray(address, shape, code), device=device)
+    if tensor.data_ptr() != address:
+        raise RuntimeError(f"PyTorch copied a buffer of {tuple(shape)} instead of using it where it is")
+    return tensor.view(kind)
+
+
+class _DeviceArray:
+    def __init__(self, address: int, shape: tuple[int, ...], code: str) -> None:
+        self.__cuda_array_interface__: dict[str, Any] = {
+            "shape": shape,
+            "typestr": code,
+            "data": (address, False),
+            "version": 3,
+        }
+
+
+def _expect_cuda() -> None:
+    missing = None
+    if not torch.backends.cuda.is_built():
+        missing = f"the installed PyTorch {torch.__version__} is built without CUDA"
+    elif not torch.cuda.is_available():
+        missing = "PyTorch finds no NVIDIA driver or no GPU"
+    if missing is not None:
+        raise DeviceUnavailableError(f"device cuda: {missing}; run on this machine with --device cpu")

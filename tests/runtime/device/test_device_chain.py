@@ -1,0 +1,319 @@
+"""The chain on a device, on a device of the host, bit for bit against the chain on the host."""
+
+import itertools
+import logging
+
+import numpy as np
+import pytest
+
+from diffusion.errors import InputError
+from diffusion.noise_schedule import NoiseSchedule
+from diffusion.normal import normal_batch
+from diffusion.process import Process, SampleShape
+from diffusion.samplers import make_table
+from runtime.device.chain_buffers import chain_layout
+from runtime.device_chain import DeviceChain
+from runtime.host_chain import HostChain
+from runtime.kernels_module import import_kernels
+from tests.runtime.device.host_device import TYPES, HostDeviceMemory, as_float32, rounded
+from tests.runtime.device.host_device_engine import DeviceNetwork, HostNetwork
+
+SHAPE = SampleShape(2, 3, 6)
+SEEDS, INDICES = [5, 2**63 + 1, 7], [100, 2**64 - 1, 3]
+
+
+def a_process(**changes) -> Process:
+    schedule = NoiseSchedule.make("linear", 60)
+    return Process(**({"sample": SHAPE, "schedule": schedule, "variance_type": "fixed_large"} | changes))
+
+
+def table_of(process, sampler="ddpm", num_steps=7):
+    return make_table(process, sampler, num_steps)
+
+
+def host_run(process, table, x_init=None, num_rows=None, **options):
+    chain = HostChain(HostNetwork(process, **options), table, len(SEEDS), with_x_start=True)
+    chain.begin(SEEDS, INDICES, x_init)
+    for _ in range(len(table) if num_rows is None else num_rows):
+        chain.step()
+    return chain
+
+
+def assert_same(chain, host):
+    for name in ("x", "x_start", "row"):
+        np.testing.assert_array_equal(getattr(chain, name), getattr(host, name), err_msg=name)
+    np.testing.assert_array_equal(chain.finite(), host.finite())
+    assert chain.non_finite() == host.non_finite()
+
+
+@pytest.mark.parametrize("graph", ["while", "step", "none"])
+@pytest.mark.parametrize("sampler", ["ddpm", "dpmpp_2m", "unipc"])
+def test_it_gives_the_bits_of_the_host_chain(kernels, memory, graph, sampler):
+    process = a_process()
+    table = table_of(process, sampler)
+    assert table.histories == {"ddpm": 0, "dpmpp_2m": 1, "unipc": 2}[sampler]
+    chain = DeviceChain(DeviceNetwork(process, memory=memory), table, 3, with_x_start=True, graph=graph)
+    assert (chain.graph, chain.fall_backs) == (graph, [])
+    for _ in range(2):  # the second time over the junk of the first
+        chain.begin(SEEDS, INDICES)
+        chain.run()
+        assert_same(chain, host_run(process, table))
+    assert kernels.open_ranges == 0
+
+
+def test_a_learned_variance_and_whole_timesteps(kernels, memory):
+    process = a_process(variance_type="learned_range")
+    table = table_of(process)
+    chain = DeviceChain(DeviceNetwork(process, t_type="int64", memory=memory), table, 3, with_x_start=True)
+    chain.begin(SEEDS, INDICES)
+    chain.run()
+    assert_same(chain, host_run(process, table))
+
+
+@pytest.mark.parametrize("io_type", ["float16", "bfloat16"])
+@pytest.mark.parametrize("x_init", [False, True])
+def test_a_network_of_another_type_reads_a_rounded_copy_of_x(kernels, memory, io_type, x_init):
+    process = a_process()
+    table = table_of(process)
+    states = np.random.default_rng(0).normal(size=(3, *SHAPE.chw)).astype(np.float32) if x_init else None
+    engine = DeviceNetwork(process, io_type, memory=memory)
+    chain = DeviceChain(engine, table, 3)
+    chain.begin(SEEDS, INDICES, states)
+    chain.run()
+
+    # The loop written out with the compiled step.
+    x = normal_batch(SHAPE.chw, SEEDS, INDICES, [0] * 3) if states is None else states.copy()
+    kind = TYPES[io_type]
+    fed, prediction = rounded(x, io_type), np.zeros((3, *SHAPE.chw), kind)
+    t, row, flag = np.full(3, table.timesteps[0], np.float32), np.zeros(3, np.int32), np.zeros(3, np.int32)
+    step = import_kernels().HostStep(
+        table.cast(),
+        table.timesteps.astype(np.int32),
+        **{"histories": 0, "learned": False, "h2_is_x_start": False, "clip": table.clip},
+        **{"x": x, "prediction": prediction, "t": t, "row": row, "flag": flag, "next_input": fed},
+        seed=np.array(SEEDS, np.uint64),
+        sample_index=np.array(INDICES, np.uint64),
+    )
+    for _ in range(len(table)):
+        prediction[:] = rounded(engine.predict(as_float32(fed, io_type), t), io_type)
+        step.run()
+    np.testing.assert_array_equal(chain.x, x)
+    assert chain.address("next_input")
+
+
+def test_float32_networks_read_x_itself(kernels, memory):
+    process = a_process()
+    chain = DeviceChain(DeviceNetwork(process, memory=memory), table_of(process), 3)
+    assert chain.address("next_input") == 0
+    assert chain.x_start is None
+
+
+def test_a_loop_runs_a_chunk_in_one_launch_and_the_others_one_row_each(kernels, memory):
+    process = a_process()
+    table = table_of(process)
+    expected = host_run(process, table, num_rows=5)
+    for graph, rows, launches in (("while", 1, 2), ("while", 2, 3), ("while", 8, 5), ("step", 1, 5), ("none", 1, 0)):
+        engine = DeviceNetwork(process, memory=memory)
+        chain = DeviceChain(engine, table, 3, with_x_start=True, graph=graph, rows_per_turn=rows)
+        kernels.launches = 0
+        before = engine.enqueued
+        chain.begin(SEEDS, INDICES)
+        chain.enqueue(2)
+        chain.enqueue(3)  # behind the first chunk, without waiting for it
+        assert chain.rows_left == 2
+        chain.wait()
+        assert kernels.launches == launches
+        assert engine.enqueued - before == (5 if graph == "none" else 0)
+        assert_same(chain, expected)
+    assert kernels.ranges[:2] == ["2 rows of 3 samples", "3 rows of 3 samples"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "fault", "graph", "says"),
+    [
+        ("while", {"node_types": {"kernel": 3, "host": 2}}, "step", "holds 2 × host; one graph launch for each row"),
+        ("while", {"refuses": {"cuda_while_graph"}}, "step", "cuda_while_graph failed: operation not supported"),
+        ("while", {"refuses": {"cuda_step_graph"}}, "none", "cuda_step_graph failed: operation not supported"),
+        ("while", {"refuses": {"cuda_while_graph", "cuda_step_graph"}}, "none", "cuda_step_graph failed"),
+        ("while", {"refuses": {"cuda_graph_instantiate"}}, "none", "cuda_graph_instantiate failed"),
+        ("while", {"refuses": {"cuda_graph_upload"}}, "none", "cuda_graph_upload failed"),
+        ("step", {"refuses": {"cuda_step_graph"}}, "none", "launched one by one"),
+        ("while", {"captures": False}, "none", "this backend's call cannot be captured"),
+        ("while", {"captures": "fails"}, "none", "not permitted when stream is capturing"),
+        ("step", {"refuses": {"cuda_end_capture"}}, "none", "cuda_end_capture failed"),
+    ],
+)
+def test_fall_backs_are_logged_and_change_no_bit(kernels, memory, caplog, wanted, fault, graph, says):
+    process = a_process()
+    table = table_of(process)
+    engine = DeviceNetwork(process, memory=memory)
+    for name, value in fault.items():
+        setattr(engine if name == "captures" else kernels, name, value)
+    with caplog.at_level(logging.WARNING):
+        chain = DeviceChain(engine, table, 3, with_x_start=True, graph=wanted)
+    assert chain.graph == graph
+    assert any(says in reason for reason in chain.fall_backs)
+    assert [record.getMessage() for record in caplog.records] == chain.fall_backs
+    chain.begin(SEEDS, INDICES)
+    chain.run()
+    assert_same(chain, host_run(process, table))
+    chain.close()
+    assert not kernels.executables
+    assert len(kernels.graphs) <= 1  # the network's own, which its call keeps
+
+
+def test_a_sample_that_breaks_is_named_and_its_neighbours_are_untouched(kernels, memory):
+    process = a_process(clip_sample=1.0)
+    table = table_of(process)
+    timestep = int(table.timesteps[4])
+    chain = DeviceChain(DeviceNetwork(process, memory=memory, break_at=(1, timestep)), table, 3, with_x_start=True)
+    chain.begin(SEEDS, INDICES)
+    chain.run()
+    assert_same(chain, host_run(process, table, break_at=(1, timestep)))
+    (broken,) = chain.non_finite()
+    assert (broken.sample_index, broken.row, broken.timestep) == (2**64 - 1, 4, timestep)
+
+
+def test_nothing_of_a_broken_sample_is_left_for_the_next_one(kernels, memory):
+    """Histories that hold NaN, above all: the first row multiplies them by zero."""
+    process = a_process()
+    table = table_of(process, "unipc")
+    engine = DeviceNetwork(process, memory=memory, break_at=(1, int(table.timesteps[4])))
+    chain = DeviceChain(engine, table, 3, with_x_start=True)
+    chain.begin(SEEDS, INDICES)
+    chain.run()
+    assert not chain.finite()[1]
+    engine._break_at = None
+    chain.begin(SEEDS, INDICES)
+    assert chain.finite().all()
+    chain.run()
+    assert_same(chain, host_run(process, table))
+
+
+def test_slots_without_a_sample_stay_idle(kernels, memory):
+    process = a_process()
+    table = table_of(process)
+    chain = DeviceChain(DeviceNetwork(process, memory=memory), table, 5, with_x_start=True)
+    chain.begin([1] * 5, range(5))
+    chain.run()
+    before = chain.x
+    chain.begin(SEEDS, INDICES)
+    np.testing.assert_array_equal(chain.row, [0, 0, 0, -1, -1])
+    chain.run()
+    np.testing.assert_array_equal(chain.x[3:], before[3:])
+    np.testing.assert_array_equal(chain.row, [7, 7, 7, -1, -1])
+    host = host_run(process, table)
+    np.testing.assert_array_equal(chain.x[:3], host.x)
+    assert chain.finite().all()
+
+
+def test_samples_of_one_batch_may_stand_at_different_rows(kernels, memory):
+    process = a_process()
+    table = table_of(process)
+    states = np.random.default_rng(1).normal(size=(3, *SHAPE.chw)).astype(np.float32)
+    chain = DeviceChain(DeviceNetwork(process, memory=memory), table, 3, with_x_start=True)
+    host = HostChain(HostNetwork(process), table, 3, with_x_start=True)
+    for each in (chain, host):
+        each.begin(SEEDS, INDICES, states)
+    rows = np.array([4, -1, 2], np.int32)
+    chain.row = rows
+    host.row[:] = rows
+    host._t[[0, 2]] = table.timesteps[[4, 2]]
+    assert chain.rows_left == 5
+    chain.run()
+    for _ in range(5):
+        host.step()
+    assert_same(chain, host)
+    np.testing.assert_array_equal(chain.x[1], states[1])
+
+
+def test_chunks_follow_the_time_that_was_measured(kernels, memory, monkeypatch):
+    """One row, then a quarter of a second's worth; 0.06 s a row here, and twice that from the second chunk on."""
+    process = a_process()
+    table = table_of(process, num_steps=20)
+    clock = itertools.count()
+    chain = DeviceChain(DeviceNetwork(process, memory=memory), table, 3)
+    now = 0.0
+    sizes = []
+    enqueue, wait = chain._launcher.enqueue, memory.synchronize
+
+    def slow_enqueue(num_rows):
+        nonlocal now
+        sizes.append(num_rows)
+        now += num_rows * (0.06 if next(clock) < 1 else 0.12)
+        enqueue(num_rows)
+
+    monkeypatch.setattr(chain._launcher, "enqueue", slow_enqueue)
+    monkeypatch.setattr("runtime.device_chain.time.perf_counter", lambda: now)
+    assert wait is not None
+    calls = []
+    chain.begin(SEEDS, INDICES)
+    chain.run(lambda: calls.append(len(sizes)))
+    assert sizes == [1, 5, 3, 3, 3, 3, 2]
+    assert calls == [1] + [2] * 5 + [3] * 3 + [4] * 3 + [5] * 3 + [6] * 3 + [7] * 2  # each when its chunk is through
+    # The next batch knows from the start, and a chain that is shorter is one chunk.
+    sizes.clear()
+    chain.seconds_per_row = 1e-5
+    chain.begin(SEEDS, INDICES)
+    chain.run()
+    assert sizes == [20]
+
+
+def test_ctrl_c_between_chunks_leaves_a_chain_that_can_begin_again(kernels, memory):
+    process = a_process()
+    table = table_of(process)
+    chain = DeviceChain(DeviceNetwork(process, memory=memory), table, 3, with_x_start=True)
+
+    def interrupt():
+        raise KeyboardInterrupt
+
+    chain.begin(SEEDS, INDICES)
+    with pytest.raises(KeyboardInterrupt):
+        chain.run(interrupt)
+    assert chain.rows_left == len(table) - 1
+    chain.run()
+    assert_same(chain, host_run(process, table))
+
+
+def test_what_is_taken_is_what_was_planned_and_is_given_back(kernels, memory):
+    process = a_process(variance_type="learned_range")
+    table = table_of(process)
+    engine = DeviceNetwork(process, "float16", memory=memory)
+    planned = chain_layout(engine, table, 3, with_x_start=True).size_bytes
+    before = memory.free_bytes()
+    chain = DeviceChain(engine, table, 3, with_x_start=True)
+    assert before - memory.free_bytes() == planned == chain.device_bytes
+    names = ("x", "prediction", "next_input", "x_start", "t", "coefficients")  # what others read above all
+    assert all(chain.address(name) and chain.address(name) % 256 == 0 for name in names)
+    chain.close()
+    chain.close()
+    assert memory.free_bytes() == before
+    assert not memory.streams.work
+    assert not kernels.executables
+    with pytest.raises(InputError, match="device memory"):
+        DeviceChain(DeviceNetwork(process, memory=HostDeviceMemory(1000)), table, 3)
+
+
+def test_nothing_is_kept_of_a_chain_that_could_not_be_made(kernels, memory):
+    process = a_process()
+    engine = DeviceNetwork(process, memory=memory)
+
+    def refuse(*_):
+        raise InputError("no such batch")
+
+    engine.bind_device = refuse
+    before = memory.free_bytes()
+    with pytest.raises(InputError, match="no such batch"):
+        DeviceChain(engine, table_of(process), 3)
+    assert memory.free_bytes() == before
+    with pytest.raises(InputError, match="graph is 'fast', expected one of while, step, none"):
+        DeviceChain(engine, table_of(process), 3, graph="fast")
+
+
+def test_impossible_batches(kernels, memory):
+    process = a_process()
+    chain = DeviceChain(DeviceNetwork(process, memory=memory), table_of(process), 3)
+    with pytest.raises(InputError, match="4 samples were given to a chain of 3"):
+        chain.begin([0] * 4, range(4))
+    with pytest.raises(InputError, match=r"initial states have shape \(2, 2, 3, 6\), expected \(3, 2, 3, 6\)"):
+        chain.begin(SEEDS, INDICES, np.zeros((2, *SHAPE.chw), np.float32))

@@ -1,0 +1,135 @@
+"""The checkpoint on a device, with PyTorch's CPU in the device's place; graphs and CUDA itself need a GPU."""
+
+import numpy as np
+import pytest
+import torch
+
+from commands.errors import DeviceUnavailableError
+from diffusion.errors import InputError
+from diffusion.samplers import make_table
+from runtime.device_chain import DeviceChain
+from runtime.engines.torch_checkpoint import Network, TorchEngine, load_checkpoint
+from runtime.engines.torch_device import TorchDeviceEngine, _Columns, fold_time
+from runtime.engines.verification import TOLERANCES, relative_error
+from runtime.host_chain import HostChain
+from tests.checkpoints import save_tiny_checkpoint
+from tests.runtime.device.conftest import kernels, memory
+
+__all__ = ["kernels", "memory"]  # fixtures
+
+NETWORKS = {
+    "default": {},
+    "scale and shift": {"unet": {"resnet_time_scale_shift": "scale_shift"}},
+    "learned embedding": {"unet": {"time_embedding_type": "learned", "num_train_timesteps": 1000}},
+    "down and up by residual blocks": {"unet": {"downsample_type": "resnet", "upsample_type": "resnet"}},
+    "learned variance": {"variance_type": "learned_range", "channels": 3},
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return save_tiny_checkpoint(tmp_path_factory.mktemp("checkpoint"), num_train_timesteps=1000)
+
+
+def predictions(network, shape, channels_out, t):
+    x = torch.randn((len(t), *shape), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        return network(x, t)
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_folding_the_time_path_changes_no_prediction(tmp_path, kind):
+    checkpoint = load_checkpoint(save_tiny_checkpoint(tmp_path, **NETWORKS[kind]))
+    chw, t = checkpoint.process.sample.chw, torch.tensor([0, 1, 500, 998, 999])
+    x = torch.randn((len(t), *chw), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        before = Network(checkpoint.unet)(x, t.to(torch.float32))
+        fold_time(checkpoint.unet, 1000)
+        after = checkpoint.unet(x, t, return_dict=False)[0]
+        swapped = checkpoint.unet(x, t.flip(0), return_dict=False)[0]
+    assert relative_error(after.numpy(), before.numpy()) < 1e-6
+    assert relative_error(swapped.numpy(), before.numpy()) > 1e-3  # t still matters
+    left = [module for module in checkpoint.unet.modules() if isinstance(module, torch.nn.Linear)]
+    folded = [module for module in checkpoint.unet.modules() if isinstance(module, _Columns)]
+    assert len(folded) >= 6
+    assert len(left) == sum(4 for name, _ in checkpoint.unet.named_modules() if name.endswith(".to_q"))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_a_chain_gives_what_the_reference_gives(folder, kernels, memory, precision):
+    engine = TorchDeviceEngine(folder, precision, memory=memory, device="cpu")
+    reference = TorchEngine(folder)
+    table = make_table(engine.process, num_steps=20)
+    chain = DeviceChain(engine, table, 2)
+    assert chain.graph == "none"  # there are no graphs here
+    host = HostChain(reference, table, 2)
+    for each in (chain, host):
+        each.begin([3, 3], [0, 1])
+        each.run()
+    error = relative_error(chain.x, host.x)
+    assert error < {"fp32": 1e-5}.get(precision, TOLERANCES[precision])
+    assert precision == "fp32" or error > 1e-5
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_one_call_from_the_host(folder, memory, precision):
+    engine = TorchDeviceEngine(folder, precision, memory=memory, device="cpu")
+    chw = engine.process.sample.chw
+    x = np.random.default_rng(0).normal(size=(3, *chw)).astype(np.float32)
+    t = np.array([0, 500, 999], np.float32)
+    found, expected = np.zeros_like(x), np.zeros_like(x)
+    engine.bind(x, t, found)()
+    TorchEngine(folder).bind(x, t, expected)()
+    errors = [relative_error(ours, theirs) for ours, theirs in zip(found, expected, strict=True)]
+    assert max(errors) < TOLERANCES[precision]
+    # Unfolded, bf16 would see t = 999 as 1000.
+    assert max(errors) < 2 * max(np.median(errors), 0.1 * TOLERANCES[precision])
+
+
+def test_a_precision_is_an_identity_of_its_own(folder, memory):
+    engines = [TorchDeviceEngine(folder, precision, memory=memory, device="cpu") for precision in ("fp32", "bf16")]
+    assert engines[0].sha256 == TorchEngine(folder).sha256
+    assert engines[0].sha256 != engines[1].sha256
+    assert len(engines[1].sha256) == 64
+    assert engines[1].name.endswith("(CPU, bf16)")
+    with pytest.raises(InputError, match="precision is 'int8', expected one of fp32, fp16, bf16"):
+        TorchDeviceEngine(folder, "int8", memory=memory, device="cpu")
+
+
+def test_torch_compile_sees_one_graph_and_no_break(folder, memory, monkeypatch):
+    """With a backend that compiles nothing: what is asked of inductor, and that the call can be traced whole."""
+    asked = []
+    compile_function = torch.compile
+
+    def traced(function, **options):
+        asked.append(options)
+        return compile_function(function, backend="eager", fullgraph=True, dynamic=options["dynamic"])
+
+    monkeypatch.setattr(torch, "compile", traced)
+    engine = TorchDeviceEngine(folder, compiled=True, memory=memory, device="cpu")
+    assert asked == [{"mode": "max-autotune-no-cudagraphs", "dynamic": False}]
+    x = np.random.default_rng(0).normal(size=(2, *engine.process.sample.chw)).astype(np.float32)
+    t = np.array([7, 999], np.float32)
+    found, expected = np.zeros_like(x), np.zeros_like(x)
+    engine.bind(x, t, found)()
+    TorchEngine(folder).bind(x, t, expected)()
+    assert relative_error(found, expected) < 1e-5
+
+
+def test_too_little_memory_is_an_input_error(folder, memory):
+    engine = TorchDeviceEngine(folder, memory=memory, device="cpu")
+
+    def run(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has …")
+
+    engine._run = run
+    stream = memory.make_stream()
+    x = memory.allocate(1 << 16)
+    with pytest.raises(InputError, match=r"a batch of 4 does not fit \(CUDA out of memory\); use a smaller"):
+        engine.bind_device(x, x, x, 4, stream).enqueue(stream)
+
+
+@pytest.mark.skipif(torch.backends.cuda.is_built(), reason="this PyTorch has CUDA")
+def test_a_pytorch_without_cuda_says_so(folder):
+    with pytest.raises(DeviceUnavailableError, match="built without CUDA; run on this machine with --device cpu"):
+        TorchDeviceEngine(folder)
