@@ -14,95 +14,35 @@ import numpy as np
 
 from commands.errors import StoppedError, VerificationError
 from commands.process_age import seconds_since_process_start
-from commands.program import make_parser, run_program, say
+from commands.program import run_program, say
 from commands.progress import progress_bar
 from commands.whole_files import whole_file
-from diffusion.errors import InputError
-from diffusion.samplers import DEFAULT_SAMPLER, SAMPLERS
-from diffusion.spacing import DEFAULT_SPACING, SPACINGS
 from diffusion.step_table import StepTable
-from runtime.engines.backend_choice import BACKENDS, choose_backend
-from runtime.engines.opening import DEVICES
+from runtime.engines.backend_choice import choose_backend
 from runtime.host_chain import NonFiniteSample, check_seed_range
 from runtime.images import check_drawable
 from runtime.initial_states import load_initial_states
 from runtime.list_samplers import list_samplers
-from runtime.process_flags import add_process_flags, process_flags
-from runtime.run_folder import RunFolder
-from runtime.sample_files import FORMATS, SampleWriter, open_writer, written_names
+from runtime.process_flags import process_flags
+from runtime.run_folder import RunFolder, sole_run
+from runtime.sample_files import SampleWriter, open_writer, written_names
+from runtime.sample_flags import DEFAULT_NUM, check_flags, sample_parser
 from runtime.sampler import Sampler
 from runtime.trajectory import Trajectory
 
-DEFAULT_NUM = 64
 _TRAJECTORY_FILES = ("trajectory_x.png", "trajectory_x_start.png", "trajectory.npz")
-_EXAMPLES = """examples:
-  python -m runtime.sample                                       64 samples of unet.onnx, samples/grid.png
-  python -m runtime.sample --steps 50 --num 256                  a twentieth of the network calls
-  python -m runtime.sample --num 50000 --format npz --out fid    samples.npz, as FID tools read it
-  python -m runtime.sample --engine runs/digits --trajectory 10  PyTorch, the reference; states on the way
-"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line, sample, and return the exit code."""
-    parser = make_parser("runtime.sample", "Sample from a trained DDPM.", _EXAMPLES)
-    parser.add_argument(
-        "--engine", type=Path, default=Path("unet.onnx"), help="unet.onnx (default), unet.xml, or a checkpoint folder"
-    )
-    parser.add_argument(
-        "--backend", choices=BACKENDS, default="auto", help="for an ONNX file (default: the faster one here, in fp32)"
-    )
-    parser.add_argument("--device", choices=DEVICES, default="cpu", help="default: cpu")
-    parser.add_argument("--num", type=int, help=f"samples to draw (default: {DEFAULT_NUM}, or what --x-init holds)")
-    parser.add_argument("--seed", type=int, default=0, help="0 to 2^64 - 1 (default: 0)")
-    parser.add_argument("--start", type=int, default=0, help="index of the first sample (default: 0)")
-    parser.add_argument(
-        "--batch-size", type=int, metavar="N", help="samples per network call (default: chosen by size)"
-    )
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: all this process may use)")
-    chain = parser.add_argument_group("chain")
-    chain.add_argument("--sampler", default=DEFAULT_SAMPLER, metavar="NAME|FILE", help=_SAMPLER_HELP)
-    chain.add_argument(
-        "--list-samplers", action="store_true", help="print a table of the samplers, and do nothing else"
-    )
-    chain.add_argument("--steps", type=int, metavar="N", help="network calls (default: every timestep of training)")
-    chain.add_argument("--spacing", choices=SPACINGS, default=DEFAULT_SPACING, help=f"default: {DEFAULT_SPACING}")
-    chain.add_argument("--timesteps", type=_timesteps, metavar="t,t,...", help="an explicit, descending list instead")
-    chain.add_argument("--eta", type=float, help="noise of ddim: 0, none (default), to 1, as much as ddpm")
-    chain.add_argument("--lambda-min", type=float, metavar="L", help=_LAMBDA_MIN_HELP)
-    chain.add_argument("--x-init", type=Path, metavar="FILE", help=_X_INIT_HELP)
-    chain.add_argument("--invert", action="store_true", help=_INVERT_HELP)
-    chain.add_argument("--from-timestep", type=int, metavar="t", help="begin there, and space --steps over 0..t")
-    result = parser.add_argument_group("result")
-    result.add_argument("--out", type=Path, default=Path("samples"), help="folder (default: samples)")
-    result.add_argument("--format", choices=FORMATS, default="grid", help=_FORMAT_HELP)
-    result.add_argument(
-        "--trajectory", type=int, metavar="K", help="keep K states of x and x_start of the first samples"
-    )
-    result.add_argument("--resume", action="store_true", help="go on after the samples that are finished already")
-    result.add_argument("--overwrite", action="store_true", help="replace another run's samples in --out")
-    parser.add_argument("--force", action="store_true", help=_FORCE_HELP)
-    parser.add_argument("--allow-pickle", action="store_true", help="read a checkpoint whose weights are a pickle")
-    add_process_flags(parser)
-    return run_program(parser, sample, argv)
-
-
-_SAMPLER_HELP = f"one of {', '.join(SAMPLERS)} (default: {DEFAULT_SAMPLER}), or a table's .json file"
-_LAMBDA_MIN_HELP = "leave out the timesteps with half-log-SNR below L, the noisiest; -5.1 suits a cosine schedule"
-_X_INIT_HELP = "begin with these: float32 states as they are, or uint8 images (.npy, .npz, a picture) noised first"
-_INVERT_HELP = "run ddim upwards: from --x-init, images, to the noise that ddim makes them from (--format npy)"
-_FORCE_HELP = "sample although the steps turn the rounding of a low-precision engine into visible error"
-_FORMAT_HELP = (
-    "grid: grid.png (default); png: one file each; npz: samples.npz, arr_0, uint8 NHWC; "
-    "npy: samples.npy, float32 NCHW before quantization"
-)
+    return run_program(sample_parser(), sample, argv)
 
 
 def sample(args: argparse.Namespace) -> dict[str, Any]:
     """Run the command; return its report."""
     if args.list_samplers:
         return list_samplers()
-    _check_numbers(args)
+    check_flags(args)
     sampler = Sampler(
         args.engine,
         device=args.device,
@@ -119,6 +59,8 @@ def sample(args: argparse.Namespace) -> dict[str, Any]:
         flags=process_flags(args),
         allow_pickle=args.allow_pickle,
         backend=args.backend,
+        precision=args.precision,
+        compiled=args.compile,
         force=args.force,
     )
     table, process = sampler.table, sampler.process
@@ -141,6 +83,7 @@ def sample(args: argparse.Namespace) -> dict[str, Any]:
     names = [*written_names(args.format), *(_TRAJECTORY_FILES if trajectory else ())]
     identity = {
         "engine_sha256": sampler.engine.sha256,
+        "backend": sampler.engine.name,  # another rounds otherwise
         "table_sha256": _fingerprint(table),
         "sampler": table.sampler,
         "steps": len(table),
@@ -150,13 +93,30 @@ def sample(args: argparse.Namespace) -> dict[str, Any]:
         "x_init_sha256": x_init_sha256,
         "format": args.format,
     }
-    folder = RunFolder.claim(args.out, identity, names, args.resume, args.overwrite)
+    with sole_run(args.out):
+        folder = RunFolder.claim(args.out, identity, names, args.resume, args.overwrite)
+        return _run(args, sampler, folder, num, x_init, trajectory)
+
+
+def _run(
+    args: argparse.Namespace,
+    sampler: Sampler,
+    folder: RunFolder,
+    num: int,
+    x_init: np.ndarray | None,
+    trajectory: Trajectory | None,
+) -> dict[str, Any]:
+    """Draw and write; return the report."""
+    table, process, identity = sampler.table, sampler.process, folder.identity
     writer = open_writer(args.format, args.out, process.sample, num, args.start, folder.done)
-    reason = choose_backend(args.backend, args.device).reason if args.engine.suffix == ".onnx" else ""
+    reason = choose_backend(args.backend, args.device or "cpu").reason if args.engine.suffix == ".onnx" else ""
     chosen = f" because {reason}" if reason else ""
     say(f"{args.engine}: {sampler.engine.name}{chosen}, {table.sampler} with {len(table)} steps, {num} samples")
     for note in table.notes:
         say(f"note: {note}")
+    plan = sampler.device_plan(num - folder.done, trajectory is not None) if num > folder.done else None
+    if plan is not None:
+        say(f"on the GPU: {plan}")
     timing = _draw(sampler, folder, writer, num, args, x_init, trajectory)
 
     broken = {broke.sample_index - args.start for broke in folder.non_finite}
@@ -234,22 +194,6 @@ def _draw(
     }
 
 
-def _check_numbers(args: argparse.Namespace) -> None:
-    # Before an engine is opened: a wrong number should not cost the user that wait.
-    check_seed_range(args.seed, args.start, DEFAULT_NUM if args.num is None else args.num)
-    if args.batch_size is not None and args.batch_size < 1:
-        raise InputError(f"--batch-size is {args.batch_size}, expected at least 1")
-    if args.threads < 0:
-        raise InputError(f"--threads is {args.threads}, expected at least 1, or 0 for all")
-    if args.invert:
-        if args.x_init is None:
-            raise InputError("--invert was given without --x-init; give the images to invert")
-        if args.sampler not in (DEFAULT_SAMPLER, "ddim") or args.eta or args.trajectory is not None:
-            raise InputError("--invert runs ddim without noise; leave out --sampler, --eta and --trajectory")
-    if args.trajectory is not None and args.resume:
-        raise InputError("--trajectory and --resume were both given; a resumed run has no first states to keep")
-
-
 def _write_trajectory(out: Path, trajectory: Trajectory) -> list[Path]:
     strip_x, strip_x_start, arrays = (out / name for name in _TRAJECTORY_FILES)
     for path, states in ((strip_x, trajectory.x), (strip_x_start, trajectory.x_start)):
@@ -273,13 +217,6 @@ def _fingerprint(table: StepTable) -> str:
     digest.update(table.cast().astype("<f4").tobytes())
     digest.update(repr((float(table.clip), table.histories, table.learned, table.h2_is_x_start)).encode())
     return digest.hexdigest()
-
-
-def _timesteps(text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"found {text!r}, expected whole numbers such as 999,500,0") from None
 
 
 if __name__ == "__main__":

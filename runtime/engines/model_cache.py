@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from commands.whole_files import whole_folder
 from diffusion.errors import InputError
+from runtime.engines.cache_folder import user_cache_folder
 
 # A compiled model is as large as its weights, and every batch size has one of its own.
 MOST_CACHE_BYTES = 2**31
@@ -30,7 +31,7 @@ def compile_cached(key: str, compile_in: Callable[[Path | None], Compiled]) -> C
         key: everything that the compiled model depends on.
         compile_in: compiles a model with this folder as the backend's cache; None where no folder can be written.
     """
-    folder = _cache_root() / hashlib.sha256(key.encode()).hexdigest()[:32]
+    folder = user_cache_folder("models") / hashlib.sha256(key.encode()).hexdigest()[:32]
     if folder.is_dir():
         with contextlib.suppress(OSError):
             os.utime(folder)  # the least recently used go first
@@ -46,13 +47,6 @@ def compile_cached(key: str, compile_in: Callable[[Path | None], Compiled]) -> C
             stack.close()
             _remove_oldest(folder)
     return compiled
-
-
-def _cache_root() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    # The XDG Base Directory Specification: a relative path is to be ignored.
-    root = Path(base) if base.startswith("/") else Path.home() / ".cache"
-    return root / "ddpm-rt" / "models"
 
 
 def _remove_oldest(newest: Path) -> None:

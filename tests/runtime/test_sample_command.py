@@ -16,6 +16,7 @@ from diffusion.process import Process, SampleShape
 from diffusion.reference_loop import initial_noise, reference_loop
 from diffusion.samplers import SAMPLERS, make_table
 from runtime.images import dequantize, quantize
+from runtime.run_folder import sole_run
 from runtime.sample import main
 from tests.gaussian import GaussianNetwork
 
@@ -316,6 +317,21 @@ def test_interrupted_keeps_what_is_finished_and_resumes_to_the_same(folder):
     assert main([*whole, "part", "--resume"]) == 0
     assert (folder / "part" / "samples.npz").read_bytes() == (folder / "whole" / "samples.npz").read_bytes()
     assert main([*whole, "part", "--resume", "--seed", "1"]) == 2
+
+
+def test_a_run_goes_on_with_the_backend_it_began_with(folder, capsys):
+    """Another one rounds otherwise, so its samples are others."""
+    assert main(["--num", "2", "--steps", "3", "--backend", "onnxruntime"]) == 0
+    assert main(["--num", "2", "--steps", "3", "--backend", "openvino", "--resume"]) == 2
+    assert 'samples: its backend is "ONNX Runtime' in capsys.readouterr().err
+
+
+def test_two_runs_do_not_share_a_folder(folder, capsys):
+    with sole_run(folder / "samples"):
+        assert main(["--num", "2", "--steps", "3"]) == 2
+    assert "samples/run.json: another program is writing it" in capsys.readouterr().err
+    assert os.listdir("samples") == []
+    assert main(["--num", "2", "--steps", "3"]) == 0
 
 
 def _root() -> str:

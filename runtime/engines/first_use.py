@@ -1,0 +1,133 @@
+"""An engine is verified where it runs: once for each processor, driver and runtime version.
+
+An exporter that has no GPU can check the network that it hands to the builder, but not what the builder made of it; and
+an engine for CPUs runs other instructions on another CPU. The reference predictions travel beside the engine, so that
+is made up for at the first use. What was found is kept in the
+user's cache folder, never in the sidecar, which belongs to all machines.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from commands.errors import VerificationError
+from commands.program import say
+from runtime.engines.cache_folder import keep, read_kept
+from runtime.engines.golden import Golden
+from runtime.engines.interface import Engine
+from runtime.engines.sidecar import Sidecar, golden_path, read_hashed
+from runtime.engines.verification import EngineVerification, Predict, verify_engine
+
+_KIND = "verified"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an engine runs: what may change its results.
+
+    Attributes:
+        processor: the GPU's or the CPU's name, and what else it is told by.
+        driver: its version; None for a CPU.
+        runtime: module and version.
+    """
+
+    processor: str
+    driver: str | None
+    runtime: str
+
+    def __str__(self) -> str:
+        driver = "" if self.driver is None else f"driver {self.driver}, "
+        return f"{self.processor}, {driver}{self.runtime}"
+
+
+def ensure_verified(
+    engine: Engine, path: Path, sidecar: Sidecar, place: Place, batch_size: int, rebuild: str, verified_at: Place | None
+) -> None:
+    """Verify an engine here unless that was done already.
+
+    Args:
+        engine: ready to run.
+        path: its file.
+        sidecar: of that file.
+        place: this machine.
+        batch_size: that the engine takes.
+        rebuild: the command that makes the engine.
+        verified_at: where its exporter ran it; None if it did not.
+
+    Raises:
+        VerificationError: it differs from its reference; the message holds the table.
+        InputError: its reference predictions are missing or changed.
+    """
+    if verified_at == place:
+        return
+    key = json.dumps([sidecar.sha256, sidecar.golden_sha256, asdict(place)])
+    if _passed(read_kept(_KIND, key)):
+        return
+    at = golden_path(path)
+    golden = Golden.from_bytes(read_hashed(at, sidecar.golden_sha256, rebuild).tobytes(), at, rebuild)
+    say(f"{path}: first use on {place}: verifying at {len(golden.timesteps)} timesteps and in a chain")
+    # As it was trained: a variance or a clip that the user prefers would change the chain, not the network.
+    result = verify_engine(
+        golden,
+        sidecar.process,
+        predict_in_batches(engine, batch_size),
+        engine.precision,
+        str(sidecar.verification.get("reference", "the reference")),
+        str(place),
+    )
+    if not result.passed:
+        raise VerificationError(
+            f"{path}: on {place} it differs from {result.reference}; build it again with `{rebuild}`, "
+            f"or in a higher precision\n{result.table()}"
+        )
+    report: dict[str, Any] = {"engine": str(path.resolve()), "sha256": sidecar.sha256, "place": asdict(place)}
+    kept = keep(_KIND, key, json.dumps(report | {"verification": result.to_json()}, indent=1).encode())
+    say(
+        _summary(path, result)
+        + ("" if kept else "; the cache folder cannot be written, so the next run verifies again")
+    )
+
+
+def predict_in_batches(engine: Engine, batch_size: int) -> Predict:
+    """An engine as a function of any number of samples, bound once: rows that are too few are filled up.
+
+    Args:
+        engine: takes this batch.
+        batch_size: of every call.
+    """
+    process = engine.process
+    shape = process.sample
+    x = np.zeros((batch_size, *shape.chw), np.float32)
+    t = np.zeros(batch_size, np.float32)
+    prediction = np.zeros((batch_size, process.prediction_channels, shape.height, shape.width), np.float32)
+    call = engine.bind(x, t, prediction)
+
+    def predict(given_x: np.ndarray, given_t: np.ndarray) -> np.ndarray:
+        found = np.empty((len(given_x), *prediction.shape[1:]), np.float32)
+        for first in range(0, len(given_x), batch_size):
+            count = min(batch_size, len(given_x) - first)
+            x[:count], t[:count] = given_x[first : first + count], given_t[first : first + count]
+            call()
+            found[first : first + count] = prediction[:count]
+        return found
+
+    return predict
+
+
+def _passed(content: bytes | None) -> bool:
+    try:
+        return content is not None and json.loads(content)["verification"]["passed"] is True
+    except (ValueError, KeyError, TypeError):
+        return False
+
+
+def _summary(path: Path, result: EngineVerification) -> str:
+    return (
+        f"{path}: verified: predictions at most {result.worst:.1e} from {result.reference}, "
+        f"x_0 after {result.chain_steps} steps {result.chain_error:.1e} (tolerance {result.tolerance:g})"
+    )

@@ -1,0 +1,278 @@
+"""TensorRT, its lean runtime and TensorRT-RTX: plans of `export.to_trt`, run on the chain's own device buffers."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from commands.errors import DeviceUnavailableError
+from commands.program import say
+from diffusion.errors import InputError
+from diffusion.process import Process
+from runtime.device.interface import DeviceMemory
+from runtime.engines.cache_folder import keep, read_kept
+from runtime.engines.first_use import Place, ensure_verified
+from runtime.engines.host_call import bind_host
+from runtime.engines.network_contract import TensorSpec
+from runtime.engines.sidecar import Sidecar
+from runtime.engines.tensorrt_call import TensorRtCall, TensorRtError
+from runtime.engines.tensorrt_log import Log, collecting_log, last_words
+from runtime.engines.tensorrt_modules import FLAVORS
+from runtime.engines.tensorrt_plan import REBUILD
+from runtime.engines.tensorrt_refusals import AcceptedPlan, accept_plan
+from runtime.process_flags import ProcessFlags
+
+_DATA_TYPES = {"float32": "FLOAT", "float16": "HALF", "bfloat16": "BF16", "int64": "INT64"}
+# Enough for the states of the reference predictions at once, where the plan takes it.
+_VERIFICATION_BATCH = 8
+_KERNELS = "rtx-kernels"
+# Of every address, by the documentation of setTensorAddress. TensorRT does not check it.
+_ALIGNMENT = 256
+
+
+def open_plan(path: Path, flags: ProcessFlags | None = None) -> TensorRtEngine:
+    """Open a plan, and verify it if it has not been verified on this machine.
+
+    Args:
+        path: `unet.plan`, with its sidecar and its reference predictions beside it.
+        flags: preferences for variance and clip.
+
+    Raises:
+        InputError, DeviceUnavailableError: as `accept_plan`; or TensorRT does not take the plan.
+        VerificationError: it differs from its reference on this machine.
+    """
+    accepted = accept_plan(path)
+    engine = TensorRtEngine(accepted, flags)
+    batch_size = accepted.plan.fitting_batch(_VERIFICATION_BATCH)
+    ensure_verified(
+        engine, path, accepted.sidecar, engine.place, batch_size, REBUILD, verified_at(accepted.sidecar, accepted)
+    )
+    return engine
+
+
+def verified_at(sidecar: Sidecar, accepted: AcceptedPlan) -> Place | None:
+    """Where the exporter ran the plan; None if it had no GPU."""
+    plan = accepted.plan
+    if sidecar.verification.get("executed") is not True or plan.built_on_gpu is None:
+        return None
+    return Place(plan.built_on_gpu, str(plan.built_on_driver), f"{plan.flavor.module} {plan.builder_version}")
+
+
+@dataclass(frozen=True, eq=False)
+class _Prepared:
+    """An execution context with its shapes, and what it wants before it can run.
+
+    Attributes:
+        context: without addresses and memory.
+        workspace_bytes: of its activations.
+        kept: what must live as long as the context.
+        after_first: to be called after its first enqueue.
+    """
+
+    context: Any
+    workspace_bytes: int
+    kept: object = None
+    after_first: Callable[[], None] | None = None
+
+
+class TensorRtEngine:
+    """A `runtime.device.interface.DeviceEngine`, and a `runtime.engines.interface.Engine` by copying.
+
+    Inputs and outputs are passed by address, activations lie in memory of ours, and nothing waits for the GPU except
+    when a context is made. Each bound call has an execution context of its own.
+
+    Args:
+        accepted: of `accept_plan`.
+        flags: preferences for variance and clip.
+        memory: of the GPU that the plan was accepted for; None to open it.
+
+    Raises:
+        InputError: TensorRT does not take the plan, or the plan is not what its sidecar says.
+        DeviceUnavailableError: TensorRT does not start.
+    """
+
+    def __init__(
+        self, accepted: AcceptedPlan, flags: ProcessFlags | None = None, memory: DeviceMemory | None = None
+    ) -> None:
+        plan, module = accepted.plan, accepted.module
+        self._plan, self._module, self._gpu = plan, module, accepted.gpu
+        self._is_rtx = plan.flavor is FLAVORS["tensorrt-rtx"]
+        self.process: Process = (flags or ProcessFlags()).applied_to(accepted.sidecar.process, str(plan.path))
+        self.sha256 = accepted.sidecar.sha256
+        self.precision = plan.precision
+        self.io_type, self.t_type = plan.x.element_type, plan.t.element_type
+        self.name = f"{plan.flavor.title} {module.__version__} ({plan.precision}, {accepted.gpu.name})"
+        self.place = Place(accepted.gpu.name, str(accepted.driver.version), accepted.runtime)
+        # First, because it takes the primary context, which TensorRT then finds.
+        if memory is None:
+            from runtime.device.memory import open_device_memory
+
+            memory = open_device_memory(accepted.gpu.ordinal)
+        self.memory: DeviceMemory = memory
+        self._stream = memory.make_stream()
+        # At the end of the process the driver frees everything, in an order of its own.
+        weakref.finalize(self, memory.free_stream, self._stream).atexit = False
+        self._log: Log = collecting_log(module)
+        self._runtime = self._start()
+        self._engine = self._deserialize(accepted.content)
+        self._check_tensors()
+        self._spare: dict[int, _Prepared] = {}
+
+    def batch_range(self) -> tuple[int, int | None]:
+        """As `DeviceEngine.batch_range`; between two profiles there may be batches that neither takes."""
+        return self._plan.batch_range()
+
+    def call_bytes(self, batch_size: int) -> int:
+        """As `DeviceEngine.call_bytes`: activations at this batch. Raises InputError for one that no profile takes."""
+        if batch_size not in self._spare:
+            self._spare[batch_size] = self._prepare(batch_size)
+        return self._spare[batch_size].workspace_bytes
+
+    def bind_device(self, x: int, t: int, prediction: int, batch_size: int, stream: int) -> TensorRtCall:
+        """As `DeviceEngine.bind_device`."""
+        prepared = self._spare.pop(batch_size, None) or self._prepare(batch_size)
+        what = f"{self._plan.path}, a batch of {batch_size}"
+        size = prepared.workspace_bytes
+        workspace = self.memory.allocate(size) if size else 0
+        call = TensorRtCall(
+            what, prepared.context, self._log, self.memory, workspace, self._is_rtx, prepared.kept, prepared.after_first
+        )
+        prepared.context.set_device_memory(workspace, size)
+        for spec, address in ((self._plan.x, x), (self._plan.t, t), (self._plan.prediction, prediction)):
+            if address % _ALIGNMENT:
+                raise ValueError(f"{spec.name} lies at {address:#x}, expected a multiple of {_ALIGNMENT}")
+            if not prepared.context.set_tensor_address(spec.name, address):
+                raise TensorRtError(f"{what}: TensorRT refused the address of {spec.name} ({last_words(self._log)})")
+        return call
+
+    def bind(self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray) -> Callable[[], None]:
+        """As `runtime.engines.interface.Engine.bind`: each call copies to the GPU and back, and waits."""
+        return bind_host(self, x, t, prediction, self._stream)
+
+    def _start(self) -> Any:
+        title = self._plan.flavor.title
+        try:
+            runtime = self._module.Runtime(self._log)
+        except Exception as error:  # pybind11 raises what the binding's constructor leads to
+            raise DeviceUnavailableError(f"{title} does not start ({error}; {last_words(self._log)})") from error
+        if self._log.errors:
+            # Where CUDA does not start, the lean runtime logs that and returns an object that crashes the process when
+            # it is used, and when it is deleted: so it never is.
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(runtime))
+            raise DeviceUnavailableError(f"{title} does not start ({last_words(self._log)}); update the NVIDIA driver")
+        if self._plan.version_compatible:
+            # Such a plan brings code for the host along. It is trusted as every plan is, which brings code for the GPU.
+            runtime.engine_host_code_allowed = True
+        return runtime
+
+    def _deserialize(self, content: np.ndarray) -> Any:
+        if self._is_rtx:
+            validity, diagnostics = self._runtime.get_engine_validity(content)
+            if validity == self._module.EngineValidity.INVALID:
+                reasons = [
+                    name
+                    for name, member in self._module.EngineInvalidityDiagnostics.__members__.items()
+                    if int(diagnostics) & int(member)
+                ]
+                raise self._refused(", ".join(reasons) or "invalid here")
+        engine = self._runtime.deserialize_cuda_engine(content)
+        if engine is None:
+            raise self._refused("its deserializer returns None")
+        return engine
+
+    def _refused(self, reason: str) -> InputError:
+        plan = self._plan
+        return InputError(
+            f"{plan.path}: {plan.flavor.title} {self._module.__version__} on {self._gpu.name} does not take this plan, "
+            f"built by {plan.builder_version} ({reason}: {last_words(self._log)}); build it again with `{REBUILD}`"
+        )
+
+    def _check_tensors(self) -> None:
+        engine, modes, plan = self._engine, self._module.TensorIOMode, self._plan
+        names = [engine.get_tensor_name(place) for place in range(engine.num_io_tensors)]
+        for spec, mode in ((plan.x, modes.INPUT), (plan.t, modes.INPUT), (plan.prediction, modes.OUTPUT)):
+            if spec.name not in names or engine.get_tensor_mode(spec.name) != mode:
+                raise self._contradiction(f"tensors {names}", f"{spec.name} among them")
+            self._check_tensor(spec)
+        if len(names) != 3 or engine.num_optimization_profiles != len(plan.profiles):
+            found = f"{len(names)} tensors and {engine.num_optimization_profiles} profiles"
+            raise self._contradiction(found, f"3 and {len(plan.profiles)}")
+
+    def _check_tensor(self, spec: TensorSpec) -> None:
+        found_type, expected_type = (
+            self._engine.get_tensor_dtype(spec.name),
+            getattr(self._module.DataType, _DATA_TYPES[spec.element_type]),
+        )
+        found = tuple(self._engine.get_tensor_shape(spec.name))
+        batches = (-1, self._plan.profiles[0].max)  # a plan of one batch may have it fixed
+        if found_type != expected_type or found[1:] != spec.shape[1:] or found[:1] not in [(n,) for n in batches]:
+            raise self._contradiction(
+                f"{spec.name} as {found_type} {list(found)}", f"{spec.element_type} {list(spec.shape)}"
+            )
+
+    def _contradiction(self, found: str, expected: str) -> InputError:
+        return InputError(
+            f"{self._plan.path}: holds {found}, but its sidecar says {expected}; build it again with `{REBUILD}`"
+        )
+
+    def _prepare(self, batch_size: int) -> _Prepared:
+        profile = self._plan.profile_for(batch_size)
+        what = f"{self._plan.path}, a batch of {batch_size}"
+        self._log.errors.clear()
+        strategy = self._module.ExecutionContextAllocationStrategy.USER_MANAGED
+        if self._is_rtx:
+            config, cache, after_first = self._rtx_config(batch_size, strategy)
+            context, kept = self._engine.create_execution_context(config), (config, cache)
+        else:
+            context, kept, after_first = self._engine.create_execution_context(strategy), None, None
+        if context is None:
+            raise TensorRtError(f"{what}: TensorRT made no execution context ({last_words(self._log)})")
+        if profile:  # a new context has profile 0
+            if not context.set_optimization_profile_async(profile, self._stream):
+                raise TensorRtError(f"{what}: TensorRT refused profile {profile} ({last_words(self._log)})")
+            self.memory.synchronize(self._stream)  # the calls run on other streams
+        for name, shape in (
+            (self._plan.x.name, (batch_size, *self.process.sample.chw)),
+            (self._plan.t.name, (batch_size,)),
+        ):
+            if not context.set_input_shape(name, shape):
+                raise TensorRtError(f"{what}: TensorRT refused {name} {list(shape)} ({last_words(self._log)})")
+        workspace_bytes = int(context.update_device_memory_size_for_shapes())
+        if workspace_bytes == 0 and self._log.errors:  # 0 is what it returns on an error, too
+            raise TensorRtError(f"{what}: TensorRT could not size its activations ({last_words(self._log)})")
+        return _Prepared(context, workspace_bytes, kept, after_first)
+
+    def _rtx_config(self, batch_size: int, strategy: Any) -> tuple[Any, Any, Callable[[], None] | None]:
+        """A context's configuration, its cache of compiled kernels, and what keeps that cache, if it is new.
+
+        TensorRT-RTX compiles its kernels for the GPU when it first runs. Compiled lazily, they would change under a
+        captured graph; and its own graphs would hide the launches from ours.
+        """
+        module = self._module
+        config = self._engine.create_runtime_config()
+        config.set_execution_context_allocation_strategy(strategy)
+        config.cuda_graph_strategy = module.CudaGraphStrategy.DISABLED
+        config.dynamic_shapes_kernel_specialization_strategy = module.DynamicShapesKernelSpecializationStrategy.EAGER
+        cache = config.create_runtime_cache()
+        key = json.dumps([self.sha256, batch_size, self.place.processor, self.place.driver, self.place.runtime])
+        content = read_kept(_KERNELS, key)
+        loaded = content is not None and cache.deserialize(content)
+        self._log.errors.clear()  # an outdated cache is no error of the plan's
+        if not config.set_runtime_cache(cache):
+            say(
+                f"{self._plan.path}: TensorRT-RTX takes no cache of kernels ({last_words(self._log)}); it compiles anew"
+            )
+
+        def keep_kernels() -> None:
+            serialized = cache.serialize()
+            if serialized is not None:
+                keep(_KERNELS, key, bytes(serialized))
+
+        return config, cache, None if loaded else keep_kernels

@@ -1,0 +1,148 @@
+"""The modules that run plans: which one a plan needs, what it must offer, and where it comes from."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import ModuleType
+
+from commands.errors import DeviceUnavailableError
+
+
+@dataclass(frozen=True)
+class Flavor:
+    """One kind of TensorRT.
+
+    Attributes:
+        name: as sidecars call it.
+        title: as NVIDIA calls it.
+        module: that builds and runs its plans.
+        lean_module: that runs the version-compatible ones without the builder; empty if there is none.
+        origin: what pip cannot know.
+    """
+
+    name: str
+    title: str
+    module: str
+    lean_module: str = ""
+    origin: str = ""
+
+    def modules(self, version_compatible: bool) -> tuple[str, ...]:
+        """Those that run a plan, the first choice first."""
+        return (self.module, self.lean_module) if version_compatible and self.lean_module else (self.module,)
+
+    def pip(self, version: str) -> str:
+        """The command that installs the release that built a plan."""
+        return f"pip install {self.module.replace('_', '-')}=={version}{self.origin}"
+
+
+FLAVORS = {
+    "tensorrt": Flavor(
+        "tensorrt", "TensorRT", "tensorrt", "tensorrt_lean", " (its libraries are in NVIDIA's own package index)"
+    ),
+    "tensorrt-rtx": Flavor("tensorrt-rtx", "TensorRT-RTX", "tensorrt_rtx"),
+}
+
+# Everything that is touched, by class; `tests/runtime/engines/` holds it against the real modules.
+NAMES: Mapping[str, tuple[str, ...]] = {
+    "ILogger": ("log", "Severity"),
+    "ILogger.Severity": ("INTERNAL_ERROR", "ERROR", "WARNING"),
+    "Runtime": ("deserialize_cuda_engine", "engine_host_code_allowed"),
+    "ICudaEngine": (
+        "create_execution_context",
+        "get_tensor_dtype",
+        "get_tensor_mode",
+        "get_tensor_name",
+        "get_tensor_shape",
+        "num_io_tensors",
+        "num_optimization_profiles",
+    ),
+    "IExecutionContext": (
+        "execute_async_v3",
+        "set_device_memory",
+        "set_input_shape",
+        "set_optimization_profile_async",
+        "set_tensor_address",
+        "update_device_memory_size_for_shapes",
+    ),
+    "ExecutionContextAllocationStrategy": ("USER_MANAGED",),
+    "DataType": ("FLOAT", "HALF", "BF16", "INT64"),
+    "TensorIOMode": ("INPUT", "OUTPUT"),
+}
+RTX_NAMES: Mapping[str, tuple[str, ...]] = {
+    "Runtime": ("get_engine_validity",),
+    "EngineValidity": ("INVALID",),
+    "EngineInvalidityDiagnostics": ("__members__",),
+    "ICudaEngine": ("create_runtime_config",),
+    "IRuntimeConfig": (
+        "create_runtime_cache",
+        "cuda_graph_strategy",
+        "dynamic_shapes_kernel_specialization_strategy",
+        "set_execution_context_allocation_strategy",
+        "set_runtime_cache",
+    ),
+    "IRuntimeCache": ("deserialize", "serialize"),
+    "CudaGraphStrategy": ("DISABLED",),
+    "DynamicShapesKernelSpecializationStrategy": ("EAGER",),
+    "IExecutionContext": ("is_stream_capturable",),
+}
+
+
+def names_of(module: str) -> dict[str, tuple[str, ...]]:
+    """What is touched of a module, by class."""
+    names = dict(NAMES)
+    if module == FLAVORS["tensorrt-rtx"].module:
+        for owner, more in RTX_NAMES.items():
+            names[owner] = names.get(owner, ()) + more
+    return names
+
+
+def missing_names(module: ModuleType) -> list[str]:
+    """What of `names_of` the module lacks, as `IExecutionContext.set_device_memory`."""
+    missing = [] if hasattr(module, "__version__") else ["__version__"]
+    for owner, names in names_of(module.__name__).items():
+        found: object = module
+        for part in owner.split("."):
+            found = getattr(found, part, None)
+        missing += [f"{owner}.{name}" for name in names if not hasattr(found, name)]
+    return missing
+
+
+def import_tensorrt(name: str) -> ModuleType | None:
+    """Import one of the modules; None if it is not installed. Only after a driver and a GPU were found.
+
+    Raises:
+        DeviceUnavailableError: it is installed and does not load, or is older than what is needed of it.
+    """
+    try:
+        module = importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name == name:
+            return None
+        raise DeviceUnavailableError(_broken(name, error)) from error
+    except (ImportError, OSError, RuntimeError) as error:  # libraries that are missing or of another driver
+        raise DeviceUnavailableError(_broken(name, error)) from error
+    missing = missing_names(module)
+    if missing:
+        raise DeviceUnavailableError(
+            f"the module {name!r} {getattr(module, '__version__', '(no version)')} has no {missing[0]}, expected "
+            "TensorRT 10.1 or TensorRT-RTX 1.7, or later; install a newer one"
+        )
+    return module
+
+
+def version_numbers(version: str) -> tuple[int, ...]:
+    """`10.13.0.35` as numbers; what follows a number in its place, as in `11.0rc1`, is left out."""
+    numbers = []
+    for part in version.split("."):
+        match = re.match(r"\d+", part)
+        if match is None:
+            break
+        numbers.append(int(match.group()))
+    return tuple(numbers)
+
+
+def _broken(name: str, error: Exception) -> str:
+    return f"the module {name!r} is installed and does not load ({' '.join(str(error).split())}); install it again"

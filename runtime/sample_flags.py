@@ -1,0 +1,110 @@
+"""The flags of `python -m runtime.sample`, and which of them go together."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from commands.program import OneLineParser, make_parser
+from diffusion.errors import InputError
+from diffusion.samplers import DEFAULT_SAMPLER, SAMPLERS
+from diffusion.spacing import DEFAULT_SPACING, SPACINGS
+from runtime.engines.backend_choice import BACKENDS
+from runtime.engines.opening import DEVICES
+from runtime.host_chain import check_seed_range
+from runtime.process_flags import add_process_flags
+from runtime.sample_files import FORMATS
+
+DEFAULT_NUM = 64
+_EXAMPLES = """examples:
+  python -m runtime.sample                                       64 samples of unet.onnx, samples/grid.png
+  python -m runtime.sample --steps 50 --num 256                  a twentieth of the network calls
+  python -m runtime.sample --num 50000 --format npz --out fid    samples.npz, as FID tools read it
+  python -m runtime.sample --engine runs/digits --trajectory 10  PyTorch, the reference; states on the way
+  python -m runtime.sample --engine runs/digits --device cuda --precision bf16 --compile    the same on an NVIDIA GPU
+"""
+_SAMPLER_HELP = f"one of {', '.join(SAMPLERS)} (default: {DEFAULT_SAMPLER}), or a table's .json file"
+_LAMBDA_MIN_HELP = "leave out the timesteps with half-log-SNR below L, the noisiest; -5.1 suits a cosine schedule"
+_X_INIT_HELP = "begin with these: float32 states as they are, or uint8 images (.npy, .npz, a picture) noised first"
+_INVERT_HELP = "run ddim upwards: from --x-init, images, to the noise that ddim makes them from (--format npy)"
+_FORCE_HELP = "sample although the steps turn the rounding of a low-precision engine into visible error"
+_FORMAT_HELP = (
+    "grid: grid.png (default); png: one file each; npz: samples.npz, arr_0, uint8 NHWC; "
+    "npy: samples.npy, float32 NCHW before quantization"
+)
+
+
+def sample_parser() -> OneLineParser:
+    """The parser of the command line."""
+    parser = make_parser("runtime.sample", "Sample from a trained DDPM.", _EXAMPLES)
+    parser.add_argument(
+        "--engine",
+        type=Path,
+        default=Path("unet.onnx"),
+        help="unet.onnx (default), unet.xml, unet.plan (on an NVIDIA GPU), or a checkpoint folder",
+    )
+    parser.add_argument(
+        "--backend", choices=BACKENDS, default="auto", help="for an ONNX file (default: the faster one here, in fp32)"
+    )
+    parser.add_argument("--device", choices=DEVICES, help="default: cuda for unet.plan, cpu for the rest")
+    parser.add_argument(
+        "--precision", choices=("fp32", "fp16", "bf16"), help="of a checkpoint folder on a GPU (default: fp32)"
+    )
+    parser.add_argument(
+        "--compile", action="store_true", help="torch.compile a checkpoint folder on a GPU: minutes once, then faster"
+    )
+    parser.add_argument("--num", type=int, help=f"samples to draw (default: {DEFAULT_NUM}, or what --x-init holds)")
+    parser.add_argument("--seed", type=int, default=0, help="0 to 2^64 - 1 (default: 0)")
+    parser.add_argument("--start", type=int, default=0, help="index of the first sample (default: 0)")
+    parser.add_argument(
+        "--batch-size", type=int, metavar="N", help="samples per network call (default: chosen by size)"
+    )
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: all this process may use)")
+    chain = parser.add_argument_group("chain")
+    chain.add_argument("--sampler", default=DEFAULT_SAMPLER, metavar="NAME|FILE", help=_SAMPLER_HELP)
+    chain.add_argument(
+        "--list-samplers", action="store_true", help="print a table of the samplers, and do nothing else"
+    )
+    chain.add_argument("--steps", type=int, metavar="N", help="network calls (default: every timestep of training)")
+    chain.add_argument("--spacing", choices=SPACINGS, default=DEFAULT_SPACING, help=f"default: {DEFAULT_SPACING}")
+    chain.add_argument("--timesteps", type=_timesteps, metavar="t,t,...", help="an explicit, descending list instead")
+    chain.add_argument("--eta", type=float, help="noise of ddim: 0, none (default), to 1, as much as ddpm")
+    chain.add_argument("--lambda-min", type=float, metavar="L", help=_LAMBDA_MIN_HELP)
+    chain.add_argument("--x-init", type=Path, metavar="FILE", help=_X_INIT_HELP)
+    chain.add_argument("--invert", action="store_true", help=_INVERT_HELP)
+    chain.add_argument("--from-timestep", type=int, metavar="t", help="begin there, and space --steps over 0..t")
+    result = parser.add_argument_group("result")
+    result.add_argument("--out", type=Path, default=Path("samples"), help="folder (default: samples)")
+    result.add_argument("--format", choices=FORMATS, default="grid", help=_FORMAT_HELP)
+    result.add_argument(
+        "--trajectory", type=int, metavar="K", help="keep K states of x and x_start of the first samples"
+    )
+    result.add_argument("--resume", action="store_true", help="go on after the samples that are finished already")
+    result.add_argument("--overwrite", action="store_true", help="replace another run's samples in --out")
+    parser.add_argument("--force", action="store_true", help=_FORCE_HELP)
+    parser.add_argument("--allow-pickle", action="store_true", help="read a checkpoint whose weights are a pickle")
+    add_process_flags(parser)
+    return parser
+
+
+def check_flags(args: argparse.Namespace) -> None:
+    # Before an engine is opened: a wrong number should not cost the user that wait.
+    check_seed_range(args.seed, args.start, DEFAULT_NUM if args.num is None else args.num)
+    if args.batch_size is not None and args.batch_size < 1:
+        raise InputError(f"--batch-size is {args.batch_size}, expected at least 1")
+    if args.threads < 0:
+        raise InputError(f"--threads is {args.threads}, expected at least 1, or 0 for all")
+    if args.invert:
+        if args.x_init is None:
+            raise InputError("--invert was given without --x-init; give the images to invert")
+        if args.sampler not in (DEFAULT_SAMPLER, "ddim") or args.eta or args.trajectory is not None:
+            raise InputError("--invert runs ddim without noise; leave out --sampler, --eta and --trajectory")
+    if args.trajectory is not None and args.resume:
+        raise InputError("--trajectory and --resume were both given; a resumed run has no first states to keep")
+
+
+def _timesteps(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected whole numbers such as 999,500,0") from None

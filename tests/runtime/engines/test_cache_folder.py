@@ -1,0 +1,50 @@
+"""Small files in the user's cache: whole, private, bounded, and no reason to fail."""
+
+import os
+
+import pytest
+
+from runtime.engines import cache_folder
+from runtime.engines.cache_folder import keep, read_kept, user_cache_folder
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "ddpm-rt"
+
+
+def test_what_is_kept_is_read_by_kind_and_key(root):
+    assert read_kept("kernels", "a") is None
+    assert keep("kernels", "a", b"one")
+    assert keep("kernels", "a", b"two")
+    assert keep("kernels", "b", b"three")
+    assert [read_kept("kernels", key) for key in "ab"] == [b"two", b"three"]
+    assert read_kept("verified", "a") is None
+    assert sorted(os.listdir(root)) == ["kernels"]
+    assert (root / "kernels").stat().st_mode & 0o077 == 0
+
+
+def test_the_oldest_go_first(root, monkeypatch):
+    monkeypatch.setattr(cache_folder, "MOST_BYTES", 10)
+    for place, key in enumerate("abc"):
+        keep("kernels", key, b"four")
+        newest = max((root / "kernels").iterdir(), key=lambda file: file.stat().st_mtime)
+        os.utime(newest, (place, place))
+    keep("kernels", "d", b"four")
+    assert [read_kept("kernels", key) is not None for key in "abcd"] == [False, False, True, True]
+    keep("kernels", "large", bytes(11))  # the newest stays, however large
+    assert [file.stat().st_size for file in (root / "kernels").iterdir()] == [11]
+
+
+def test_nowhere_to_write(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert not keep("kernels", "a", b"one")
+    assert read_kept("kernels", "a") is None
+
+
+def test_a_relative_cache_folder_is_ignored(monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "cache")
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert str(user_cache_folder("kernels")) == "/home/somebody/.cache/ddpm-rt/kernels"
