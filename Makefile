@@ -8,7 +8,7 @@ PACKAGES := commands diffusion train export runtime benchmarks
 KERNELS  := CMakeLists.txt $(wildcard kernels/*)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check build lint clean benchmark
+.PHONY: help demo test check build lint clean benchmark gpu-check gpu-check-long
 
 help:
 	@echo "make demo       environment, build, train on digits, export, sample -> samples/grid.png"
@@ -57,6 +57,14 @@ lint: check
 benchmark: build
 	$(BIN)/python -m benchmarks.kernels --out benchmarks/results/kernels.json
 	$(BIN)/python -m benchmarks.chain --out benchmarks/results/chain.json
+
+# On a machine with an NVIDIA GPU, with $(PYTHON) as it is: no environment is made, nothing is installed.
+# GPU_CHECK="--out FILE --stages noise step" passes arguments on.
+gpu-check:
+	@$(PYTHON) -m benchmarks.gpu_check $(GPU_CHECK)
+
+gpu-check-long:
+	@$(PYTHON) -m benchmarks.gpu_check --long $(GPU_CHECK)
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis $(VENV)/.built

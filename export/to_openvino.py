@@ -8,7 +8,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from commands.errors import DeviceUnavailableError, VerificationError
 from commands.program import Report, make_parser, run_program, say
 from commands.whole_files import whole_file, write_whole_text
 from diffusion.errors import InputError
-from diffusion.process import Process
+from export.source import DEFAULT_CHECKPOINT, Source, read_source
 from runtime.process_flags import ProcessFlags, add_process_flags, process_flags
 
 if TYPE_CHECKING:
@@ -25,30 +25,9 @@ if TYPE_CHECKING:
     from export.fold_time import Folding
     from export.openvino_graph import Rewriting
     from runtime.engines.sidecar import Sidecar
-    from runtime.engines.verification import EngineVerification, Predict
+    from runtime.engines.verification import EngineVerification
 
-DEFAULT_CHECKPOINT, DEFAULT_OUT = Path("runs/digits"), Path("unet.xml")
-
-
-@dataclass(frozen=True)
-class Source:
-    """A network to be converted.
-
-    Attributes:
-        path: where it came from.
-        process: what it was trained to do.
-        model: its graph, float32.
-        sha256: of the graph as an ONNX file.
-        predict: the float32 reference.
-        reference: what computes it.
-    """
-
-    path: Path
-    process: Process
-    model: onnx.ModelProto
-    sha256: str
-    predict: Predict
-    reference: str
+DEFAULT_OUT = Path("unet.xml")
 
 
 def export_openvino(
@@ -87,10 +66,7 @@ def export_openvino(
         raise InputError(f"{out}: expected the name of a file that ends in '.xml'; choose another with --out")
     precision = "bf16" if bf16 else "fp32"
     _check_device(precision)
-    if onnx_file is not None:
-        source = _from_onnx(onnx_file, flags or ProcessFlags())
-    else:
-        source = _from_checkpoint(checkpoint or DEFAULT_CHECKPOINT, allow_pickle, debug)
+    source = read_source(checkpoint, onnx_file, flags, allow_pickle, debug)
     model, folding = source.model, None
     if fold:
         from export.fold_time import fold_time
@@ -130,38 +106,6 @@ def _check_device(precision: str) -> None:
     check_precision(openvino.Core(), precision, "--bf16 (an engine is verified where it is built)")
 
 
-def _from_checkpoint(folder: Path, allow_pickle: bool, debug: bool) -> Source:
-    from runtime.engines.checkpoint_folder import read_checkpoint_folder
-
-    read_checkpoint_folder(folder)  # a mistake there is known at once: torch takes seconds to import
-    say(f"reading {folder}")
-    import torch
-
-    from export.network_trace import trace_network
-    from export.onnx_graph import finish_graph
-    from export.to_onnx import DEFAULT_OPSET, check_size
-    from runtime.engines.torch_checkpoint import load_checkpoint
-
-    checkpoint = load_checkpoint(folder, allow_pickle)
-    check_size(checkpoint)
-    say(f"tracing the network ({checkpoint.num_parameters:,} parameters)")
-    model = finish_graph(trace_network(checkpoint, DEFAULT_OPSET, debug), checkpoint.process)
-    sha256 = hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
-    return Source(
-        folder, checkpoint.process, model, sha256, checkpoint.predict, f"PyTorch {torch.__version__} (fp32, CPU)"
-    )
-
-
-def _from_onnx(path: Path, flags: ProcessFlags) -> Source:
-    import onnx
-
-    from runtime.engines.onnx_runtime import OnnxRuntimeEngine
-    from runtime.engines.verification import predict_with
-
-    engine = OnnxRuntimeEngine(path, flags=flags)
-    return Source(path, engine.process, onnx.load(str(path)), engine.sha256, predict_with(engine), engine.name)
-
-
 def _convert(model: onnx.ModelProto) -> tuple[bytes, bytes, Rewriting]:
     """OpenVINO's representation: the network as XML, and its constants, float32 as they are."""
     import onnx
@@ -194,7 +138,7 @@ def _verified(
     import openvino
 
     from export.trajectories import make_golden
-    from runtime.engines.openvino_cpu import FLAVOR, OpenVinoEngine
+    from runtime.engines.openvino_cpu import FLAVOR, OpenVinoEngine, place_here
     from runtime.engines.sidecar import Sidecar
     from runtime.engines.verification import predict_with, verify_engine
 
@@ -221,6 +165,7 @@ def _verified(
             "rewritten": asdict(rewriting),
             "onnx_sha256": source.sha256,
             "weights_sha256": hashlib.sha256(weights).hexdigest(),
+            "verified_on": asdict(place_here()),
         },
         verification={},
         golden_sha256=hashlib.sha256(content).hexdigest(),
@@ -231,7 +176,7 @@ def _verified(
         xml.with_suffix(".bin").write_bytes(weights)
         engine = OpenVinoEngine(xml, sidecar=sidecar)
         say(f"verifying {engine.name}")
-        ran_on = f"{engine.name}, {openvino.Core().get_property('CPU', 'FULL_DEVICE_NAME')}"
+        ran_on = f"{engine.name}, {place_here()}"
         verification = verify_engine(golden, source.process, predict_with(engine), precision, source.reference, ran_on)
     if not verification.passed:
         raise VerificationError(
@@ -288,8 +233,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def run(args: argparse.Namespace) -> Report:
         flags = process_flags(args)
-        if args.onnx is None and flags != ProcessFlags():
-            raise InputError("process flags are for --onnx, a checkpoint describes its process itself; leave them out")
         return export_openvino(
             args.out, args.checkpoint, args.onnx, args.bf16, args.fold, flags, args.allow_pickle, args.debug
         )

@@ -1,0 +1,165 @@
+"""The names, the batch and the types of a network's inputs and output in its ONNX graph."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import onnx
+from onnx import TensorProto, helper
+
+from diffusion.errors import InputError
+from export.time_path import reads, rename_reads, tell_inputs_apart
+
+X, T, PREDICTION, BATCH = "x", "t", "prediction", "N"
+_SUFFIX = "_inner"
+# Shapes are computed from fewer.
+_MOST_NUMBERS = 64
+
+
+def with_contract_names(model: onnx.ModelProto, source: str) -> onnx.ModelProto:
+    """A copy whose inputs are x [N, C, H, W] and t [N] and whose output is prediction, whatever they were called.
+
+    Raises:
+        InputError: other inputs or outputs, or a batch that the file fixes.
+    """
+    named = onnx.ModelProto()
+    named.CopyFrom(model)
+    graph = named.graph
+    x, t = tell_inputs_apart(graph, source)
+    if len(graph.output) != 1:
+        raise InputError(f"{source}: has {len(graph.output)} outputs, expected one prediction; export again")
+    for entry in (x, t):
+        first = entry.type.tensor_type.shape.dim[0]
+        if first.HasField("dim_value"):
+            raise InputError(
+                f"{source}: input {entry.name} takes batches of {first.dim_value} only, expected an open first axis; "
+                "export again with a dynamic batch (--batch fixes it for the engine)"
+            )
+    prediction = graph.output[0]
+    new_names = {x.name: X, t.name: T, prediction.name: PREDICTION}
+    # A tensor inside that has one of these names already makes room.
+    inside = {name for node in graph.node for name in (*node.output, *reads(node))}
+    inside |= {entry.name for entry in graph.initializer}
+    for name in (X, T, PREDICTION):
+        if name not in new_names and name in inside:
+            new_names[name] = name + _SUFFIX
+    _rename(graph, {old: new for old, new in new_names.items() if old != new})
+    for entry in (x, t, prediction):
+        first = entry.type.tensor_type.shape.dim[0]
+        first.Clear()
+        first.dim_param = BATCH
+    return named
+
+
+def fix_batch(model: onnx.ModelProto, batch_size: int) -> None:
+    """Give the first axis of the inputs and the output one size, in place."""
+    for entry in (*model.graph.input, *model.graph.output):
+        entry.type.tensor_type.shape.dim[0].Clear()
+        entry.type.tensor_type.shape.dim[0].dim_value = batch_size
+
+
+def set_io_type(model: onnx.ModelProto, element_type: int) -> None:
+    """Let x and the prediction be of a type that the graph so far casts x to and the prediction from, in place.
+
+    What reads x, or makes the prediction, in float32 gets a cast of its own.
+    """
+    graph = model.graph
+    x = next(entry for entry in graph.input if entry.name == X)
+    narrowed = [node for node in graph.node if _is_cast(node, element_type) and node.input[0] == X]
+    new_names = {node.output[0]: X for node in narrowed}
+    for node in narrowed:
+        graph.node.remove(node)
+    wide = [node for node in graph.node if X in reads(node)]
+    for node in wide:
+        rename_reads(node, {X: f"{X}_float32"})
+    for node in graph.node:
+        rename_reads(node, new_names)
+    if wide:
+        cast = helper.make_node("Cast", [X], [f"{X}_float32"], name=f"{X}/Cast", to=TensorProto.FLOAT)
+        graph.node.insert(0, cast)
+    x.type.tensor_type.elem_type = element_type
+
+    maker = next(node for node in graph.node if PREDICTION in node.output)
+    if _is_cast(maker, TensorProto.FLOAT):
+        before = maker.input[0]
+        graph.node.remove(maker)
+        for node in graph.node:
+            for place, name in enumerate(node.output):
+                if name == before:
+                    node.output[place] = PREDICTION
+            rename_reads(node, {before: PREDICTION})
+    else:
+        for place, name in enumerate(maker.output):
+            if name == PREDICTION:
+                maker.output[place] = f"{PREDICTION}_float32"
+        for node in graph.node:
+            rename_reads(node, {PREDICTION: f"{PREDICTION}_float32"})
+        graph.node.append(
+            helper.make_node(
+                "Cast", [f"{PREDICTION}_float32"], [PREDICTION], name=f"{PREDICTION}/Cast", to=element_type
+            )
+        )
+    graph.output[0].type.tensor_type.elem_type = element_type
+
+
+def tensor_types(model: onnx.ModelProto) -> dict[str, int]:
+    """The element type of every tensor whose type can be inferred, by name."""
+    return {entry.name: entry.type.tensor_type.elem_type for entry in _inferred(model)}
+
+
+def tensor_shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    """Every shape that can be inferred, by name; 0 for an open size."""
+    return {entry.name: tuple(dim.dim_value for dim in entry.type.tensor_type.shape.dim) for entry in _inferred(model)}
+
+
+def _inferred(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    """What ONNX knows of inputs, weights, and all that is computed."""
+    # Inference copies a model twice: large weights stay behind, as nothing follows from their values.
+    light = onnx.ModelProto(ir_version=model.ir_version)
+    light.opset_import.extend(model.opset_import)
+    light.functions.extend(model.functions)
+    light.graph.name = model.graph.name
+    light.graph.node.extend(model.graph.node)
+    light.graph.input.extend(model.graph.input)
+    light.graph.output.extend(model.graph.output)
+    given = {entry.name for entry in model.graph.input}
+    for weights in model.graph.initializer:
+        if math.prod(weights.dims) <= _MOST_NUMBERS:
+            light.graph.initializer.append(weights)
+        if weights.name not in given:
+            light.graph.input.append(helper.make_tensor_value_info(weights.name, weights.data_type, list(weights.dims)))
+    graph = onnx.shape_inference.infer_shapes(light, data_prop=True).graph
+    return [*graph.input, *graph.value_info, *graph.output]
+
+
+def name_nodes(model: onnx.ModelProto) -> None:
+    """Give every node a name of its own, in place; those that have one keep it."""
+    taken: set[str] = set()
+    for place, node in enumerate(model.graph.node):
+        if not node.name or node.name in taken:
+            node.name = next(name for name in _names(f"{node.op_type}_{place}") if name not in taken)
+        taken.add(node.name)
+
+
+def _names(stem: str) -> Iterator[str]:
+    yield stem
+    number = 0
+    while True:
+        number += 1
+        yield f"{stem}_{number}"
+
+
+def _is_cast(node: onnx.NodeProto, element_type: int) -> bool:
+    return node.op_type == "Cast" and any(entry.name == "to" and entry.i == element_type for entry in node.attribute)
+
+
+def _rename(graph: onnx.GraphProto, new_names: dict[str, str]) -> None:
+    if not new_names:
+        return
+    for node in graph.node:
+        rename_reads(node, new_names)
+        for place, name in enumerate(node.output):
+            node.output[place] = new_names.get(name, name)
+    for entry in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        entry.name = new_names.get(entry.name, entry.name)

@@ -1,0 +1,205 @@
+"""Is the network that was handed to the builder the one it was made from? Asked where the plan itself cannot run.
+
+Predictions on states that lie on the reference's trajectories are compared by Polygraphy's Comparator; what is allowed
+at each timestep, and a whole chain, by `runtime.engines.verification`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import sys
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import polygraphy
+from onnx import helper
+from polygraphy.backend.base import BaseRunner
+from polygraphy.common import TensorMetadata
+from polygraphy.comparator import Comparator, IterationResult, RunResults
+from polygraphy.logger import G_LOGGER
+
+from diffusion.process import Process
+from export.network_io import PREDICTION, T, X
+from export.rounding_emulation import emulate_rounding
+from runtime.engines.golden import Golden
+from runtime.engines.verification import TOLERANCES, EngineVerification, Predict, relative_error, verify_engine
+
+_SEVERITY_ERROR = 3
+
+
+@dataclass(frozen=True)
+class PlanVerification:
+    """What was found out about a plan before it is published.
+
+    Attributes:
+        measured: by timestep and over a chain.
+        compared: the largest relative L2 error of each network that Polygraphy compared with the reference, by name.
+        executed: whether the plan itself ran.
+    """
+
+    measured: EngineVerification
+    compared: Mapping[str, float]
+    executed: bool
+
+    @property
+    def passed(self) -> bool:
+        """Whether the plan may be published."""
+        return self.measured.passed and all(error <= self.measured.tolerance for error in self.compared.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """For a sidecar: an error that is not finite is null."""
+        compared = {name: error if math.isfinite(error) else None for name, error in self.compared.items()}
+        return self.measured.to_json() | {
+            "passed": self.passed,
+            "executed": self.executed,
+            "compared_by": f"Polygraphy {polygraphy.__version__}",
+            "compared_relative_error": compared,
+        }
+
+    def table(self) -> str:
+        """As `EngineVerification.table`, and a line for each network that was compared."""
+        lines = [self.measured.table()]
+        for name, error in self.compared.items():
+            mark = "" if error <= self.measured.tolerance else "  too large"
+            lines.append(f"{name}: at most {error:.3g}, allowed {self.measured.tolerance:g}{mark}")
+        return "\n".join(lines)
+
+
+def verify_network(
+    model: onnx.ModelProto, golden: Golden, process: Process, precision: str, reference: str
+) -> PlanVerification:
+    """Run the graph that goes to the builder on the CPU, as a GPU would round it.
+
+    Args:
+        model: with the names of `export.network_io` and an open batch.
+        golden: the reference.
+        process: what the network was trained to do.
+        precision: of the graph, one of `TOLERANCES`.
+        reference: what computed `golden`, for the report.
+    """
+    where = f"ONNX Runtime {ort.__version__} (CPU)"
+    networks: dict[str, Predict] = {}
+    if precision != "bf16":  # of which ONNX Runtime's CPU provider has no convolutions
+        networks[f"{where}, the {precision} graph"] = _run_on_cpu(model)
+    if precision != "fp32":
+        networks[f"{where}, the {precision} graph with every tensor rounded"] = _run_on_cpu(emulate_rounding(model))
+    strictest = list(networks)[-1]
+    recorded = _Recorded(networks[strictest])
+    compared = compare_predictions(networks | {strictest: recorded}, golden, precision, reference)
+    measured = verify_engine(golden, process, recorded, precision, reference, strictest)
+    return PlanVerification(measured, compared, executed=False)
+
+
+def compare_predictions(
+    networks: Mapping[str, Predict], golden: Golden, precision: str, reference: str
+) -> dict[str, float]:
+    """The largest relative L2 error of each network over the reference's timesteps, by Polygraphy's Comparator.
+
+    Args:
+        networks: to be compared, by name.
+        golden: inputs, and what the reference predicts there.
+        precision: which tolerance is the Comparator's threshold.
+        reference: the name of the reference.
+    """
+    num = golden.x.shape[1]
+    feeds = [
+        OrderedDict([(X, x), (T, np.full(num, timestep, np.float32))])
+        for timestep, x in zip(golden.timesteps, golden.x, strict=True)
+    ]
+    with _quiet():
+        results = RunResults()
+        results.add([OrderedDict([(PREDICTION, expected)]) for expected in golden.prediction], runner_name=reference)
+        results.extend(Comparator.run([_Runner(name, predict, golden) for name, predict in networks.items()], feeds))
+        pairs = [(0, place) for place in range(1, len(networks) + 1)]
+        accuracy = Comparator.compare_accuracy(
+            results, comparisons=pairs, compare_func=_RelativeError(TOLERANCES[precision])
+        )
+        by_pair = accuracy[0] if isinstance(accuracy, list) or not hasattr(accuracy, "items") else accuracy
+        found = {pair[1]: [each[PREDICTION].value for each in matches] for pair, matches in by_pair.items()}
+    return {name: max(errors, key=lambda e: math.inf if math.isnan(e) else e) for name, errors in found.items()}
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """A relative L2 error and whether it is within the threshold, as a compare function of Polygraphy returns it."""
+
+    value: float
+    most: float
+
+    def __bool__(self) -> bool:
+        return self.value <= self.most
+
+
+@dataclass(frozen=True)
+class _RelativeError:
+    """Polygraphy measures absolute norms; the tolerances are relative to the reference's."""
+
+    most: float
+
+    def __call__(self, expected: IterationResult, found: IterationResult) -> OrderedDict[str, _Measured]:
+        return OrderedDict(
+            (name, _Measured(relative_error(found[name], values), self.most)) for name, values in expected.items()
+        )
+
+
+class _Runner(BaseRunner):
+    """A network as Polygraphy runs it; its output is the part of the prediction that the reference keeps."""
+
+    def __init__(self, name: str, predict: Predict, golden: Golden) -> None:
+        super().__init__(name=name)
+        self._predict, self._golden = predict, golden
+
+    def get_input_metadata_impl(self) -> TensorMetadata:
+        metadata = TensorMetadata()
+        metadata.add(X, np.float32, (None, *self._golden.x.shape[2:]))
+        metadata.add(T, np.float32, (None,))
+        return metadata
+
+    def infer_impl(self, feed_dict: Mapping[str, np.ndarray]) -> OrderedDict[str, np.ndarray]:
+        self.inference_time = 0.0  # nothing is timed here
+        return OrderedDict([(PREDICTION, self._golden.flat(self._predict(feed_dict[X], feed_dict[T])))])
+
+
+class _Recorded:
+    """A network that does not compute the same prediction twice."""
+
+    def __init__(self, predict: Predict) -> None:
+        self._predict = predict
+        self._known: dict[tuple[bytes, bytes], np.ndarray] = {}
+
+    def __call__(self, x: np.ndarray, t: np.ndarray) -> np.ndarray:
+        key = (x.tobytes(), t.tobytes())
+        if key not in self._known:
+            self._known[key] = self._predict(x, t)
+        return self._known[key]
+
+
+def _run_on_cpu(model: onnx.ModelProto) -> Predict:
+    options = ort.SessionOptions()
+    options.log_severity_level = _SEVERITY_ERROR
+    options.intra_op_num_threads = len(os.sched_getaffinity(0))
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    types = {
+        entry.name: helper.tensor_dtype_to_np_dtype(entry.type.tensor_type.elem_type) for entry in model.graph.input
+    }
+
+    def predict(x: np.ndarray, t: np.ndarray) -> np.ndarray:
+        feed = {X: x.astype(types[X]), T: t.astype(types[T])}
+        prediction: np.ndarray = session.run([PREDICTION], feed)[0]
+        return prediction.astype(np.float32)
+
+    return predict
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Polygraphy reports to standard output, which is for results; a failure is reported by our own table."""
+    with contextlib.redirect_stdout(sys.stderr), G_LOGGER.verbosity(G_LOGGER.CRITICAL):
+        yield

@@ -1,0 +1,235 @@
+"""From an ONNX graph to the bytes of a plan, by the builder of TensorRT or of TensorRT for RTX.
+
+Either module comes in as an argument, since their Python interfaces are one and what differs are the GPUs. Precision
+is the graph's own: networks are strongly typed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from diffusion.errors import InputError
+from export.batch_profile import BatchProfile
+from export.network_io import T, X
+from export.tensorrt_log import make_log
+from export.tensorrt_progress import make_progress_monitor
+from export.timing_cache import timing_cache
+
+# Flags of `BuilderFlag`, by what they are asked for as.
+_FLAG_OF = {"version_compatible": "VERSION_COMPATIBLE", "strip": "STRIP_PLAN", "refit": "REFIT"}
+
+
+@dataclass(frozen=True)
+class BuildSettings:
+    """What a plan shall be like.
+
+    Attributes:
+        title: of the builder, for messages.
+        is_rtx: TensorRT for RTX.
+        chw: of a sample.
+        profiles: batches, one optimization profile each.
+        static: whether the graph's batch is fixed; then no profile is needed.
+        capabilities: compute capabilities to build for; TensorRT builds for the GPU that is here.
+        workspace_bytes: most scratch memory of a plan; None for the builder's own limit.
+        optimization_level: 0 to 5; None for the builder's own.
+        version_compatible, strip, refit: TensorRT alone.
+        hardware_compatibility: `none`, `ampere_plus` or `same_compute_capability`; TensorRT alone.
+        timing_cache: a file of kernels' times, TensorRT alone; None for none.
+        layers: where the engine inspector's JSON goes; None for nowhere.
+        verbose: print all that the builder has to say.
+    """
+
+    title: str
+    is_rtx: bool
+    chw: tuple[int, ...]
+    profiles: tuple[BatchProfile, ...]
+    static: bool
+    capabilities: tuple[str, ...]
+    workspace_bytes: int | None = None
+    optimization_level: int | None = None
+    version_compatible: bool = False
+    strip: bool = False
+    refit: bool = False
+    hardware_compatibility: str = "none"
+    timing_cache: Path | None = None
+    layers: Path | None = None
+    verbose: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """For another process."""
+        return asdict(self) | {name: str(path) for name in ("timing_cache", "layers") if (path := getattr(self, name))}
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> BuildSettings:
+        """The inverse of `to_json`."""
+        typed = dict(fields)
+        typed["profiles"] = tuple(BatchProfile(**batches) for batches in fields["profiles"])
+        for name in ("chw", "capabilities"):
+            typed[name] = tuple(fields[name])
+        for name in ("timing_cache", "layers"):
+            typed[name] = Path(fields[name]) if fields[name] else None
+        return cls(**typed)
+
+
+@dataclass(frozen=True)
+class Built:
+    """A plan and how it came about.
+
+    Attributes:
+        plan: its bytes.
+        version: of the builder.
+        flags: names of `BuilderFlag` that were set.
+        optimization_level: that was used.
+        timing_cache_sha256: of the cache file as the build left it.
+        layers: the engine inspector's JSON, if it was asked for.
+    """
+
+    plan: bytes = field(repr=False)
+    version: str
+    flags: tuple[str, ...]
+    optimization_level: int | None
+    timing_cache_sha256: str | None
+    layers: str | None
+
+
+def build_plan(trt: Any, network: bytes, settings: BuildSettings, source: str) -> Built:
+    """Parse, configure and build.
+
+    Args:
+        trt: the module `tensorrt` or `tensorrt_rtx`.
+        network: the ONNX file, with the names of `export.network_io`.
+        settings: what the plan shall be like.
+        source: what to call the network in an error.
+
+    Raises:
+        InputError: an operator that the parser does not know, with its node; or what the builder refuses, in its words.
+    """
+    log = make_log(trt, settings.title, settings.verbose)
+    builder = trt.Builder(log)
+    parsed = _parse(trt, builder, network, log, settings.title, source)
+    config = builder.create_builder_config()
+    _configure(trt, config, settings, log)
+    if not settings.static:
+        _add_profiles(builder, config, settings, log)
+    monitor = make_progress_monitor(trt)
+    config.progress_monitor = monitor
+    with timing_cache(config, settings.timing_cache) as cache:
+        with monitor.bar():
+            plan = builder.build_serialized_network(parsed, config)
+        if plan is None:
+            raise InputError(_refusal(settings, source, log.errors))
+        content = bytes(plan)
+        cache.save()
+    return Built(
+        content,
+        str(trt.__version__),
+        tuple(name for name, flag in trt.BuilderFlag.__members__.items() if config.get_flag(flag)),
+        int(config.builder_optimization_level),
+        cache.sha256,
+        _layers(trt, content, log, settings) if settings.layers else None,
+    )
+
+
+def check_operators(trt: Any, network: bytes, title: str, source: str) -> None:
+    """Parse a network and forget it. Raises InputError as `build_plan`."""
+    log = make_log(trt, title, verbose=False)
+    _parse(trt, trt.Builder(log), network, log, title, source)
+
+
+def _parse(trt: Any, builder: Any, network: bytes, log: Any, title: str, source: str) -> Any:
+    # TensorRT 11 knows no other networks, and drops the flag one day.
+    flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    definition = builder.create_network(0 if flag is None else 1 << int(flag))
+    parser = trt.OnnxParser(definition, log)
+    if parser.parse(network):
+        return definition
+    errors = [parser.get_error(place) for place in range(parser.num_errors)]
+    for error in errors:
+        if error.node_operator():
+            name = error.node_name() or f"number {error.node()}"
+            raise InputError(
+                f"{source}: {title} cannot take the node {name} of kind {error.node_operator()} "
+                f"({_one_line(error.desc())}); export the network with standard operators of opset 18"
+            )
+    raise InputError(
+        f"{source}: {title} cannot parse the graph ({_one_line(log.last)}); export it again with --opset 18"
+    )
+
+
+def _configure(trt: Any, config: Any, settings: BuildSettings, log: Any) -> None:
+    # On by default, it rounds the inputs of float32 products to 10 bits: more than the tolerance.
+    config.clear_flag(trt.BuilderFlag.TF32)
+    if settings.is_rtx:
+        # Else a call may allocate, and a call that allocates cannot be captured in a CUDA graph.
+        config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
+        config.num_compute_capabilities = len(settings.capabilities)
+        for place, capability in enumerate(settings.capabilities):
+            member = getattr(trt.ComputeCapability, "SM" + capability.replace(".", ""), None)
+            if member is None or not config.set_compute_capability(member, place):
+                raise InputError(
+                    f"--compute-capabilities: {settings.title} {trt.__version__} does not build for {capability}; "
+                    "leave it out"
+                )
+    for name, flag in _FLAG_OF.items():
+        if getattr(settings, name):
+            config.set_flag(getattr(trt.BuilderFlag, flag))
+    if settings.hardware_compatibility != "none":
+        level = getattr(trt.HardwareCompatibilityLevel, settings.hardware_compatibility.upper(), None)
+        if level is None:
+            raise InputError(
+                f"--hardware-compatibility: {settings.title} {trt.__version__} has no "
+                f"{settings.hardware_compatibility}; install a newer one, or leave it out"
+            )
+        config.hardware_compatibility_level = level
+        if config.hardware_compatibility_level != level:
+            raise InputError(
+                f"--hardware-compatibility: {settings.title} does not take {settings.hardware_compatibility} here "
+                f"({_one_line(log.last)}); leave it out"
+            )
+    if settings.workspace_bytes is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, settings.workspace_bytes)
+    if settings.optimization_level is not None:
+        config.builder_optimization_level = settings.optimization_level
+    if settings.layers is not None:
+        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+
+
+def _add_profiles(builder: Any, config: Any, settings: BuildSettings, log: Any) -> None:
+    for batches in settings.profiles:
+        profile = builder.create_optimization_profile()
+        sizes = (batches.least, batches.best, batches.most)
+        profile.set_shape(X, *[(size, *settings.chw) for size in sizes])
+        profile.set_shape(T, *[(size,) for size in sizes])
+        if config.add_optimization_profile(profile) < 0:
+            raise InputError(
+                f"batch profile {batches.least},{batches.best},{batches.most}: {settings.title} refuses it "
+                f"({_one_line(log.last)}); give other batches"
+            )
+
+
+def _refusal(settings: BuildSettings, source: str, errors: list[str]) -> str:
+    said = _one_line(next((line for line in errors if "OutOfMemory" in line), errors[-1] if errors else "no reason"))
+    most = max(batches.most for batches in settings.profiles)
+    if "OutOfMemory" in said or "out of memory" in said:
+        return (
+            f"{source}: a batch of {most} needs more memory than {settings.title} may take ({said}); "
+            "give a smaller --max-batch or --batch, or a larger --workspace"
+        )
+    return f"{source}: {settings.title} cannot build it for batches up to {most} ({said}); see --verbose"
+
+
+def _layers(trt: Any, plan: bytes, log: Any, settings: BuildSettings) -> str:
+    engine = trt.Runtime(log).deserialize_cuda_engine(plan)
+    if engine is None:
+        raise InputError(f"--export-layers: {settings.title} cannot read its plan back ({_one_line(log.last)})")
+    information = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
+    return json.dumps(json.loads(information), indent=1)
+
+
+def _one_line(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= 300 else text[:300] + "…"

@@ -1,0 +1,290 @@
+"""One plan from one network: prepared, built, verified, and published whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from commands.errors import VerificationError
+from commands.output_lock import check_room
+from commands.program import say
+from commands.whole_files import whole_file, write_whole_text
+from diffusion.errors import InputError
+from export.batch_profile import Shapes
+from export.source import Source
+from export.tensorrt_build import BuildSettings, Built
+from export.tensorrt_flavor import Flavor
+from export.tensorrt_process import BuildProcess
+from runtime.device.driver import DriverFacts
+from runtime.engines.sidecar import Sidecar, golden_path, sidecar_path
+
+if TYPE_CHECKING:
+    import onnx
+
+    from export.fold_time import Folding
+    from export.plan_verification import PlanVerification
+    from runtime.engines.golden import Golden
+
+# A plan holds its weights once, and code of the builder's for each kind of GPU.
+_CODE_BYTES, _SHARE_OF_WEIGHTS = 2**24, {"fp32": 1.1, "fp16": 0.6, "bf16": 0.6}
+
+
+@dataclass(frozen=True)
+class PlanRequest:
+    """What a plan shall be, beside what its builder is told.
+
+    Attributes:
+        out: the file to write.
+        flavor: the builder.
+        driver: of this machine.
+        precision: `fp32`, `fp16` or `bf16`.
+        fold: replace the time path by tables.
+        group_norm: the form of group normalizations, a key of `export.group_norm.FORMS`.
+        shapes: what was said of input shapes, by flag, to be checked against the network.
+        debug: let the parts report on standard error.
+    """
+
+    out: Path
+    flavor: Flavor
+    driver: DriverFacts
+    precision: str
+    fold: bool
+    group_norm: str
+    shapes: Mapping[str, Shapes]
+    debug: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A published plan: its description, and what was found out about it."""
+
+    sidecar: Sidecar
+    verification: PlanVerification
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class _Network:
+    """The graph for the builder, and what was done to it."""
+
+    model: onnx.ModelProto
+    golden: Golden
+    folding: Folding | None
+    kept: tuple[str, ...]
+    num_group_norms: int
+
+
+def make_plan(source: Source, request: PlanRequest, settings: BuildSettings) -> Plan:
+    """Prepare, build, verify and publish; while the plan is built, its network is verified.
+
+    Raises:
+        InputError: a network that cannot be built, or files that cannot be written.
+        VerificationError: the network that was built differs from its reference; nothing was published.
+    """
+    from export.plan_verification import verify_network
+
+    settings = replace(settings, chw=tuple(source.process.sample.chw))
+    chw: dict[str, list[int]] = {"x": list(settings.chw), "t": []}
+    for flag, shapes in request.shapes.items():
+        shapes.check(flag, chw)
+    weight_bytes = source.model.ByteSize()
+    check_room(request.out, _CODE_BYTES + int(weight_bytes * _SHARE_OF_WEIGHTS[request.precision]))
+    network = _prepare(source, request, settings)
+    content = _for_builder(network.model, settings)
+    say(f"building with {settings.title}, and verifying the {request.precision} network on the CPU meanwhile")
+    with BuildProcess(request.flavor, content, settings, str(source.path)) as process:
+        verification = verify_network(
+            network.model, network.golden, source.process, request.precision, source.reference
+        )
+        if not verification.passed:
+            raise VerificationError(_failure(request, network, verification))
+        built = process.wait()
+    check_room(request.out, len(built.plan) + _CODE_BYTES)
+    golden = network.golden.to_bytes()
+    sidecar = Sidecar(
+        sha256=hashlib.sha256(built.plan).hexdigest(),
+        process=source.process,
+        engine=_describe(source, request, settings, network, built),
+        verification=verification.to_json(),
+        golden_sha256=hashlib.sha256(golden).hexdigest(),
+    )
+    if _can_execute(request, settings):
+        verification = _verify_executed(source, request, network, built.plan, sidecar)
+        sidecar = replace(sidecar, verification=verification.to_json())
+    _publish(request.out, built.plan, golden, sidecar)
+    if settings.layers is not None and built.layers is not None:
+        write_whole_text(settings.layers, built.layers + "\n")
+    return Plan(sidecar, verification, len(built.plan))
+
+
+def _prepare(source: Source, request: PlanRequest, settings: BuildSettings) -> _Network:
+    from export.group_norm import write_group_norm
+    from export.network_io import T, X, name_nodes, with_contract_names
+    from export.trajectories import make_golden
+
+    model, folding = with_contract_names(source.model, str(source.path)), None
+    _refuse_attention(model, settings, source.path)
+    model, num_group_norms = write_group_norm(model, request.group_norm, str(source.path))
+    if request.fold:
+        from export.fold_time import fold_time
+
+        model, folding = fold_time(model, source.process.schedule.num_train_timesteps, str(source.path))
+        say(
+            f"time path folded: {folding.num_nodes_before} to {folding.num_nodes_after} nodes, "
+            f"{folding.num_gathers} lookups in {folding.table_bytes / 1e6:.1f} MB of tables"
+        )
+    name_nodes(model)
+    say(f"running the reference, {source.reference}")
+    with contextlib.ExitStack() as stack:
+        if source.path.suffix == ".onnx":  # anybody's: AutoCast has no words for operators that it does not know
+            check = BuildProcess(request.flavor, model.SerializeToString(), settings, str(source.path), True)
+            stack.enter_context(check)
+        golden = make_golden(source.process, source.predict, request.precision)
+        if source.path.suffix == ".onnx":
+            check.wait_for_check()
+    if request.precision == "fp32":
+        return _Network(model, golden, folding, (), num_group_norms)
+    from export.mixed_precision import AutoCastError, to_mixed_precision
+    from export.time_path import find_time_path
+
+    say(f"converting to {request.precision} with AutoCast")
+    keep = [] if request.fold else [node.name for node in find_time_path(model.graph, X, T).path]
+    # The first, a middle and the last state of a trajectory, one sample of each.
+    rows = sorted({0, len(golden.timesteps) // 2, len(golden.timesteps) - 1})
+    try:
+        mixed = to_mixed_precision(
+            model, request.precision, (golden.x[rows, 0], golden.timesteps[rows]), keep, request.debug
+        )
+    except AutoCastError as error:
+        raise InputError(
+            f"{source.path}: ModelOpt's AutoCast cannot convert it to {request.precision} ({str(error)[:300]}); "
+            f"leave out --{request.precision}, or export it with --opset 18"
+        ) from error
+    return _Network(mixed.model, golden, folding, mixed.kept, num_group_norms)
+
+
+def _refuse_attention(model: onnx.ModelProto, settings: BuildSettings, path: Path) -> None:
+    """Opset 23's Attention ends TensorRT for RTX 1.7 with a segmentation fault."""
+    if not settings.is_rtx:
+        return
+    for node in model.graph.node:
+        if node.op_type == "Attention" and node.domain in ("", "ai.onnx"):
+            raise InputError(
+                f"{path}: {settings.title} cannot build the node {node.name or node.output[0]} of kind Attention "
+                "(opset 23); export the network with --opset 18 to 21, which takes attention apart"
+            )
+
+
+def _for_builder(model: onnx.ModelProto, settings: BuildSettings) -> bytes:
+    from export.network_io import fix_batch
+
+    if not settings.static:
+        return model.SerializeToString()
+    fixed = type(model)()
+    fixed.CopyFrom(model)
+    fix_batch(fixed, settings.profiles[0].best)
+    return fixed.SerializeToString()
+
+
+def _describe(
+    source: Source, request: PlanRequest, settings: BuildSettings, network: _Network, built: Built
+) -> dict[str, Any]:
+    """The `engine` of a sidecar."""
+    from export.group_norm import FORMS
+    from export.mixed_precision import TYPE_NAMES
+
+    sample, io_type = source.process.sample, TYPE_NAMES[request.precision]
+    batch = settings.profiles[0].best if settings.static else "N"
+    gpu = None if request.driver.missing else request.driver.gpus[0].name
+    return {
+        "flavor": request.flavor.name,
+        "builder": f"{'TensorRT-RTX' if settings.is_rtx else 'TensorRT'} {built.version}",
+        "builder_version": built.version,
+        "precision": request.precision,
+        "inputs": {
+            "x": {"type": io_type, "shape": [batch, *sample.chw]},
+            "t": {"type": "float32" if network.folding is None else "int64", "shape": [batch]},
+        },
+        "outputs": {
+            "prediction": {
+                "type": io_type,
+                "shape": [batch, source.process.prediction_channels, sample.height, sample.width],
+            }
+        },
+        "batch_profiles": [profile.to_json() for profile in settings.profiles],
+        "compute_capabilities": list(settings.capabilities),
+        "built_on": {"gpu": gpu, "driver": request.driver.version},
+        "version_compatible": settings.version_compatible,
+        "hardware_compatibility": settings.hardware_compatibility,
+        "tf32": "TF32" in built.flags,
+        "builder_flags": list(built.flags),
+        "optimization_level": built.optimization_level,
+        "timing_cache_sha256": built.timing_cache_sha256,
+        "onnx_sha256": source.sha256,
+        "time_path": {"folded": False} if network.folding is None else {"folded": True, **network.folding.to_json()},
+        "kept_in_float32": list(network.kept),
+        "group_norm": FORMS[request.group_norm],
+        "group_norms": network.num_group_norms,
+        "refittable": settings.refit,
+        "stripped": settings.strip,
+    }
+
+
+def _can_execute(request: PlanRequest, settings: BuildSettings) -> bool:
+    if request.driver.missing or settings.strip:
+        return False
+    return request.driver.gpus[0].compute_capability in settings.capabilities
+
+
+def _verify_executed(
+    source: Source, request: PlanRequest, network: _Network, plan: bytes, sidecar: Sidecar
+) -> PlanVerification:
+    """Run the plan itself on the GPU that is here."""
+    from export.plan_verification import PlanVerification, compare_predictions
+    from runtime.engines.first_use import predict_in_batches
+    from runtime.engines.tensorrt_engine import TensorRtEngine
+    from runtime.engines.tensorrt_refusals import accept_plan
+    from runtime.engines.verification import verify_engine
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / request.out.name
+        path.write_bytes(plan)
+        accepted = accept_plan(path, sidecar)
+        engine = TensorRtEngine(accepted)
+        say(f"verifying {engine.name}")
+        predict = predict_in_batches(engine, accepted.plan.fitting_batch(network.golden.x.shape[1]))
+        where, precision = f"{engine.name}, driver {request.driver.version}", request.precision
+        compared = compare_predictions({where: predict}, network.golden, precision, source.reference)
+        measured = verify_engine(network.golden, source.process, predict, precision, source.reference, where)
+    verification = PlanVerification(measured, compared, executed=True)
+    if not verification.passed:
+        raise VerificationError(_failure(request, network, verification))
+    return verification
+
+
+def _failure(request: PlanRequest, network: _Network, verification: PlanVerification) -> str:
+    if request.precision == "fp32":
+        way_out = "This is a defect: please report it."
+    elif network.folding is None:
+        way_out = "Leave out --no-fold-time."
+    else:
+        way_out = f"Give {'--bf16' if request.precision == 'fp16' else '--fp16'}, or neither for fp32."
+    measured = verification.measured
+    return (
+        f"{request.out}: {request.precision} differs from {measured.reference} by up to {measured.worst:.3g}, allowed "
+        f"at each timestep is what the table says; nothing was published. {way_out}\n{verification.table()}"
+    )
+
+
+def _publish(out: Path, plan: bytes, golden: bytes, sidecar: Sidecar) -> None:
+    """The sidecar last: until it is there its hashes do not fit, so a reader sees a whole engine or none."""
+    for path, content in ((golden_path(out), golden), (out, plan)):
+        with whole_file(path) as temporary:
+            temporary.write_bytes(content)
+    write_whole_text(sidecar_path(out), json.dumps(sidecar.to_json(), indent=1, allow_nan=False) + "\n")

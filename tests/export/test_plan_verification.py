@@ -1,0 +1,106 @@
+"""The gate: what passes, what does not, and that every network in it is compared."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from diffusion.noise_schedule import NoiseSchedule
+from diffusion.process import Process, SampleShape
+from export.fold_time import fold_time
+from export.mixed_precision import to_mixed_precision
+from export.network_io import name_nodes
+from export.plan_verification import PlanVerification, compare_predictions, verify_network
+from export.trajectories import make_golden
+from runtime.engines.golden import Golden
+from runtime.engines.verification import TOLERANCES
+from tests.gaussian import GaussianNetwork
+
+PROCESS = Process(SampleShape(1, 6, 6), NoiseSchedule.make("linear", 50))
+NETWORK = GaussianNetwork(PROCESS, 0.2, 0.5)
+
+
+@pytest.fixture(scope="module")
+def float32(tmp_path_factory: pytest.TempPathFactory) -> onnx.ModelProto:
+    path = NETWORK.save_onnx(tmp_path_factory.mktemp("gaussian") / "unet.onnx")
+    model, _ = fold_time(onnx.load(path), 50)
+    name_nodes(model)
+    return model
+
+
+def golden(precision: str) -> Golden:
+    return make_golden(PROCESS, lambda x, t: NETWORK(x, t).astype(np.float32), precision)
+
+
+def in_precision(model: onnx.ModelProto, precision: str) -> onnx.ModelProto:
+    if precision == "fp32":
+        return model
+    return to_mixed_precision(model, precision, (golden("fp32").x[:3, 0], golden("fp32").timesteps[:3])).model
+
+
+def verify(model: onnx.ModelProto, precision: str) -> PlanVerification:
+    return verify_network(model, golden(precision), PROCESS, precision, "the closed form")
+
+
+@pytest.mark.parametrize(
+    ("precision", "compared"),
+    [("fp32", ["the fp32 graph"]), ("fp16", ["the fp16 graph", "rounded"]), ("bf16", ["rounded"])],
+)
+def test_every_precision(precision: str, compared: list[str], float32: onnx.ModelProto) -> None:
+    result = verify(in_precision(float32, precision), precision)
+    assert result.passed
+    assert not result.executed
+    assert len(result.compared) == len(compared)
+    assert all(name.endswith(end) for name, end in zip(result.compared, compared, strict=True))
+    # The last is the strictest, and the one that is measured by timestep; Polygraphy finds the same.
+    assert result.compared[result.measured.ran_on] == result.measured.worst
+    assert result.measured.worst < TOLERANCES[precision]
+    assert len(result.measured.errors) == 16
+    fields = json.loads(json.dumps(result.to_json(), allow_nan=False))
+    assert (fields["passed"], fields["executed"]) == (True, False)
+    assert fields["compared_by"].startswith("Polygraphy ")
+    assert list(fields["compared_relative_error"]) == list(result.compared)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_an_error_at_some_timesteps_stands_out(precision: str, float32: onnx.ModelProto) -> None:
+    damaged = onnx.ModelProto()
+    damaged.CopyFrom(float32)
+    for table in damaged.graph.initializer:
+        values = numpy_helper.to_array(table).copy()
+        if values.shape[:1] == (50,):
+            values[40:] *= 1 + 0.9 * TOLERANCES[precision]
+            table.CopyFrom(numpy_helper.from_array(values, table.name))
+    result = verify(in_precision(damaged, precision), precision)
+    assert not result.passed
+    assert {error.timestep >= 40 for error in result.measured.errors if not error.passed} == {True}
+    assert "too large" in result.table()
+
+
+def test_polygraphy_is_asked_about_every_network(float32: onnx.ModelProto) -> None:
+    reference = golden("fp32")
+
+    def exact(x: np.ndarray, t: np.ndarray) -> np.ndarray:
+        return NETWORK(x, t).astype(np.float32)
+
+    def wrong(x: np.ndarray, t: np.ndarray) -> np.ndarray:
+        return exact(x, t) * np.float32(1.001 if t[0] == 49 else 1)
+
+    def broken(x: np.ndarray, t: np.ndarray) -> np.ndarray:
+        return np.full_like(x, np.nan if t[0] == 0 else 0)
+
+    networks = {"exact": exact, "wrong": wrong, "broken": broken}
+    found = compare_predictions(networks, reference, "fp32", "the closed form")
+    assert found["exact"] == 0
+    assert found["wrong"] == pytest.approx(1e-3, rel=1e-3)
+    assert math.isnan(found["broken"])
+    measured = verify_network(float32, reference, PROCESS, "fp32", "the closed form").measured
+    for error in found.values():
+        result = PlanVerification(measured, {"one": error}, executed=True)
+        assert result.passed == (error == 0)
+    assert '"one": null' in json.dumps(PlanVerification(measured, {"one": math.nan}, True).to_json(), allow_nan=False)

@@ -1,0 +1,176 @@
+"""The real builder of TensorRT for RTX: what it is told, what it refuses, and what crashes it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import tensorrt_rtx
+from onnx import numpy_helper
+
+from commands.errors import DeviceUnavailableError
+from diffusion.errors import InputError
+from export import tensorrt_build
+from export.batch_profile import BatchProfile
+from export.tensorrt_build import BuildSettings, build_plan
+from export.tensorrt_flavor import RTX, TENSORRT
+from export.tensorrt_process import BuildProcess
+
+TITLE = RTX.title
+
+
+def settings(**changes: object) -> BuildSettings:
+    fields: dict[str, object] = {
+        "title": TITLE,
+        "is_rtx": True,
+        "chw": (4, 4, 4),
+        "profiles": (BatchProfile(1, 2, 4),),
+        "static": False,
+        "capabilities": ("8.6", "8.9"),
+    }
+    return BuildSettings(**(fields | changes))  # type: ignore[arg-type]
+
+
+def network(
+    text: str = "p = Mul(x, row) prediction = Add(p, x)", opset: int = 18, batch: str = "N", more: str = ""
+) -> bytes:
+    model = onnx.parser.parse_model(
+        f"""<ir_version: 9, opset_import: ["" : {opset}{more}]>
+        network (float[{batch}, 4, 4, 4] x, int64[{batch}] t) => (float[{batch}, 4, 4, 4] prediction)
+        {{ row = Gather(table, t) {text} }}"""
+    )
+    table = np.random.default_rng(0).standard_normal((50, 4, 1, 1)).astype(np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(table, "table"))
+    return model.SerializeToString()
+
+
+def build(content: bytes, **changes: object) -> tensorrt_build.Built:
+    return build_plan(tensorrt_rtx, content, settings(**changes), "unet.onnx")
+
+
+def test_a_plan() -> None:
+    built = build(network())
+    assert len(built.plan) > 1000
+    assert built.version == tensorrt_rtx.__version__
+    # TF32 is on by default, and would not be named if it were off from the start.
+    assert built.flags == ("REQUIRE_USER_ALLOCATION",)
+    assert (built.optimization_level, built.timing_cache_sha256, built.layers) == (3, None, None)
+    assert build(network(), optimization_level=0).optimization_level == 0
+
+
+def test_more_gpus_make_a_larger_plan() -> None:
+    assert len(build(network(), capabilities=("8.6",)).plan) < len(build(network(), capabilities=("8.6", "12.0")).plan)
+
+
+def test_a_static_batch_and_several_profiles(capfd: pytest.CaptureFixture[str]) -> None:
+    assert build(network(batch="3"), static=True, profiles=(BatchProfile(3, 3, 3),)).plan
+    one = build(network()).plan
+    assert len(build(network(), profiles=(BatchProfile(1, 1, 1), BatchProfile(2, 4, 8))).plan) > len(one)
+    # What the builder says is kept for errors, or printed on request.
+    assert capfd.readouterr() == ("", "")
+    build(network(), verbose=True)
+    assert f"{TITLE}: WARNING: " in capfd.readouterr().err
+
+
+def test_flags_of_tensorrt() -> None:
+    """On a configuration of the real module: RTX has the flags, though it cannot build with them without a GPU."""
+    log = tensorrt_build.make_log(tensorrt_rtx, TITLE, False)
+    builder = tensorrt_rtx.Builder(log)
+    flags = tensorrt_rtx.BuilderFlag
+    for changes, expected in (
+        ({"strip": True}, {"STRIP_PLAN"}),
+        ({"refit": True}, {"REFIT"}),
+        ({"version_compatible": True}, {"VERSION_COMPATIBLE"}),
+    ):
+        config = builder.create_builder_config()
+        assert config.get_flag(flags.TF32)
+        tensorrt_build._configure(tensorrt_rtx, config, settings(is_rtx=False, **changes), log)
+        assert {name for name, flag in flags.__members__.items() if config.get_flag(flag)} == expected
+    config = builder.create_builder_config()
+    more = settings(workspace_bytes=2**20, optimization_level=1)
+    tensorrt_build._configure(tensorrt_rtx, config, more, log)
+    assert config.get_memory_pool_limit(tensorrt_rtx.MemoryPoolType.WORKSPACE) == 2**20
+    assert config.builder_optimization_level == 1
+    assert config.num_compute_capabilities == 2
+    with pytest.raises(InputError, match="does not take ampere_plus here"):  # it sets nothing and raises nothing
+        tensorrt_build._configure(tensorrt_rtx, config, settings(hardware_compatibility="ampere_plus"), log)
+
+
+@pytest.mark.parametrize(
+    ("content", "changes", "says"),
+    [
+        (
+            network("p = my.Foo(row) prediction = Add(p, x)", more=', "my" : 1'),
+            {},
+            "cannot take the node number 1 of kind Foo .*Plugin not found",
+        ),
+        (b"junk" * 100, {}, "cannot parse the graph .*Failed to parse the ONNX model"),
+        (network(), {"capabilities": ("9.0",)}, "--compute-capabilities: .* does not build for 9.0; leave it out"),
+        (network(batch="3"), {}, "batch profile 1,2,4|cannot build it for batches up to 4"),
+        (
+            network("a = Reshape(x, s) b = Transpose<perm=[0, 2, 1]>(a) c = MatMul(b, a) d = Softmax(c)"
+                    " e = ReduceMax<keepdims=1>(d, k) g = Reshape(e, s4) p = Mul(x, row) prediction = Add(p, g)"),
+            {"profiles": (BatchProfile(1, 2, 10**9),)},
+            "a batch of 1000000000 needs more memory .*OutOfMemory.*give a smaller --max-batch",
+        ),
+    ],
+)  # fmt: skip
+def test_refusals(content: bytes, changes: dict[str, object], says: str) -> None:
+    if b"ReduceMax" in content:
+        model = onnx.ModelProto.FromString(content)
+        for name, values in (("s", [0, 4, 16]), ("k", [1, 2]), ("s4", [0, 1, 1, 1])):
+            model.graph.initializer.append(numpy_helper.from_array(np.array(values), name))
+        content = model.SerializeToString()
+    with pytest.raises(InputError, match=says) as error:
+        build(content, **changes)
+    assert "\n" not in str(error.value)
+
+
+def test_settings_pass_between_processes() -> None:
+    given = settings(timing_cache=Path("/a"), layers=Path("b.json"), profiles=(BatchProfile(1, 2, 3),) * 2)
+    assert BuildSettings.from_json(json.loads(json.dumps(given.to_json()))) == given
+    assert BuildSettings.from_json(json.loads(json.dumps(settings().to_json()))) == settings()
+
+
+def test_the_builder_in_a_process_of_its_own() -> None:
+    with BuildProcess(RTX, network(), settings(), "unet.onnx") as process:
+        built = process.wait()
+    assert built == build(network())
+    with (
+        BuildProcess(RTX, b"junk" * 100, settings(), "unet.onnx", only_check=True) as process,
+        pytest.raises(InputError, match="unet.onnx: TensorRT for RTX cannot parse the graph"),
+    ):
+        process.wait_for_check()
+
+
+def test_a_builder_that_crashes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tensorrt.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n")
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    with (
+        BuildProcess(TENSORRT, network(), settings(title="TensorRT"), "unet.onnx") as process,
+        pytest.raises(InputError, match="unet.onnx: TensorRT was ended by SIGSEGV while it built the network"),
+    ):
+        process.wait()
+
+
+def test_a_builder_that_does_not_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tensorrt.py").write_text("raise OSError('libnvinfer.so.10: no such file')\n")
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    with (
+        BuildProcess(TENSORRT, network(), settings(), "unet.onnx") as process,
+        pytest.raises(DeviceUnavailableError, match="TensorRT cannot be loaded .libnvinfer.so.10: no such file."),
+    ):
+        process.wait()
+
+
+def test_a_build_that_is_left_is_ended() -> None:
+    with BuildProcess(RTX, network(), settings(), "unet.onnx") as process:
+        folder = Path(process._folder.name)
+        assert folder.is_dir()
+    assert process._process.poll() == -signal.SIGKILL
+    assert not folder.exists()

@@ -1,0 +1,420 @@
+"""From a checkpoint or an ONNX file to a published plan, as a user runs it; the builder is TensorRT for RTX itself."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import tensorrt_rtx
+from onnx import numpy_helper
+
+from commands.errors import EXIT_DEVICE, EXIT_INPUT, EXIT_VERIFICATION, DeviceUnavailableError
+from commands.output_lock import sole_writer
+from diffusion.noise_schedule import NoiseSchedule
+from diffusion.process import Process, SampleShape
+from export import mixed_precision, tensorrt_plan, to_trt
+from export.mixed_precision import MixedPrecision
+from export.to_onnx import export_onnx
+from runtime.device.driver import DriverFacts, Gpu, driver_facts
+from runtime.engines.golden import Golden
+from runtime.engines.opening import open_engine
+from runtime.engines.sidecar import golden_path, read_sidecar, sidecar_path
+from runtime.engines.tensorrt_plan import describe_plan
+from runtime.engines.tensorrt_refusals import accept_plan
+from tests.checkpoints import save_tiny_checkpoint
+from tests.gaussian import GaussianNetwork
+
+needs_no_gpu = pytest.mark.skipif(not driver_facts().missing, reason="needs a machine without an NVIDIA GPU")
+
+
+@pytest.fixture(scope="module")
+def networks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Networks with attention, as checkpoints and as ONNX files: 8×8 in gray like the digits, and 32×32 in color."""
+    folder = tmp_path_factory.mktemp("networks")
+    for name, channels, size in (("digits", 1, 8), ("color", 3, 32)):
+        save_tiny_checkpoint(folder / name, channels=channels, size=size)
+        export_onnx(folder / name, folder / f"{name}.onnx")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def gaussian(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The least network there is, for what is not about the network."""
+    process = Process(SampleShape(1, 4, 4), NoiseSchedule.make("linear", 50))
+    return GaussianNetwork(process, 0.2, 0.5).save_onnx(tmp_path_factory.mktemp("gaussian") / "unet.onnx")
+
+
+def run(*arguments: object) -> int:
+    return to_trt.main([str(argument) for argument in arguments])
+
+
+def check_published(out: Path, precision: str) -> dict[str, object]:
+    """What must hold of any plan; returns the sidecar's `engine`."""
+    assert sorted(path.name for path in out.parent.iterdir() if path.name.startswith((out.name, "."))) == [
+        "unet.plan",
+        "unet.plan.golden.npz",
+        "unet.plan.json",
+    ]
+    sidecar = read_sidecar(out, "")
+    assert sidecar.sha256 == hashlib.sha256(out.read_bytes()).hexdigest()
+    assert sidecar.golden_sha256 == hashlib.sha256(golden_path(out).read_bytes()).hexdigest()
+    golden = Golden.from_bytes(golden_path(out).read_bytes(), out, "")
+    engine, verification = dict(sidecar.engine), sidecar.verification
+    # The runtime takes the sidecar as it is.
+    plan = describe_plan(out, engine, sidecar.process)
+    assert plan.compute_capabilities
+    assert (engine["flavor"], engine["builder_version"]) == ("tensorrt-rtx", tensorrt_rtx.__version__)
+    assert engine["precision"] == precision
+    assert (
+        engine["inputs"]["x"]["type"]
+        == engine["outputs"]["prediction"]["type"]
+        == mixed_precision.TYPE_NAMES[precision]
+    )
+    assert not engine["tf32"]
+    assert "REQUIRE_USER_ALLOCATION" in engine["builder_flags"]
+    assert verification["passed"]
+    assert len(verification["timesteps"]) == len(golden.timesteps) == 16
+    assert verification["chain"]["steps"] == 20
+    return engine
+
+
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    # The digits in fp16 are built from their checkpoint, below.
+    [("digits", "fp32"), ("digits", "bf16"), ("color", "fp32"), ("color", "fp16"), ("color", "bf16")],
+)
+def test_every_precision(name: str, precision: str, networks: Path, tmp_path: Path) -> None:
+    out = tmp_path / "unet.plan"
+    flags = [] if precision == "fp32" else [f"--{precision}"]
+    assert run("--onnx", networks / f"{name}.onnx", "--out", out, *flags) == 0
+    engine = check_published(out, precision)
+    assert engine["onnx_sha256"] == hashlib.sha256((networks / f"{name}.onnx").read_bytes()).hexdigest()
+    assert engine["inputs"]["t"] == {"type": "int64", "shape": ["N"]}
+    assert engine["time_path"]["folded"]
+    assert engine["time_path"]["num_nodes_after"] < engine["time_path"]["num_nodes_before"]
+    assert engine["batch_profiles"] == [{"min": 1, "opt": 8, "max": 64}]
+    assert engine["kept_in_float32"] == []
+    verification = read_sidecar(out, "").verification
+    if precision == "fp32":  # tables hold what ONNX Runtime itself computed
+        assert verification["worst_relative_error"] < 1e-6
+    else:
+        # Flat over t: nothing is wrong with how t is treated.
+        assert verification["worst_relative_error"] < 2 * verification["median_relative_error"]
+        least = {"fp16": 1e-4, "bf16": 1e-3}[precision]
+        assert least < verification["median_relative_error"] < verification["tolerance"]
+
+
+def test_a_checkpoint(networks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "engines" / "unet.plan"
+    assert run("--checkpoint", networks / "digits", "--fp16", "--out", out, "--json") == 0
+    output = capsys.readouterr()
+    report = json.loads(output.out)
+    assert "time path folded: " in output.err
+    check_published(out, "fp16")
+    fields = json.loads(sidecar_path(out).read_text())
+    assert {name: report[name] for name in fields} == fields
+    assert fields["engine"]["onnx_sha256"] == hashlib.sha256((networks / "digits.onnx").read_bytes()).hexdigest()
+    assert fields["verification"]["reference"].startswith("PyTorch")
+
+
+@needs_no_gpu
+def test_a_plan_that_was_not_run_says_so(gaussian: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "unet.plan"
+    assert run("--onnx", gaussian, "--out", out) == 0
+    assert "not run: verified as its network on the CPU" in capsys.readouterr().out
+    sidecar = read_sidecar(out, "")
+    assert not sidecar.verification["executed"]
+    assert sidecar.engine["built_on"] == {"gpu": None, "driver": None}
+    with pytest.raises(DeviceUnavailableError, match="needs an NVIDIA GPU, and here is none"):
+        open_engine(out, device="cuda")
+
+
+def test_trtexecs_spelling(networks: Path, tmp_path: Path) -> None:
+    out = tmp_path / "unet.plan"
+    shapes = ("--minShapes=x:2x1x8x8,t:2", "--optShapes=x:4x1x8x8", "--maxShapes=x:8x1x8x8,t:8")
+    more = ("--builderOptimizationLevel=2", "--memPoolSize=workspace:512M", "--noTF32", "--stronglyTyped")
+    more += ("--skipInference", "--computeCapabilities=86,89")
+    assert run(f"--onnx={networks / 'digits.onnx'}", f"--saveEngine={out}", *shapes, *more) == 0
+    engine = check_published(out, "fp32")
+    assert engine["batch_profiles"] == [{"min": 2, "opt": 4, "max": 8}]
+    assert engine["optimization_level"] == 2
+    assert engine["compute_capabilities"] == ["8.6", "8.9"]
+
+
+def test_a_static_batch_without_folding(networks: Path, tmp_path: Path) -> None:
+    out = tmp_path / "unet.plan"
+    assert run("--onnx", networks / "digits.onnx", "--batch", 3, "--no-fold-time", "--bf16", "--out", out) == 0
+    engine = check_published(out, "bf16")
+    assert engine["inputs"] == {
+        "x": {"type": "bfloat16", "shape": [3, 1, 8, 8]},
+        "t": {"type": "float32", "shape": [3]},
+    }
+    assert engine["batch_profiles"] == [{"min": 3, "opt": 3, "max": 3}]
+    assert engine["time_path"] == {"folded": False}
+    assert any("time_proj" in name or "time_embedding" in name for name in engine["kept_in_float32"])
+
+
+def test_group_normalization_as_one_node(networks: Path, tmp_path: Path) -> None:
+    out = tmp_path / "unet.plan"
+    assert run("--onnx", networks / "digits.onnx", "--group-norm", "group", "--out", out) == 0
+    engine = check_published(out, "fp32")
+    num_instance = sum(
+        node.op_type == "InstanceNormalization" for node in onnx.load(networks / "digits.onnx").graph.node
+    )
+    assert (engine["group_norm"], engine["group_norms"]) == ("group_normalization", num_instance)
+    num_nodes = len(onnx.load(networks / "digits.onnx").graph.node)
+    assert engine["time_path"]["num_nodes_before"] == num_nodes - 4 * num_instance  # five nodes are one
+
+
+def test_several_profiles_and_foreign_names(gaussian: Path, tmp_path: Path) -> None:
+    model = onnx.load(gaussian)
+    del model.metadata_props[:]
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            names[:] = [{"x": "sample", "t": "timestep", "prediction": "noise"}.get(name, name) for name in names]
+    for entry, name in zip((*model.graph.input, *model.graph.output), ("sample", "timestep", "noise"), strict=True):
+        entry.name = name
+    onnx.save(model, tmp_path / "foreign.onnx")
+    out = tmp_path / "unet.plan"
+    assert run("--onnx", tmp_path / "foreign.onnx", "--out", out) == EXIT_INPUT
+    flags = ["--beta-schedule", "linear", "--num-train-timesteps", 50, "--prediction-type", "epsilon"]
+    flags += ["--variance-type", "fixed_large", "--clip-sample", "none", "--profile", "1,1,4", "--profile", "8,8,64"]
+    assert run("--onnx", tmp_path / "foreign.onnx", *flags, "--out", out) == 0
+    engine = check_published(out, "fp32")
+    assert list(engine["inputs"]) == ["x", "t"]
+    assert [profile["max"] for profile in engine["batch_profiles"]] == [4, 64]
+
+
+def test_a_wrong_conversion_is_not_published(
+    networks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    convert = mixed_precision.to_mixed_precision
+
+    def damaged(*arguments: object) -> MixedPrecision:
+        mixed = convert(*arguments)  # type: ignore[arg-type]
+        for table in mixed.model.graph.initializer:
+            if table.name.startswith("time_table") and len(table.dims) > 1:
+                values = numpy_helper.to_array(table).copy()
+                values[700:] *= np.float16(1.5)
+                table.CopyFrom(numpy_helper.from_array(values, table.name))
+        return mixed
+
+    monkeypatch.setattr(mixed_precision, "to_mixed_precision", damaged)
+    assert run("--onnx", networks / "digits.onnx", "--fp16", "--out", tmp_path / "unet.plan") == EXIT_VERIFICATION
+    error = capsys.readouterr().err
+    assert "nothing was published. Give --bf16, or neither for fp32." in error
+    rows = [line.split() for line in error.splitlines() if line.endswith("too large") and line.split()[0].isdigit()]
+    assert rows
+    assert min(int(row[0]) for row in rows) >= 700
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_reader_takes_a_mixed_set(gaussian: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "unet.plan"
+    assert run("--onnx", gaussian, "--out", out) == 0
+    before, published = out.read_bytes(), []
+
+    class Killed(BaseException):
+        pass
+
+    def killed_before_the_sidecar(path: Path, text: str) -> None:
+        published.append(path.name)
+        raise Killed
+
+    monkeypatch.setattr(tensorrt_plan, "write_whole_text", killed_before_the_sidecar)
+    with pytest.raises(Killed):
+        run("--onnx", gaussian, "--no-fold-time", "--out", out)
+    assert published == ["unet.plan.json"]
+    assert out.read_bytes() != before
+    with pytest.raises(ValueError, match="but its sidecar was written for"):
+        accept_plan(out)
+
+
+def test_two_writers(gaussian: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "unet.plan"
+    with sole_writer(out):
+        assert run("--onnx", gaussian, "--out", out) == EXIT_INPUT
+        assert "another program is writing it" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk(
+    gaussian: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 1000))
+    monkeypatch.setattr(tensorrt_plan, "_prepare", lambda *arguments: pytest.fail("it went to work"))
+    assert run("--onnx", gaussian, "--out", tmp_path / "unet.plan") == EXIT_INPUT
+    error = capsys.readouterr().err
+    assert "are left on that disk; make room" in error
+    assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def of_the_folder(name: str, folder: Path) -> Path:
+    """Files that are no network of ours, made where they are asked for."""
+    path = folder / name
+    process = Process(SampleShape(1, 4, 4), NoiseSchedule.make("linear", 50))
+    model = onnx.load(GaussianNetwork(process, 0.2, 0.5).save_onnx(path))
+    if name == "junk.onnx":
+        path.write_bytes(b"junk" * 1000)
+        return path
+    if name == "static.onnx":
+        for entry in (*model.graph.input, *model.graph.output):
+            entry.type.tensor_type.shape.dim[0].Clear()
+            entry.type.tensor_type.shape.dim[0].dim_value = 4
+    else:
+        # ONNX Runtime has QuickGelu, TensorRT's parser has not.
+        last = model.graph.node[-1]
+        domain, kind = {"gelu.onnx": ("com.microsoft", "QuickGelu"), "attention.onnx": ("", "Attention")}[name]
+        if kind == "Attention":
+            model.opset_import[0].version = 23
+            model.ir_version = 10
+            inputs = ["before"] * 3
+        else:
+            model.opset_import.append(onnx.helper.make_opsetid(domain, 1))
+            inputs = ["before"]
+        last.output[0] = "before"
+        model.graph.node.append(onnx.helper.make_node(kind, inputs, ["prediction"], name="mid/special", domain=domain))
+    onnx.save(model, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "says"),
+    [
+        ("junk.onnx", [], "ONNX Runtime cannot read it as an ONNX model"),
+        ("static.onnx", [], "takes batches of 4 only, expected an open first axis"),
+        ("gelu.onnx", [], "cannot take the node mid/special of kind QuickGelu"),
+        ("gelu.onnx", ["--fp16"], "cannot take the node mid/special of kind QuickGelu"),
+        ("attention.onnx", [], "cannot build the node mid/special of kind Attention .opset 23.; export the network"),
+    ],
+)
+def test_networks_that_cannot_be_built(
+    name: str, flags: list[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = of_the_folder(name, tmp_path)
+    assert run("--onnx", source, *flags, "--out", tmp_path / "unet.plan") == EXIT_INPUT
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"export.to_trt: {source}: ")
+    assert says.replace(".", "") in error.replace(".", "").replace("(", "").replace(")", "")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["--out", "unet.onnx"], EXIT_INPUT, "expected the name of a file that ends in '.plan'"),
+        (["--onnx", "none.onnx"], EXIT_INPUT, "none.onnx: no such file"),
+        (["--checkpoint", "none"], EXIT_INPUT, "none: no such checkpoint folder"),
+        (["--checkpoint", "a", "--onnx", "b"], EXIT_INPUT, "not allowed with argument"),
+        (["--fp16", "--bf16"], EXIT_INPUT, "not allowed with argument"),
+        (["--beta-schedule", "linear"], EXIT_INPUT, "process flags are for --onnx"),
+        (["--flavor", "cuda"], EXIT_INPUT, "invalid choice"),
+        (["--strip", "--refit"], EXIT_INPUT, "--strip, --refit: for TensorRT alone, found TensorRT for RTX"),
+        (["--version-compatible"], EXIT_INPUT, "--version-compatible: for TensorRT alone"),
+        (["--timing-cache", "file"], EXIT_INPUT, "--timing-cache: for TensorRT alone"),
+        (["--hardware-compatibility", "ampere_plus"], EXIT_INPUT, "--hardware-compatibility: for TensorRT alone"),
+        (["--compute-capabilities", "9.0"], EXIT_INPUT, "does not target 9.0"),
+        (["--compute-capabilities", "7.5", "--bf16"], EXIT_INPUT, "on 7.5 TensorRT for RTX has no bf16"),
+        (["--builder-optimization-level", "6"], EXIT_INPUT, "expected 0 to 5"),
+        (["--workspace", "much"], EXIT_INPUT, "expected a size such as 4096 (MiB)"),
+        (["--min-batch", "8", "--max-batch", "4"], EXIT_INPUT, "expected min ≤ opt ≤ max"),
+        (["--maxShapes=x:8x3"], EXIT_INPUT, "no such checkpoint folder"),
+        pytest.param(["--export-layers", "f"], EXIT_DEVICE, "--export-layers: needs an NVIDIA GPU", marks=needs_no_gpu),
+    ],
+)
+def test_bad_input_is_one_line(
+    arguments: list[str],
+    code: int,
+    says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    try:
+        found = run(*arguments)
+    except SystemExit as usage:
+        found = int(usage.code or 0)
+    assert found == code
+    error = capsys.readouterr().err
+    assert says in error
+    assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_shapes_of_another_network(gaussian: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--onnx", gaussian, "--maxShapes=x:8x3x32x32", "--out", tmp_path / "unet.plan") == EXIT_INPUT
+    assert "--maxShapes: x is 8x3x32x32, expected Nx1x4x4" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_batch_that_is_too_large(networks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ("--onnx", networks / "digits.onnx", "--out", tmp_path / "unet.plan")
+    assert run(*arguments, "--batch", 10**8) == EXIT_INPUT
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "a batch of 100000000 needs more memory than TensorRT for RTX may take" in error
+    assert "give a smaller --max-batch or --batch" in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_tensorrt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("export.tensorrt_flavor._is_installed", lambda module: module == "tensorrt_rtx")
+    assert run("--flavor", "tensorrt", "--out", tmp_path / "unet.plan") == EXIT_DEVICE
+    error = capsys.readouterr().err
+    assert "TensorRT is not installed (no module 'tensorrt'); pip install" in error
+    assert error.count("\n") == 1
+
+
+def test_where_a_gpu_is_the_plan_itself_runs(
+    gaussian: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The GPU and its engine are stand-ins: what runs is the network's closed form, once right and once wrong."""
+    process = Process(SampleShape(1, 4, 4), NoiseSchedule.make("linear", 50))
+    network, factor = GaussianNetwork(process, 0.2, 0.5), [1.0]
+    gpu = Gpu(0, "NVIDIA L4", "8.9", 2**34, 58)
+    monkeypatch.setattr(to_trt, "driver_facts", lambda: DriverFacts("580.95", "13.0", (gpu,), ""))
+    accepted_paths = []
+
+    class Accepted:
+        def __init__(self, path: Path, sidecar: object) -> None:
+            accepted_paths.append(path.read_bytes()[:4])
+            self.plan = self
+
+        def fitting_batch(self, batch_size: int) -> int:
+            return batch_size
+
+    class Engine:
+        name = "TensorRT-RTX (fp32, NVIDIA L4)"
+
+        def __init__(self, accepted: Accepted) -> None:
+            self.process = process
+
+        def bind(self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray) -> object:
+            def call() -> None:
+                prediction[:] = network(x, t) * factor[0]
+
+            return call
+
+    monkeypatch.setattr("runtime.engines.tensorrt_refusals.accept_plan", Accepted)
+    monkeypatch.setattr("runtime.engines.tensorrt_engine.TensorRtEngine", Engine)
+    out = tmp_path / "unet.plan"
+    assert run("--onnx", gaussian, "--flavor", "rtx", "--out", out) == 0
+    verification = read_sidecar(out, "").verification
+    assert verification["executed"]
+    assert verification["ran_on"] == "TensorRT-RTX (fp32, NVIDIA L4), driver 580.95"
+    assert read_sidecar(out, "").engine["built_on"] == {"gpu": "NVIDIA L4", "driver": "580.95"}
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    factor[0] = 1.001
+    assert run("--onnx", gaussian, "--flavor", "rtx", "--out", out) == EXIT_VERIFICATION
+    assert "TensorRT-RTX (fp32, NVIDIA L4), driver 580.95: at most 0.001" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    # For other GPUs it is not run.
+    assert run("--onnx", gaussian, "--flavor", "rtx", "--compute-capabilities", "12.0", "--out", out) == 0
+    assert not read_sidecar(out, "").verification["executed"]
+    assert len(accepted_paths) == 2
