@@ -1,6 +1,6 @@
 """A float32 network in fp16 or bf16, by NVIDIA ModelOpt's AutoCast.
 
-TensorRT 11 and TensorRT for RTX take the precision of every layer from the types in the ONNX graph, and TensorRT 10
+TensorRT 11 and TensorRT-RTX take the precision of every layer from the types in the ONNX graph, and TensorRT 10
 can do the same. So precision is written into the graph, once and for all of them.
 """
 
@@ -38,7 +38,7 @@ class MixedPrecision:
     """What AutoCast made.
 
     Attributes:
-        model: x and the prediction are fp16 or bf16 as well.
+        model: with fp16 or bf16 nodes and weights; x and the prediction too, unless float32 was asked for.
         kept: names of the nodes that compute in float32, in the graph's order.
     """
 
@@ -56,6 +56,7 @@ def to_mixed_precision(
     calibration: tuple[np.ndarray, np.ndarray],
     keep_float32: Collection[str] = (),
     debug: bool = False,
+    float32_ends: bool = False,
 ) -> MixedPrecision:
     """Convert a network.
 
@@ -65,6 +66,7 @@ def to_mixed_precision(
         calibration: x float32 [N, C, H, W] and t [N], on which values are watched that would overflow fp16.
         keep_float32: names of nodes that shall compute in float32.
         debug: let AutoCast report on standard error.
+        float32_ends: leave x and the prediction in float32, with a cast behind the one and before the other.
 
     Raises:
         AutoCastError: a graph that AutoCast does not take.
@@ -103,7 +105,8 @@ def to_mixed_precision(
         except Exception as error:  # AutoCast raises whatever its parts raise
             raise AutoCastError(" ".join(str(error).split()) or type(error).__name__) from error
     del converted.graph.value_info[:]  # no longer all true: its open axis has several names
-    set_io_type(converted, ELEMENT_TYPES[precision])
+    if not float32_ends:
+        set_io_type(converted, ELEMENT_TYPES[precision])
     onnx.checker.check_model(converted)
     return MixedPrecision(converted, _in_float32(converted))
 

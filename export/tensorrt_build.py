@@ -1,4 +1,4 @@
-"""From an ONNX graph to the bytes of a plan, by the builder of TensorRT or of TensorRT for RTX.
+"""From an ONNX graph to the bytes of a plan, by the builder of TensorRT or of TensorRT-RTX.
 
 Either module comes in as an argument, since their Python interfaces are one and what differs are the GPUs. Precision
 is the graph's own: networks are strongly typed.
@@ -29,7 +29,7 @@ class BuildSettings:
 
     Attributes:
         title: of the builder, for messages.
-        is_rtx: TensorRT for RTX.
+        is_rtx: TensorRT-RTX.
         chw: of a sample.
         profiles: batches, one optimization profile each.
         static: whether the graph's batch is fixed; then no profile is needed.

@@ -1,4 +1,4 @@
-"""TensorRT and TensorRT for RTX: what either can do, which is installed, and which one to build with."""
+"""TensorRT and TensorRT-RTX: what either can do, which is installed, and which one to build with."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ TENSORRT = Flavor(
     "tensorrt",
     "tensorrt",
     "TensorRT",
-    'pip install "ddpm-rt[tensorrt]", whose libraries pip fetches from https://pypi.nvidia.com',
+    'pip install "ddpm-rt[tensorrt]", whose libraries are in the package index of NVIDIA',
     needs_gpu=True,
 )
-RTX = Flavor("tensorrt-rtx", "rtx", "tensorrt_rtx", "TensorRT for RTX", 'pip install "ddpm-rt[rtx]"', needs_gpu=False)
+RTX = Flavor("tensorrt-rtx", "rtx", "tensorrt_rtx", "TensorRT-RTX", 'pip install "ddpm-rt[rtx]"', needs_gpu=False)
 FLAVORS = (TENSORRT, RTX)
 FLAVOR_FLAGS = ("auto", *(flavor.flag for flavor in FLAVORS))
 
-# What TensorRT for RTX runs on, from its documentation ("CPU-Only AOT and TensorRT-RTX Engines"); 7.5 with fp16 alone.
+# What TensorRT-RTX runs on, from its documentation ("CPU-Only AOT and TensorRT-RTX Engines"); 7.5 with fp16 alone.
 RTX_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
 DEFAULT_CAPABILITIES = ("8.0", "8.6", "8.9", "12.0")
 
@@ -81,7 +81,7 @@ def choose_flavor(requested: str, driver: DriverFacts, is_installed: Callable[[s
     found = [flavor for flavor in FLAVORS if installed(flavor.module)]
     if not found:
         ways = ", or ".join(flavor.install for flavor in reversed(FLAVORS))
-        raise DeviceUnavailableError(f"neither TensorRT for RTX nor TensorRT is installed; {ways}")
+        raise DeviceUnavailableError(f"neither TensorRT-RTX nor TensorRT is installed; {ways}")
     if driver.missing:
         ahead = [flavor for flavor in found if not flavor.needs_gpu]
         if not ahead:

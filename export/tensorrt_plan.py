@@ -17,6 +17,7 @@ from commands.program import say
 from commands.whole_files import whole_file, write_whole_text
 from diffusion.errors import InputError
 from export.batch_profile import Shapes
+from export.low_precision import failure, fold_and_report, lower_precision
 from export.source import Source
 from export.tensorrt_build import BuildSettings, Built
 from export.tensorrt_flavor import Flavor
@@ -103,7 +104,7 @@ def make_plan(source: Source, request: PlanRequest, settings: BuildSettings) -> 
             network.model, network.golden, source.process, request.precision, source.reference
         )
         if not verification.passed:
-            raise VerificationError(_failure(request, network, verification))
+            raise VerificationError(failure(str(request.out), request.precision, request.fold, verification))
         built = process.wait()
     check_room(request.out, len(built.plan) + _CODE_BYTES)
     golden = network.golden.to_bytes()
@@ -125,20 +126,14 @@ def make_plan(source: Source, request: PlanRequest, settings: BuildSettings) -> 
 
 def _prepare(source: Source, request: PlanRequest, settings: BuildSettings) -> _Network:
     from export.group_norm import write_group_norm
-    from export.network_io import T, X, name_nodes, with_contract_names
+    from export.network_io import name_nodes, with_contract_names
     from export.trajectories import make_golden
 
     model, folding = with_contract_names(source.model, str(source.path)), None
     _refuse_attention(model, settings, source.path)
     model, num_group_norms = write_group_norm(model, request.group_norm, str(source.path))
     if request.fold:
-        from export.fold_time import fold_time
-
-        model, folding = fold_time(model, source.process.schedule.num_train_timesteps, str(source.path))
-        say(
-            f"time path folded: {folding.num_nodes_before} to {folding.num_nodes_after} nodes, "
-            f"{folding.num_gathers} lookups in {folding.table_bytes / 1e6:.1f} MB of tables"
-        )
+        model, folding = fold_and_report(model, source.process.schedule.num_train_timesteps, str(source.path))
     name_nodes(model)
     say(f"running the reference, {source.reference}")
     with contextlib.ExitStack() as stack:
@@ -150,27 +145,14 @@ def _prepare(source: Source, request: PlanRequest, settings: BuildSettings) -> _
             check.wait_for_check()
     if request.precision == "fp32":
         return _Network(model, golden, folding, (), num_group_norms)
-    from export.mixed_precision import AutoCastError, to_mixed_precision
-    from export.time_path import find_time_path
-
-    say(f"converting to {request.precision} with AutoCast")
-    keep = [] if request.fold else [node.name for node in find_time_path(model.graph, X, T).path]
-    # The first, a middle and the last state of a trajectory, one sample of each.
-    rows = sorted({0, len(golden.timesteps) // 2, len(golden.timesteps) - 1})
-    try:
-        mixed = to_mixed_precision(
-            model, request.precision, (golden.x[rows, 0], golden.timesteps[rows]), keep, request.debug
-        )
-    except AutoCastError as error:
-        raise InputError(
-            f"{source.path}: ModelOpt's AutoCast cannot convert it to {request.precision} ({str(error)[:300]}); "
-            f"leave out --{request.precision}, or export it with --opset 18"
-        ) from error
+    mixed = lower_precision(
+        model, request.precision, golden, str(source.path), folded=request.fold, debug=request.debug
+    )
     return _Network(mixed.model, golden, folding, mixed.kept, num_group_norms)
 
 
 def _refuse_attention(model: onnx.ModelProto, settings: BuildSettings, path: Path) -> None:
-    """Opset 23's Attention ends TensorRT for RTX 1.7 with a segmentation fault."""
+    """Opset 23's Attention ends TensorRT-RTX 1.7 with a segmentation fault."""
     if not settings.is_rtx:
         return
     for node in model.graph.node:
@@ -264,22 +246,8 @@ def _verify_executed(
         measured = verify_engine(network.golden, source.process, predict, precision, source.reference, where)
     verification = PlanVerification(measured, compared, executed=True)
     if not verification.passed:
-        raise VerificationError(_failure(request, network, verification))
+        raise VerificationError(failure(str(request.out), request.precision, request.fold, verification))
     return verification
-
-
-def _failure(request: PlanRequest, network: _Network, verification: PlanVerification) -> str:
-    if request.precision == "fp32":
-        way_out = "This is a defect: please report it."
-    elif network.folding is None:
-        way_out = "Leave out --no-fold-time."
-    else:
-        way_out = f"Give {'--bf16' if request.precision == 'fp16' else '--fp16'}, or neither for fp32."
-    measured = verification.measured
-    return (
-        f"{request.out}: {request.precision} differs from {measured.reference} by up to {measured.worst:.3g}, allowed "
-        f"at each timestep is what the table says; nothing was published. {way_out}\n{verification.table()}"
-    )
 
 
 def _publish(out: Path, plan: bytes, golden: bytes, sidecar: Sidecar) -> None:

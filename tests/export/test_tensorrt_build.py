@@ -1,4 +1,4 @@
-"""The real builder of TensorRT for RTX: what it is told, what it refuses, and what crashes it."""
+"""The real builder of TensorRT-RTX: what it is told, what it refuses, and what crashes it."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def test_the_builder_in_a_process_of_its_own() -> None:
     assert built == build(network())
     with (
         BuildProcess(RTX, b"junk" * 100, settings(), "unet.onnx", only_check=True) as process,
-        pytest.raises(InputError, match="unet.onnx: TensorRT for RTX cannot parse the graph"),
+        pytest.raises(InputError, match="unet.onnx: TensorRT-RTX cannot parse the graph"),
     ):
         process.wait_for_check()
 

@@ -40,12 +40,12 @@ def test_auto(driver: DriverFacts, installed: list[str], expected: Flavor) -> No
 @pytest.mark.parametrize(
     ("requested", "driver", "installed", "says"),
     [
-        ("auto", NO_GPU, [], "neither TensorRT for RTX nor TensorRT is installed"),
+        ("auto", NO_GPU, [], "neither TensorRT-RTX nor TensorRT is installed"),
         ("auto", NO_GPU, ["tensorrt"], "TensorRT builds on a machine with an NVIDIA GPU, and here is none: no NVIDIA"),
         ("auto", machine("9.0"), ["tensorrt_rtx"], "does not run on NVIDIA H200 .compute capability 9.0."),
         ("tensorrt", machine("9.0"), ["tensorrt_rtx"], "TensorRT is not installed .no module 'tensorrt'.; pip install"),
         ("tensorrt", NO_GPU, ["tensorrt"], "build there, or here with --flavor rtx"),
-        ("rtx", NO_GPU, ["tensorrt"], "TensorRT for RTX is not installed"),
+        ("rtx", NO_GPU, ["tensorrt"], "TensorRT-RTX is not installed"),
     ],
 )
 def test_a_builder_that_is_not_here(requested: str, driver: DriverFacts, installed: list[str], says: str) -> None:
@@ -88,7 +88,7 @@ def test_capabilities(
     [
         (RTX, "9.0,8.6", "fp16", "does not target 9.0, expected any of 7.5"),
         (RTX, "", "fp16", "does not target"),
-        (RTX, "7.5", "bf16", "on 7.5 TensorRT for RTX has no bf16"),
+        (RTX, "7.5", "bf16", "on 7.5 TensorRT-RTX has no bf16"),
         (RTX, "7.5", "fp32", "has no fp32"),
         (TENSORRT, "8.6", "fp16", "builds for the GPU that is here .9.0. alone"),
     ],

@@ -1,4 +1,4 @@
-"""From a checkpoint or an ONNX file to a published plan, as a user runs it; the builder is TensorRT for RTX itself."""
+"""From a checkpoint or an ONNX file to a published plan, as a user runs it; the builder is TensorRT-RTX itself."""
 
 from __future__ import annotations
 
@@ -315,12 +315,12 @@ def test_networks_that_cannot_be_built(
         (["--fp16", "--bf16"], EXIT_INPUT, "not allowed with argument"),
         (["--beta-schedule", "linear"], EXIT_INPUT, "process flags are for --onnx"),
         (["--flavor", "cuda"], EXIT_INPUT, "invalid choice"),
-        (["--strip", "--refit"], EXIT_INPUT, "--strip, --refit: for TensorRT alone, found TensorRT for RTX"),
+        (["--strip", "--refit"], EXIT_INPUT, "--strip, --refit: for TensorRT alone, found TensorRT-RTX"),
         (["--version-compatible"], EXIT_INPUT, "--version-compatible: for TensorRT alone"),
         (["--timing-cache", "file"], EXIT_INPUT, "--timing-cache: for TensorRT alone"),
         (["--hardware-compatibility", "ampere_plus"], EXIT_INPUT, "--hardware-compatibility: for TensorRT alone"),
         (["--compute-capabilities", "9.0"], EXIT_INPUT, "does not target 9.0"),
-        (["--compute-capabilities", "7.5", "--bf16"], EXIT_INPUT, "on 7.5 TensorRT for RTX has no bf16"),
+        (["--compute-capabilities", "7.5", "--bf16"], EXIT_INPUT, "on 7.5 TensorRT-RTX has no bf16"),
         (["--builder-optimization-level", "6"], EXIT_INPUT, "expected 0 to 5"),
         (["--workspace", "much"], EXIT_INPUT, "expected a size such as 4096 (MiB)"),
         (["--min-batch", "8", "--max-batch", "4"], EXIT_INPUT, "expected min ≤ opt ≤ max"),
@@ -358,7 +358,7 @@ def test_a_batch_that_is_too_large(networks: Path, tmp_path: Path, capsys: pytes
     arguments = ("--onnx", networks / "digits.onnx", "--out", tmp_path / "unet.plan")
     assert run(*arguments, "--batch", 10**8) == EXIT_INPUT
     error = capsys.readouterr().err.splitlines()[-1]
-    assert "a batch of 100000000 needs more memory than TensorRT for RTX may take" in error
+    assert "a batch of 100000000 needs more memory than TensorRT-RTX may take" in error
     assert "give a smaller --max-batch or --batch" in error
     assert list(tmp_path.iterdir()) == []
 

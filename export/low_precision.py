@@ -1,0 +1,88 @@
+"""From a float32 network to one of another precision: the time path folded, AutoCast on states of a trajectory.
+
+What a TensorRT plan and an ONNX file in fp16 or bf16 have in common; and what is said of one that fails its gate.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from commands.program import say
+from diffusion.errors import InputError
+
+if TYPE_CHECKING:
+    import onnx
+
+    from export.fold_time import Folding
+    from export.mixed_precision import MixedPrecision
+    from export.plan_verification import PlanVerification
+    from runtime.engines.golden import Golden
+
+
+def fold_and_report(model: onnx.ModelProto, num_train_timesteps: int, source: str) -> tuple[onnx.ModelProto, Folding]:
+    """As `export.fold_time.fold_time`, and one line on what was done."""
+    from export.fold_time import fold_time
+
+    model, folding = fold_time(model, num_train_timesteps, source)
+    say(
+        f"time path folded: {folding.num_nodes_before} to {folding.num_nodes_after} nodes, "
+        f"{folding.num_gathers} lookups in {folding.table_bytes / 1e6:.1f} MB of tables"
+    )
+    return model, folding
+
+
+def lower_precision(
+    model: onnx.ModelProto,
+    precision: str,
+    golden: Golden,
+    source: str,
+    folded: bool,
+    float32_ends: bool = False,
+    debug: bool = False,
+) -> MixedPrecision:
+    """A network in fp16 or bf16, calibrated on the reference's states.
+
+    Args:
+        model: float32, with the names of `export.network_io`.
+        precision: `fp16` or `bf16`.
+        golden: of the float32 reference, for this precision.
+        source: what to call the network in an error.
+        folded: whether the time path is folded; where it is not, it stays in float32.
+        float32_ends: leave x and the prediction in float32.
+        debug: let AutoCast report on standard error.
+
+    Raises:
+        InputError: a graph that AutoCast does not take, or no room for the files that it reads.
+    """
+    from export import mixed_precision
+    from export.network_io import T, X, name_nodes
+    from export.time_path import find_time_path
+
+    name_nodes(model)
+    say(f"converting to {precision} with AutoCast")
+    keep = [] if folded else [node.name for node in find_time_path(model.graph, X, T).path]
+    # The first, a middle and the last state of a trajectory, one sample of each.
+    rows = sorted({0, len(golden.timesteps) // 2, len(golden.timesteps) - 1})
+    calibration = (golden.x[rows, 0], golden.timesteps[rows])
+    try:
+        return mixed_precision.to_mixed_precision(model, precision, calibration, keep, debug, float32_ends)
+    except mixed_precision.AutoCastError as error:
+        raise InputError(
+            f"{source}: ModelOpt's AutoCast cannot convert it to {precision} ({str(error)[:300]}); "
+            f"leave out --{precision}, or export it with --opset 18"
+        ) from error
+
+
+def failure(what: str, precision: str, folded: bool, verification: PlanVerification) -> str:
+    """What to say of a network that differs too much from its reference: by how much, the way out, and the table."""
+    if precision == "fp32":
+        way_out = "This is a defect: please report it."
+    elif not folded:
+        way_out = "Leave out --no-fold-time."
+    else:
+        way_out = f"Give {'--bf16' if precision == 'fp16' else '--fp16'}, or neither for fp32."
+    measured = verification.measured
+    return (
+        f"{what}: {precision} differs from {measured.reference} by up to {measured.worst:.3g}, allowed at each timestep "
+        f"is what the table says; nothing was published. {way_out}\n{verification.table()}"
+    )
