@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from matplotlib import pyplot
 from commands.whole_files import whole_file
 
 OURS, THEIRS = "#1f6feb", "#9aa4af"
+# What fits above one panel: a longer title would be cut off.
+_LETTERS_PER_PANEL = 70
 
 
 def draw_bars(results: list[dict[str, Any]], title: str, path: Path) -> None:
@@ -29,7 +32,7 @@ def draw_bars(results: list[dict[str, Any]], title: str, path: Path) -> None:
         panel.set_title(f"batch {batch_size}")
         panel.margins(x=0.15)
         panel.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(textwrap.fill(title, _LETTERS_PER_PANEL * len(batch_sizes)), fontsize=10)
     with whole_file(path) as temporary:
         figure.savefig(temporary, dpi=110)
     pyplot.close(figure)
