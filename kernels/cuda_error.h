@@ -8,7 +8,7 @@
 
 namespace ddpm_rt {
 
-// RuntimeError in Python; OutOfDeviceMemory is told apart there, as a MemoryError.
+// RuntimeError in Python; OutOfDeviceMemory, of an allocation alone, is told apart there, as a MemoryError.
 struct CudaError : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
@@ -22,7 +22,6 @@ inline void check(cudaError_t error, const char* call) {
   cudaGetLastError();  // else the next launch would report this error again
   const std::string text =
       std::string(call) + " failed: " + cudaGetErrorString(error) + " (" + cudaGetErrorName(error) + ")";
-  if (error == cudaErrorMemoryAllocation) throw OutOfDeviceMemory(text);
   throw CudaError(text);
 }
 

@@ -29,7 +29,12 @@ cudaEvent_t event_of(uintptr_t handle) { return reinterpret_cast<cudaEvent_t>(ha
 
 uintptr_t allocate(uint64_t size_bytes) {
   void* memory = nullptr;
-  check(cudaMalloc(&memory, size_bytes), "cudaMalloc");
+  const cudaError_t error = cudaMalloc(&memory, size_bytes);
+  if (error == cudaErrorMemoryAllocation) {
+    cudaGetLastError();
+    throw OutOfDeviceMemory("cudaMalloc failed: out of memory");
+  }
+  check(error, "cudaMalloc");
   return reinterpret_cast<uintptr_t>(memory);
 }
 
@@ -82,6 +87,7 @@ bool is_done(uintptr_t stream) {
     check(error, "cudaStreamQuery");
     return true;
   }
+  cudaGetLastError();  // no error, and yet the next launch would report it
   return false;
 }
 

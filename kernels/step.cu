@@ -238,7 +238,11 @@ struct Grid {
   int threads;
 };
 
-const char* text_of(cudaError_t error) { return error == cudaSuccess ? nullptr : cudaGetErrorString(error); }
+const char* text_of(cudaError_t error) {
+  if (error == cudaSuccess) return nullptr;
+  cudaGetLastError();  // else the next launch would report this error again
+  return cudaGetErrorString(error);
+}
 
 // The arguments of one step's launch, in the order of the kernel's parameters.
 struct StepLaunch {

@@ -10,7 +10,9 @@ Its arithmetic is `kernels/step.h`, as the host's: for equal predictions it give
 
 from __future__ import annotations
 
+import contextlib
 import time
+import weakref
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -73,20 +75,20 @@ class DeviceChain:
         self._timesteps = table.timesteps.astype(np.int32)
         self._shape = (batch_size, *engine.process.sample.chw)
         self.batch_size = batch_size
-        self.stream = self._memory.make_stream()
-        try:
-            self._buffers = ChainBuffers(engine, table, batch_size, with_x_start, self.stream)
-        except BaseException:
-            self._memory.free_stream(self.stream)
-            raise
-        self._launcher: RowLauncher | None = None
         self._call: DeviceCall | None = None
-        try:
+        self._launcher: RowLauncher | None = None
+        with contextlib.ExitStack() as undo:
+            self.stream = self._memory.make_stream()
+            undo.callback(self._memory.free_stream, self.stream)
+            self._buffers = ChainBuffers(engine, table, batch_size, with_x_start, self.stream)
+            undo.callback(self._buffers.free)
             self._launcher, self.fall_backs = self._make_launcher(table, graph, rows_per_turn)
-        except BaseException:
-            self._buffers.free()
-            self._memory.free_stream(self.stream)
-            raise
+            undo.callback(self._launcher.close)
+            undo.callback(self._memory.synchronize, self.stream)
+            # A chain that is dropped gives back what a closed one does, from the last to the first. At the end of the
+            # process the driver frees everything, in an order of its own.
+            self._give_back = weakref.finalize(self, undo.pop_all().close)
+            self._give_back.atexit = False
         self.graph = self._launcher.kind
         self.device_bytes = self._buffers.layout.size_bytes
         self.seconds_per_row: float | None = None
@@ -278,11 +280,8 @@ class DeviceChain:
         """Wait for what is running, and give the graph and the buffers back."""
         if self._launcher is None:
             return
-        self._memory.synchronize(self.stream)
-        self._launcher.close()
+        self._give_back()
         self._launcher = self._call = None
-        self._buffers.free()
-        self._memory.free_stream(self.stream)
 
     def _read(self, name: str) -> np.ndarray:
         states = np.empty(self._shape, dtype=np.float32)

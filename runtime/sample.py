@@ -109,7 +109,9 @@ def _run(
     """Draw and write; return the report."""
     table, process, identity = sampler.table, sampler.process, folder.identity
     writer = open_writer(args.format, args.out, process.sample, num, args.start, folder.done)
-    reason = choose_backend(args.backend, args.device or "cpu").reason if args.engine.suffix == ".onnx" else ""
+    reason = ""
+    if args.engine.suffix == ".onnx":
+        reason = choose_backend(args.backend, args.device or "cpu", sampler.engine.precision).reason
     chosen = f" because {reason}" if reason else ""
     say(f"{args.engine}: {sampler.engine.name}{chosen}, {table.sampler} with {len(table)} steps, {num} samples")
     for note in table.notes:

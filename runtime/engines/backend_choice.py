@@ -24,15 +24,17 @@ class BackendChoice:
     reason: str = ""
 
 
-def choose_backend(backend: str, device: str) -> BackendChoice:
-    """The library for an ONNX file, in float32 whichever it is.
+def choose_backend(backend: str, device: str, precision: str = "fp32") -> BackendChoice:
+    """The library for an ONNX file, in the file's precision whichever it is.
 
     On a CPU with AVX-512, OpenVINO was 1.0 to 1.5 times as fast as ONNX Runtime, at batches of 1 and of 8 and with an
-    8×8 and a 32×32 network (docs/openvino-profile.md), so the batch does not decide.
+    8×8 and a 32×32 network (docs/openvino-profile.md), so the batch does not decide. fp16 and bf16 files are for ONNX
+    Runtime: OpenVINO runs fp16 ones in float32, and bf16 ones in bf16 even where it was told, and says, float32.
 
     Args:
         backend: one of `BACKENDS`; anything but "auto" is obeyed.
         device: "cpu" or "cuda"; OpenVINO runs on the CPU alone.
+        precision: of the file, see `runtime.engines.onnx_precision`.
 
     Raises:
         InputError: an unknown backend, or OpenVINO for a GPU.
@@ -50,6 +52,10 @@ def choose_backend(backend: str, device: str) -> BackendChoice:
         if not _installed("onnxruntime"):
             raise _missing(_TITLES["onnxruntime"], "onnxruntime")
         return BackendChoice("onnxruntime", "it alone runs ONNX files on a GPU")
+    if precision != "fp32":
+        if not _installed("onnxruntime"):
+            raise _missing(_TITLES["onnxruntime"], "onnxruntime")
+        return BackendChoice("onnxruntime", f"OpenVINO does not run {precision} files as they are")
     have = [name for name in ("onnxruntime", "openvino") if _installed(name)]
     if not have:
         raise _missing("ONNX Runtime or OpenVINO", "onnxruntime")

@@ -21,6 +21,7 @@ from runtime.engines.network_contract import (
     process_of_onnx,
     tell_inputs_apart,
 )
+from runtime.engines.onnx_precision import onnx_precision
 from runtime.process_flags import ProcessFlags
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -46,12 +47,13 @@ class OnnxRuntimeEngine:
 
     Raises:
         InputError: no such file, not an ONNX file, not an ε-network, or a process nobody described.
-        DeviceUnavailableError: no CUDA provider, or no GPU for it.
+        DeviceUnavailableError: no CUDA provider, no GPU for it, or a bf16 file on the CPU.
     """
 
     def __init__(self, path: Path, device: str = "cpu", threads: int = 0, flags: ProcessFlags | None = None) -> None:
         self._path = path
-        self._session = _open_session(path, device, threads)
+        self.precision = onnx_precision(path)
+        self._session = _open_session(path, device, threads, self.precision)
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         self._x, t = tell_inputs_apart(path, [_spec(entry) for entry in inputs], _FLOAT, _TYPES)
         self._t_name, self._t_type = t.name, _TYPES[t.element_type]
@@ -61,8 +63,8 @@ class OnnxRuntimeEngine:
         self.process = process_of_onnx(path, metadata, self._x, flags or ProcessFlags())
         check_shapes(path, self.process, self._x, prediction)
         self.sha256 = _sha256_of(path)
-        self.name = f"ONNX Runtime {ort.__version__} ({device.upper()})"
-        self.precision = "fp32"
+        low = "" if self.precision == "fp32" else f"{self.precision}, "
+        self.name = f"ONNX Runtime {ort.__version__} ({low}{device.upper()})"
 
     def bind(self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray) -> Callable[[], None]:
         """As `runtime.engines.interface.Engine.bind`: ONNX Runtime reads and writes the buffers themselves."""
@@ -96,9 +98,14 @@ def _spec(entry: ort.NodeArg) -> TensorSpec:
     return TensorSpec(entry.name, entry.type, tuple(entry.shape))
 
 
-def _open_session(path: Path, device: str, threads: int) -> ort.InferenceSession:
+def _open_session(path: Path, device: str, threads: int, precision: str) -> ort.InferenceSession:
     if not path.is_file():
         raise InputError(f"{path}: no such file; make one with `python -m export.to_onnx`")
+    if precision == "bf16" and device == "cpu":
+        raise DeviceUnavailableError(
+            f"{path}: computes in bf16, and ONNX Runtime has no bf16 convolutions on the CPU; "
+            "make an engine that has with `python -m export.to_openvino --bf16` (unet.xml), or give --device cuda"
+        )
     options = ort.SessionOptions()
     options.log_severity_level = _SEVERITY_FATAL
     options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
@@ -106,7 +113,7 @@ def _open_session(path: Path, device: str, threads: int) -> ort.InferenceSession
     if wanted not in ort.get_available_providers():
         raise DeviceUnavailableError(
             f"device {device}: the installed ONNX Runtime has no {wanted}; "
-            'install the extra "gpu", or run on this machine with --device cpu'
+            f'install the extra "gpu", or {_instead(precision)}'
         )
     try:
         # Unless told otherwise the GPU rounds the factors of float32 products to TF32: that is not fp32.
@@ -115,8 +122,7 @@ def _open_session(path: Path, device: str, threads: int) -> ort.InferenceSession
     except Exception as error:  # ONNX Runtime's exceptions have no common base
         if device != "cpu":
             raise DeviceUnavailableError(
-                f"device {device}: ONNX Runtime could not start {wanted} ({_one_line(error)}); "
-                "run on this machine with --device cpu"
+                f"device {device}: ONNX Runtime could not start {wanted} ({_one_line(error)}); {_instead(precision)}"
             ) from error
         raise InputError(
             f"{path}: ONNX Runtime cannot read it as an ONNX model ({_one_line(error)}); "
@@ -125,9 +131,16 @@ def _open_session(path: Path, device: str, threads: int) -> ort.InferenceSession
     # Asked for CUDA where there is no GPU, ONNX Runtime warns and goes on with the CPU.
     if session.get_providers()[0] != wanted:
         raise DeviceUnavailableError(
-            f"device {device}: ONNX Runtime found no usable GPU for {wanted}; run on this machine with --device cpu"
+            f"device {device}: ONNX Runtime found no usable GPU for {wanted}; {_instead(precision)}"
         )
     return session
+
+
+def _instead(precision: str) -> str:
+    """What runs where no GPU does."""
+    if precision == "bf16":
+        return "run on this machine with unet.xml, made by `python -m export.to_openvino --bf16`"
+    return "run on this machine with --device cpu"
 
 
 def _sha256_of(path: Path) -> str:

@@ -9,6 +9,7 @@ from commands.idle_threads import let_idle_threads_sleep
 from diffusion.errors import InputError
 from runtime.engines.backend_choice import choose_backend
 from runtime.engines.interface import Engine
+from runtime.engines.onnx_precision import onnx_precision
 from runtime.process_flags import ProcessFlags
 
 DEVICES = ("cpu", "cuda")
@@ -52,7 +53,7 @@ def open_engine(
         raise InputError(f"device is {device!r}, expected one of {', '.join(DEVICES)}")
     _check_checkpoint_options(path, device, precision, compiled)
     if path.suffix == ".onnx" and not path.is_dir():
-        if choose_backend(backend, device).backend == "openvino":
+        if choose_backend(backend, device, onnx_precision(path)).backend == "openvino":
             return _open_openvino(path, threads, flags)
         try:
             from runtime.engines.onnx_runtime import OnnxRuntimeEngine

@@ -26,6 +26,7 @@ from runtime.engines.network_contract import (
     process_of_onnx,
     tell_inputs_apart,
 )
+from runtime.engines.onnx_precision import onnx_precision
 from runtime.engines.sidecar import Sidecar, read_hashed, read_sidecar
 from runtime.process_flags import ProcessFlags
 
@@ -44,7 +45,7 @@ class OpenVinoEngine:
     beside anything else on the same cores, pinned ones wait for it while others idle.
 
     Args:
-        path: `unet.xml` with its `.bin` and sidecar, or an ONNX file, which is run in float32.
+        path: `unet.xml` with its `.bin` and sidecar, or a float32 ONNX file.
         threads: 0 for as many as this process may use.
         flags: what an ONNX file does not say of its process, and preferences for variance and clip.
         sidecar: instead of the one beside the file, of an exporter that has yet to verify it.
@@ -76,9 +77,16 @@ class OpenVinoEngine:
         self._compiled: dict[int, ov.CompiledModel] = {}
 
     def _read_onnx(self, flags: ProcessFlags) -> None:
-        self.precision = "fp32"
         if not self._path.is_file():
             raise InputError(f"{self._path}: no such file; make one with `python -m export.to_onnx`")
+        self.precision = onnx_precision(self._path)
+        if self.precision != "fp32":
+            # It would compute fp16 in float32, and bf16 in bf16 though the hint says, and reads back as, float32.
+            way_out = "or give --backend onnxruntime" if self.precision == "fp16" else "with --bf16 for that precision"
+            raise InputError(
+                f"{self._path}: is in {self.precision}, which OpenVINO does not run as it is, expected float32; "
+                f"make an engine from the checkpoint with `{REBUILD}`, {way_out}"
+            )
         with self._path.open("rb") as file:
             self.sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         try:

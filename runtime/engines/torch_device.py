@@ -90,6 +90,8 @@ class TorchDeviceEngine:
         network = _Call(checkpoint.unet, image_format).to(
             self._device, PRECISIONS[precision], memory_format=image_format
         )
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)  # the chains' streams do not wait for the one that made the weights
         self._run: Callable[..., None] = network
         if compiled:
             # Of diffusers' own functions, which ask for a version once and keep the answer.
@@ -175,7 +177,9 @@ class TorchCall:
                 return None
             # On the chain's own stream: cuBLAS has a workspace for each, and two chains must not share one.
             on = torch.cuda.ExternalStream(stream, device=self._device)
-            with self._settings(), torch.cuda.graph(graph, stream=on, capture_error_mode="thread_local"):
+            # Within `_on`, because a capture that fails does not give PyTorch its own stream back, and this one is the
+            # chain's to destroy.
+            with self._on(stream), torch.cuda.graph(graph, stream=on, capture_error_mode="thread_local"):
                 self._run(*self._tensors)
             self._graph = graph
         handle: int = self._graph.raw_cuda_graph()

@@ -287,6 +287,10 @@ def test_what_is_taken_is_what_was_planned_and_is_given_back(kernels, memory):
     assert all(chain.address(name) and chain.address(name) % 256 == 0 for name in names)
     chain.close()
     chain.close()
+    dropped = DeviceChain(engine, table, 3, with_x_start=True)
+    dropped.begin(SEEDS, INDICES)
+    dropped.enqueue(2)  # and not waited for
+    del dropped
     assert memory.free_bytes() == before
     assert not memory.streams.work
     assert not kernels.executables
