@@ -5,6 +5,7 @@ What a TensorRT plan and an ONNX file in fp16 or bf16 have in common; and what i
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from commands.program import say
@@ -37,6 +38,7 @@ def lower_precision(
     golden: Golden,
     source: str,
     folded: bool,
+    keep_float32: Collection[str] = (),
     float32_ends: bool = False,
     debug: bool = False,
 ) -> MixedPrecision:
@@ -48,6 +50,7 @@ def lower_precision(
         golden: of the float32 reference, for this precision.
         source: what to call the network in an error.
         folded: whether the time path is folded; where it is not, it stays in float32.
+        keep_float32: names of further nodes that shall compute in float32.
         float32_ends: leave x and the prediction in float32.
         debug: let AutoCast report on standard error.
 
@@ -60,7 +63,9 @@ def lower_precision(
 
     name_nodes(model)
     say(f"converting to {precision} with AutoCast")
-    keep = [] if folded else [node.name for node in find_time_path(model.graph, X, T).path]
+    keep = list(keep_float32)
+    if not folded:
+        keep += [node.name for node in find_time_path(model.graph, X, T).path]
     # The first, a middle and the last state of a trajectory, one sample of each.
     rows = sorted({0, len(golden.timesteps) // 2, len(golden.timesteps) - 1})
     calibration = (golden.x[rows, 0], golden.timesteps[rows])
@@ -83,6 +88,6 @@ def failure(what: str, precision: str, folded: bool, verification: PlanVerificat
         way_out = f"Give {'--bf16' if precision == 'fp16' else '--fp16'}, or neither for fp32."
     measured = verification.measured
     return (
-        f"{what}: {precision} differs from {measured.reference} by up to {measured.worst:.3g}, allowed at each timestep "
-        f"is what the table says; nothing was published. {way_out}\n{verification.table()}"
+        f"{what}: {precision} differs from {measured.reference} by up to {measured.worst:.3g}, allowed at each "
+        f"timestep is what the table says; nothing was published. {way_out}\n{verification.table()}"
     )

@@ -95,8 +95,15 @@ def _from_checkpoint(folder: Path, allow_pickle: bool, debug: bool) -> Source:
 def _from_onnx(path: Path, flags: ProcessFlags) -> Source:
     import onnx
 
+    from runtime.engines.onnx_precision import onnx_precision
     from runtime.engines.onnx_runtime import OnnxRuntimeEngine
     from runtime.engines.verification import predict_with
 
+    precision = onnx_precision(path)
+    if precision != "fp32":
+        raise InputError(
+            f"{path}: computes in {precision}, expected the float32 network, against which an engine is verified; "
+            f"give its checkpoint, or export it without --{precision}"
+        )
     engine = OnnxRuntimeEngine(path, flags=flags)
     return Source(path, engine.process, onnx.load(str(path)), engine.sha256, predict_with(engine), engine.name)

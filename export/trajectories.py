@@ -41,7 +41,9 @@ def make_golden(process: Process, predict: Predict, precision: str) -> Golden:
     trajectory = make_table(process, "ddpm", timesteps=visited)
     chain = trajectory
     if rounding_error(trajectory, "bf16") > MAX_ROUNDING_ERROR:
-        chain = make_table(process, "ddpm", min(NUM_STEPS, last + 1), "leading", lambda_min=_LAMBDA_MIN)
+        chain = make_table(process, "ddpm", lambda_min=_LAMBDA_MIN)
+        if len(chain) > NUM_STEPS:
+            chain = make_table(process, "ddpm", NUM_STEPS, "leading", lambda_min=_LAMBDA_MIN)
     rows = [int(row) for row in _spread(len(visited) - 1, NUM_TIMESTEPS)[::-1]]
     x_T = initial_noise((num, *process.sample.chw), _SEED, 0)
     calls = len(trajectory) + len(rows) * (precision != "fp32") + len(chain) * (chain is not trajectory)

@@ -56,6 +56,15 @@ def test_a_chain_that_would_amplify_rounding_begins_later():
     np.testing.assert_allclose(chain_end(golden, process, network), golden.x_0, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("num_train_timesteps", [12, 21])
+def test_a_short_chain_that_begins_later(num_train_timesteps):
+    """Fewer timesteps are left than a chain has elsewhere."""
+    process, network, golden = made("squaredcos_cap_v2", num_train_timesteps, clip=None)
+    assert golden.chain_timesteps[0] < num_train_timesteps - 1
+    assert golden.chain_timesteps.tolist() == list(range(len(golden.chain_timesteps)))[::-1]
+    np.testing.assert_allclose(chain_end(golden, process, network), golden.x_0, rtol=0, atol=1e-5)
+
+
 def test_large_samples_keep_a_part_of_their_predictions():
     _, network, golden = made(chw=(3, 64, 64), variance_type="learned_range")
     assert golden.x.shape == (16, 1, 3, 64, 64)
