@@ -41,7 +41,7 @@ demo: build
 	$(BIN)/python -m export.to_onnx
 	$(BIN)/python -m runtime.sample
 
-# PyTorch has crashed in a process in which OpenVINO ran before it, so the tests of either have processes of their own.
+# OpenVINO's threads have kept a worker of pytest-xdist from ending, so its tests run without workers.
 OPENVINO_TESTS := tests/export/test_to_openvino.py tests/runtime/engines/test_openvino_cpu.py
 test: check
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(addprefix --ignore=,tests/train $(OPENVINO_TESTS))

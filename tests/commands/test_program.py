@@ -1,7 +1,9 @@
 """Exit codes, one-line errors, and what goes to which stream."""
 
 import json
-import signal
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -64,11 +66,18 @@ def test_usage_errors_are_one_line_with_code_2(capsys):
     assert err == "tool: argument --size: invalid int value: 'x'; see `tool --help`\n"
 
 
-def test_a_terminated_job_ends_like_an_interrupted_one(capsys):
-    def main(args):
-        signal.raise_signal(signal.SIGTERM)
-        return {}
+def test_a_terminated_job_ends_like_an_interrupted_one():
+    """In a process of its own: one that is missed would end the process of the tests."""
+    code = """
+import os, signal, time
+from commands.program import make_parser, run_program
 
-    before = signal.getsignal(signal.SIGTERM)
-    assert run(main) == 130
-    assert signal.getsignal(signal.SIGTERM) is before
+def main(args):
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(60)
+
+before = signal.getsignal(signal.SIGTERM)
+print(run_program(make_parser("tool", "For a test."), main, []), signal.getsignal(signal.SIGTERM) is before)"""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "130 True\n", "tool: interrupted\n")
