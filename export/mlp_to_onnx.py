@@ -7,13 +7,10 @@ binomial one has the same inputs and output under a process of kind `binomial`, 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import hashlib
 import json
-import logging
 import sys
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +24,6 @@ if TYPE_CHECKING:
     from train.mlp_folder import TrainedMlp
 
 DEFAULT_CHECKPOINT, OPSET = Path("runs/swiss_roll"), 18
-_TRACED_BATCH = 2  # 1 would be taken for a constant
 
 
 def export_mlp(folder: Path, out: Path | None = None) -> dict[str, Any]:
@@ -68,6 +64,7 @@ def export_mlp(folder: Path, out: Path | None = None) -> dict[str, Any]:
 def _write_checked(trained: TrainedMlp, path: Path) -> dict[str, Any]:
     import onnx
 
+    from export.module_trace import trace_module
     from export.onnx_check import verify_onnx
     from export.onnx_graph import finish_graph
 
@@ -75,7 +72,7 @@ def _write_checked(trained: TrainedMlp, path: Path) -> dict[str, Any]:
     # The check and the clean-up ask a process for its shape and its timesteps alone.
     frame = process if isinstance(process, Process) else Process(process.sample, process.schedule, "sample")
     say(f"tracing {trained.folder} at opset {OPSET}")
-    model = finish_graph(_trace(trained), frame)
+    model = finish_graph(trace_module(trained.network, process.sample.chw, OPSET), frame)
     onnx.helper.set_model_props(model, {METADATA_KEY: json.dumps(process.to_json(), sort_keys=True)})
     content: bytes = model.SerializeToString(deterministic=True)
     path.write_bytes(content)
@@ -89,41 +86,6 @@ def _write_checked(trained: TrainedMlp, path: Path) -> dict[str, Any]:
         "process": process.to_json(),
         "verification": verification.to_json(),
     }
-
-
-def _trace(trained: TrainedMlp) -> Any:
-    import torch
-
-    from export.network_trace import BATCH_AXIS, INPUTS, OUTPUT
-
-    x = torch.zeros(_TRACED_BATCH, *trained.process.sample.chw)
-    with _quiet_exporter(), torch.no_grad():
-        program = torch.onnx.export(
-            trained.network,
-            (x, torch.zeros(_TRACED_BATCH)),
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=list(INPUTS),
-            output_names=[OUTPUT],
-            dynamic_shapes=({0: BATCH_AXIS}, {0: BATCH_AXIS}),
-            optimize=True,
-            verbose=False,
-        )
-    return program.model
-
-
-@contextlib.contextmanager
-def _quiet_exporter() -> Iterator[None]:
-    # Standard output is for results, and what torch warns of is torch's own.
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            logger.setLevel(level)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -8,10 +8,7 @@ which diffusers writes for any shape and which then leaves a chain of shape arit
 from __future__ import annotations
 
 import contextlib
-import logging
 import math
-import sys
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,11 +16,9 @@ import torch
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from diffusers.models.embeddings import Timesteps
 
+from export.module_trace import trace_module
 from runtime.engines.torch_checkpoint import Checkpoint, Network
 
-INPUTS, OUTPUT, BATCH_AXIS = ("x", "t"), "prediction", "N"
-# A batch of 1 would be taken for a constant.
-_TRACED_BATCH = 2
 _LONGEST_PERIOD = 10_000  # of the sinusoids, over 2π (Vaswani et al. 2017, section 3.5)
 
 
@@ -108,21 +103,8 @@ def trace_network(checkpoint: Checkpoint, opset: int, debug: bool = False) -> An
     Returns:
         An `onnx_ir.Model`, optimized by onnxscript, its weights shared with the checkpoint.
     """
-    x = torch.zeros(_TRACED_BATCH, *checkpoint.process.sample.chw)
-    t = torch.zeros(_TRACED_BATCH)
-    with graph_friendly(checkpoint.unet), _quiet(debug), torch.no_grad():
-        program = torch.onnx.export(
-            Network(checkpoint.unet),
-            (x, t),
-            dynamo=True,
-            opset_version=opset,
-            input_names=list(INPUTS),
-            output_names=[OUTPUT],
-            dynamic_shapes=({0: BATCH_AXIS}, {0: BATCH_AXIS}),
-            optimize=True,
-            verbose=debug,
-        )
-    return program.model
+    with graph_friendly(checkpoint.unet):
+        return trace_module(Network(checkpoint.unet), checkpoint.process.sample.chw, opset, debug)
 
 
 @contextlib.contextmanager
@@ -155,18 +137,3 @@ def _frequencies(timesteps: Timesteps) -> torch.Tensor:
     num_frequencies = timesteps.num_channels // 2
     exponents = -math.log(_LONGEST_PERIOD) * torch.arange(num_frequencies, dtype=torch.float32)
     return torch.exp(exponents / (num_frequencies - timesteps.downscale_freq_shift))
-
-
-@contextlib.contextmanager
-def _quiet(debug: bool) -> Iterator[None]:
-    """Keep the exporter off standard output, which is for results, and silence it unless asked to speak."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
-        if not debug:
-            warnings.simplefilter("ignore")  # of torch about its own parts
-            logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            logger.setLevel(level)
