@@ -18,6 +18,7 @@ from export.network_io import T, X
 from export.tensorrt_log import make_log
 from export.tensorrt_progress import make_progress_monitor
 from export.timing_cache import timing_cache
+from runtime.engines.collector_pause import collector_paused
 
 # Flags of `BuilderFlag`, by what they are asked for as.
 _FLAG_OF = {"version_compatible": "VERSION_COMPATIBLE", "strip": "STRIP_PLAN", "refit": "REFIT"}
@@ -96,6 +97,7 @@ class Built:
     layers: str | None
 
 
+@collector_paused()
 def build_plan(trt: Any, network: bytes, settings: BuildSettings, source: str) -> Built:
     """Parse, configure and build.
 
@@ -108,6 +110,15 @@ def build_plan(trt: Any, network: bytes, settings: BuildSettings, source: str) -
     Raises:
         InputError: an operator that the parser does not know, with its node; or what the builder refuses, in its words.
     """
+    try:
+        return _build(trt, network, settings, source)
+    except InputError as error:
+        refused = str(error)
+    # Without its traceback, in which the builder would live on.
+    raise InputError(refused)
+
+
+def _build(trt: Any, network: bytes, settings: BuildSettings, source: str) -> Built:
     log = make_log(trt, settings.title, settings.verbose)
     builder = trt.Builder(log)
     parsed = _parse(trt, builder, network, log, settings.title, source)
@@ -134,10 +145,16 @@ def build_plan(trt: Any, network: bytes, settings: BuildSettings, source: str) -
     )
 
 
+@collector_paused()
 def check_operators(trt: Any, network: bytes, title: str, source: str) -> None:
     """Parse a network and forget it. Raises InputError as `build_plan`."""
     log = make_log(trt, title, verbose=False)
-    _parse(trt, trt.Builder(log), network, log, title, source)
+    try:
+        _parse(trt, trt.Builder(log), network, log, title, source)
+        return
+    except InputError as error:
+        refused = str(error)
+    raise InputError(refused)
 
 
 def _parse(trt: Any, builder: Any, network: bytes, log: Any, title: str, source: str) -> Any:

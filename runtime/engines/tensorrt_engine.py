@@ -18,6 +18,7 @@ from diffusion.errors import InputError
 from diffusion.process import Process
 from runtime.device.interface import DeviceMemory
 from runtime.engines.cache_folder import keep, read_kept
+from runtime.engines.collector_pause import collector_paused
 from runtime.engines.first_use import Place, ensure_verified
 from runtime.engines.host_call import bind_host
 from runtime.engines.network_contract import TensorSpec
@@ -98,6 +99,7 @@ class TensorRtEngine:
         DeviceUnavailableError: TensorRT does not start.
     """
 
+    @collector_paused()
     def __init__(
         self, accepted: AcceptedPlan, flags: ProcessFlags | None = None, memory: DeviceMemory | None = None
     ) -> None:
@@ -222,6 +224,7 @@ class TensorRtEngine:
             f"{self._plan.path}: holds {found}, but its sidecar says {expected}; build it again with `{REBUILD}`"
         )
 
+    @collector_paused()
     def _prepare(self, batch_size: int) -> _Prepared:
         profile = self._plan.profile_for(batch_size)
         what = f"{self._plan.path}, a batch of {batch_size}"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import signal
 import sys
+import traceback
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +17,12 @@ from onnx import numpy_helper
 
 from commands.errors import DeviceUnavailableError
 from diffusion.errors import InputError
-from export import tensorrt_build
+from export import tensorrt_build, tensorrt_log
 from export.batch_profile import BatchProfile
 from export.tensorrt_build import BuildSettings, build_plan
 from export.tensorrt_flavor import RTX, TENSORRT
 from export.tensorrt_process import BuildProcess
+from runtime.engines.collector_pause import collector_paused
 
 TITLE = RTX.title
 
@@ -77,6 +80,27 @@ def test_a_static_batch_and_several_profiles(capfd: pytest.CaptureFixture[str]) 
     assert f"{TITLE}: WARNING: " in capfd.readouterr().err
 
 
+def test_no_collection_begins_inside_the_builder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It calls our log under a lock; a builder that is collected there waits for that lock for ever."""
+    enabled: list[bool] = []
+    monkeypatch.setattr(tensorrt_log, "say", lambda line: enabled.append(gc.isenabled()))
+    build(network(), verbose=True)
+    assert enabled
+    assert not any(enabled)
+    assert gc.isenabled()
+
+
+def test_an_error_keeps_no_builder_alive() -> None:
+    with pytest.raises(InputError) as caught:
+        build(b"junk")
+    frames = [frame for frame, _ in traceback.walk_tb(caught.value.__traceback__)]
+    assert frames
+    assert caught.value.__context__ is None
+    for frame in frames:
+        assert not {"builder", "parser", "definition", "log"} & frame.f_locals.keys(), frame
+
+
+@collector_paused()
 def test_flags_of_tensorrt() -> None:
     """On a configuration of the real module: RTX has the flags, though it cannot build with them without a GPU."""
     log = tensorrt_build.make_log(tensorrt_rtx, TITLE, False)
