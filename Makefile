@@ -16,7 +16,7 @@ help:
 	@echo "make check      lint, types and import contracts alone"
 	@echo "make build      the environment and the compiled kernels"
 	@echo "make benchmark  the ratios that README quotes -> benchmarks/results/"
-	@echo "make gpu-check  on a machine with an NVIDIA GPU: what is claimed of it, checked and measured in nine minutes"
+	@echo "make gpu-check  on a machine with an NVIDIA GPU: what is claimed of it, checked and measured, at most nine minutes"
 	@echo "make gpu-check-long  other batches, every timestep, ONNX Runtime and TensorRT, without that limit"
 	@echo "make clean      remove what was built; the environment, runs/ and samples/ stay"
 	@echo "PYTHON=python3.12 chooses another interpreter for $(VENV)"

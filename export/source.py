@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,18 @@ class Source:
     sha256: str
     predict: Predict
     reference: str
+
+
+def add_source_flags(parser: argparse.ArgumentParser) -> None:
+    """`--checkpoint` or `--onnx`."""
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument(
+        "--checkpoint",
+        type=Path,
+        metavar="FOLDER",
+        help=f"a diffusers DDPMPipeline folder (default {DEFAULT_CHECKPOINT})",
+    )
+    source.add_argument("--onnx", type=Path, metavar="FILE", help="an ONNX file instead")
 
 
 def read_source(

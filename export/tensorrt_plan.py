@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -14,16 +13,17 @@ from typing import TYPE_CHECKING, Any
 from commands.errors import VerificationError
 from commands.output_lock import check_room
 from commands.program import say
-from commands.whole_files import whole_file, write_whole_text
+from commands.whole_files import write_whole_text
 from diffusion.errors import InputError
 from export.batch_profile import Shapes
+from export.engine_files import publish_engine
 from export.low_precision import failure, fold_and_report, lower_precision
 from export.source import Source
 from export.tensorrt_build import BuildSettings, Built
 from export.tensorrt_flavor import Flavor
 from export.tensorrt_process import BuildProcess
 from runtime.device.driver import DriverFacts
-from runtime.engines.sidecar import Sidecar, golden_path, sidecar_path
+from runtime.engines.sidecar import Sidecar, golden_path
 
 if TYPE_CHECKING:
     import onnx
@@ -118,7 +118,7 @@ def make_plan(source: Source, request: PlanRequest, settings: BuildSettings) -> 
     if _can_execute(request, settings):
         verification = _verify_executed(source, request, network, built.plan, sidecar)
         sidecar = replace(sidecar, verification=verification.to_json())
-    _publish(request.out, built.plan, golden, sidecar)
+    publish_engine({golden_path(request.out): golden, request.out: built.plan}, request.out, sidecar)
     if settings.layers is not None and built.layers is not None:
         write_whole_text(settings.layers, built.layers + "\n")
     return Plan(sidecar, verification, len(built.plan))
@@ -186,7 +186,7 @@ def _describe(
     gpu = None if request.driver.missing else request.driver.gpus[0].name
     return {
         "flavor": request.flavor.name,
-        "builder": f"{'TensorRT-RTX' if settings.is_rtx else 'TensorRT'} {built.version}",
+        "builder": f"{settings.title} {built.version}",
         "builder_version": built.version,
         "precision": request.precision,
         "inputs": {
@@ -248,11 +248,3 @@ def _verify_executed(
     if not verification.passed:
         raise VerificationError(failure(str(request.out), request.precision, request.fold, verification))
     return verification
-
-
-def _publish(out: Path, plan: bytes, golden: bytes, sidecar: Sidecar) -> None:
-    """The sidecar last: until it is there its hashes do not fit, so a reader sees a whole engine or none."""
-    for path, content in ((golden_path(out), golden), (out, plan)):
-        with whole_file(path) as temporary:
-            temporary.write_bytes(content)
-    write_whole_text(sidecar_path(out), json.dumps(sidecar.to_json(), indent=1, allow_nan=False) + "\n")

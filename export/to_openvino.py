@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -14,9 +13,8 @@ from typing import TYPE_CHECKING
 
 from commands.errors import DeviceUnavailableError, VerificationError
 from commands.program import Report, make_parser, run_program, say
-from commands.whole_files import whole_file, write_whole_text
 from diffusion.errors import InputError
-from export.source import DEFAULT_CHECKPOINT, Source, read_source
+from export.source import Source, add_source_flags, read_source
 from runtime.process_flags import ProcessFlags, add_process_flags, process_flags
 
 if TYPE_CHECKING:
@@ -64,21 +62,21 @@ def export_openvino(
     """
     if out.suffix != ".xml" or out.is_dir():
         raise InputError(f"{out}: expected the name of a file that ends in '.xml'; choose another with --out")
+    from export.engine_files import publish_engine
+    from runtime.engines.sidecar import golden_path
+
     precision = "bf16" if bf16 else "fp32"
     _check_device(precision)
     source = read_source(checkpoint, onnx_file, flags, allow_pickle, debug)
     model, folding = source.model, None
     if fold:
-        from export.fold_time import fold_time
+        from export.low_precision import fold_and_report
 
-        model, folding = fold_time(model, source.process.schedule.num_train_timesteps, str(source.path))
-        say(
-            f"time path folded: {folding.num_nodes_before} to {folding.num_nodes_after} nodes, "
-            f"{folding.num_gathers} lookups in {folding.table_bytes / 1e6:.1f} MB of tables"
-        )
+        model, folding = fold_and_report(model, source.process.schedule.num_train_timesteps, str(source.path))
     network, weights, rewriting = _convert(model)
     sidecar, golden, verification = _verified(source, folding, rewriting, precision, network, weights, out)
-    _publish(out, network, weights, golden, sidecar)
+    files = {out.with_suffix(".bin"): weights, golden_path(out): golden, out: network}
+    publish_engine(files, out, sidecar)
     limits = f"tolerance {verification.tolerance:g}"
     return {
         "summary": (
@@ -195,15 +193,6 @@ def _way_out(precision: str, folding: Folding | None) -> str:
     return "Leave out --bf16."
 
 
-def _publish(out: Path, network: bytes, weights: bytes, golden: bytes, sidecar: Sidecar) -> None:
-    from runtime.engines.sidecar import golden_path, sidecar_path
-
-    for path, content in ((out.with_suffix(".bin"), weights), (golden_path(out), golden), (out, network)):
-        with whole_file(path) as temporary:
-            temporary.write_bytes(content)
-    write_whole_text(sidecar_path(out), json.dumps(sidecar.to_json(), indent=1, allow_nan=False) + "\n")
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     parser = make_parser(
@@ -211,14 +200,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "Convert a checkpoint or an ONNX file to an OpenVINO engine for the CPU, and verify it against float32.",
         "The time path is evaluated once, in float32, and looked up from tables. Nothing is published that fails.",
     )
-    source = parser.add_mutually_exclusive_group()
-    source.add_argument(
-        "--checkpoint",
-        type=Path,
-        metavar="FOLDER",
-        help=f"a diffusers DDPMPipeline folder (default {DEFAULT_CHECKPOINT})",
-    )
-    source.add_argument("--onnx", type=Path, metavar="FILE", help="an ONNX file instead")
+    add_source_flags(parser)
     parser.add_argument("--bf16", action="store_true", help="compute in bfloat16, on CPUs that have it")
     parser.add_argument(
         "--no-fold-time", dest="fold", action="store_false", help="let the engine compute the time path at every step"

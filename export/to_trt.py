@@ -11,7 +11,7 @@ from commands.output_lock import sole_writer
 from commands.program import Report, make_parser, run_program
 from diffusion.errors import InputError
 from export.batch_profile import BatchProfile, add_batch_flags, batch_profiles, given_shapes
-from export.source import DEFAULT_CHECKPOINT, read_source
+from export.source import add_source_flags, read_source
 from export.tensorrt_build import BuildSettings
 from export.tensorrt_flavor import (
     DEFAULT_CAPABILITIES,
@@ -153,14 +153,7 @@ def make_command() -> argparse.ArgumentParser:
         "The time path is evaluated once, in float32, and looked up from tables. Nothing is published that fails. "
         "The plan's inputs are x [N, C, H, W] and t [N], its output is prediction. trtexec's spellings work too.",
     )
-    source = parser.add_mutually_exclusive_group()
-    source.add_argument(
-        "--checkpoint",
-        type=Path,
-        metavar="FOLDER",
-        help=f"a diffusers DDPMPipeline folder (default {DEFAULT_CHECKPOINT})",
-    )
-    source.add_argument("--onnx", type=Path, metavar="FILE", help="an ONNX file instead")
+    add_source_flags(parser)
     parser.add_argument(
         "--out",
         "--saveEngine",

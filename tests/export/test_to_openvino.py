@@ -16,7 +16,7 @@ import pytest
 from commands.errors import EXIT_DEVICE, EXIT_INPUT, EXIT_VERIFICATION, VerificationError
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import Process, SampleShape
-from export import to_openvino
+from export import engine_files, to_openvino
 from export.openvino_graph import Rewriting
 from export.to_onnx import export_onnx
 from runtime.engines.golden import Golden
@@ -173,7 +173,7 @@ def test_no_reader_takes_a_mixed_set(gaussian: Path, tmp_path: Path, monkeypatch
         published.append(path.name)
         raise Killed
 
-    monkeypatch.setattr(to_openvino, "write_whole_text", killed_before_the_sidecar)
+    monkeypatch.setattr(engine_files, "write_whole_text", killed_before_the_sidecar)
     with pytest.raises(Killed):
         to_openvino.export_openvino(out, onnx_file=gaussian, fold=False)
     assert published == ["unet.xml.json"]

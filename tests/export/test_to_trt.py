@@ -17,7 +17,7 @@ from commands.errors import EXIT_DEVICE, EXIT_INPUT, EXIT_VERIFICATION, DeviceUn
 from commands.output_lock import sole_writer
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import Process, SampleShape
-from export import mixed_precision, tensorrt_plan, to_trt
+from export import engine_files, mixed_precision, tensorrt_plan, to_trt
 from export.mixed_precision import MixedPrecision
 from export.to_onnx import export_onnx
 from runtime.device.driver import DriverFacts, Gpu, driver_facts
@@ -226,7 +226,7 @@ def test_no_reader_takes_a_mixed_set(gaussian: Path, tmp_path: Path, monkeypatch
         published.append(path.name)
         raise Killed
 
-    monkeypatch.setattr(tensorrt_plan, "write_whole_text", killed_before_the_sidecar)
+    monkeypatch.setattr(engine_files, "write_whole_text", killed_before_the_sidecar)
     with pytest.raises(Killed):
         run("--onnx", gaussian, "--no-fold-time", "--out", out)
     assert published == ["unet.plan.json"]
