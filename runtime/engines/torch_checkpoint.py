@@ -1,6 +1,6 @@
 """PyTorch and a diffusers checkpoint folder: the reference that every other engine is compared with.
 
-The only file under `runtime/` that imports torch and diffusers; nothing imports it before it is asked for.
+Of the files under `runtime/` that import torch (`torch_*.py`) this one runs on a CPU; nothing imports it before it is asked for.
 """
 
 from __future__ import annotations
