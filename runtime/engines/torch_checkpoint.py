@@ -1,6 +1,6 @@
 """PyTorch and a diffusers checkpoint folder: the reference that every other engine is compared with.
 
-Of the files under `runtime/` that import torch (`torch_*.py`) this one runs on a CPU; nothing imports it before it is asked for.
+Like every `torch_*.py` here it imports torch, so nothing imports it before it is asked for.
 """
 
 from __future__ import annotations
