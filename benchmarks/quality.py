@@ -40,6 +40,7 @@ from train.image_set import ImageSet
 
 PROG = "benchmarks.quality"
 DIGITS = "digits"
+_SCREENING_NUM = 1000
 _DEFAULT_STEPS = (5, 10, 20, 50, 100, 1000)
 _TIMED_STEPS = 5
 _TIMED_BATCH = 64
@@ -142,6 +143,9 @@ def benchmark(args: argparse.Namespace, argv: Sequence[str] | None) -> Report:
         raise InputError(f"--steps {steps[-1]}: the network was trained on {total} timesteps, expected 1 to {total}")
     if args.num < 5:
         raise InputError(f"--num is {args.num}, expected at least 5: precision and recall need neighbors")
+    screening_num = min(args.num, _SCREENING_NUM) if args.screening_num is None else args.screening_num
+    if not 5 <= screening_num <= args.num:
+        raise InputError(f"--screening-num is {screening_num}, expected 5 to --num, which is {args.num}")
     say(f"{args.data}: {len(train)} images, {0 if held_out is None else len(held_out)} held out")
     features, said_of_features = load_features(args.features, args.data, train, held_out)
     setup: dict[str, Any] = {
@@ -150,6 +154,7 @@ def benchmark(args: argparse.Namespace, argv: Sequence[str] | None) -> Report:
         "data": {"name": args.data, "num_train": len(train), "sha256": data_sha256},
         "features": said_of_features,
         "num": args.num,
+        "screening_num": screening_num,
     }
     results = Results(args.out, setup, measurement_facts(PROG, argv), range(1, args.seeds + 1))
     scorer = Scorer(features, train, held_out)
@@ -162,7 +167,7 @@ def benchmark(args: argparse.Namespace, argv: Sequence[str] | None) -> Report:
                 bar.refresh()
 
             store = SampleStore(engine, min(args.batch_size, args.num), args.samples, bar.update)
-            search = Search(process, store, scorer, results, args.num, announce)
+            search = Search(process, store, scorer, results, args.num, screening_num, announce)
             search.references(references)
             for count in steps:
                 search.grid(samplers, args.spacings or all_spacings(), count, args.refine)
@@ -214,6 +219,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--references", type=_names, metavar="NAME,...", help=_REFERENCES)
     parser.add_argument("--spacings", type=_spacings, metavar="NAME,...", help="default: all")
     parser.add_argument("--num", type=int, default=10_000, help="samples of each (default: 10000)")
+    parser.add_argument("--screening-num", type=int, metavar="N", help=_SCREENING)
     parser.add_argument("--seeds", type=_positive, default=5, metavar="K", help="judge by seeds 1 to K (default: 5)")
     parser.add_argument("--refine", type=_positive, default=3, metavar="R", help=_REFINE)
     parser.add_argument("--batch-size", type=_positive, default=250, metavar="N", help="default: 250")
@@ -252,10 +258,11 @@ _FEATURES_HELP = (
 )
 _STEPS = "numbers of network calls to measure (default: 5,10,20,50,100,1000); ddpm with every timestep always is"
 _REFERENCES = "ddpm, ddpm:fixed_small, ddpm:fixed_large: run with every timestep (default: those among --samplers)"
+_SCREENING = "samples of each with seed 0, which only chooses what is judged (default: 1000, at most --num)"
 _REFINE = "at each number of calls, judge the R that seed 0 ranks first (default: 3)"
-_EPILOG = """All samplers and spacings are measured once, with seed 0; the best R at each number of calls are
-measured again with the seeds 1 to K and judged by those alone, against ddpm with every timestep on the same
-seeds. Then a bisection looks for the smallest number of calls that is within 5 % or 2 standard errors of it."""
+_EPILOG = """All samplers and spacings are measured once, with seed 0 and fewer samples; the best R at each number of
+calls are measured again with the seeds 1 to K and judged by those alone, against ddpm with every timestep on the
+same seeds. Then a bisection looks for the smallest number of calls that is within 5 % or 2 standard errors of it."""
 
 
 if __name__ == "__main__":

@@ -61,7 +61,8 @@ def draw_quality(report: dict[str, Any], path: Path) -> None:
     name = report["setup"]["features"]["name"]
     data, num, seeds = report["setup"]["data"]["name"], report["setup"]["num"], len(report["seeds"])
     figure.suptitle(
-        f"{data}, n = {num}; features: {name}\nfilled: mean of {seeds} seeds, with standard error; hollow: one seed",
+        f"{data}, n = {num}; features: {name}\nfilled: mean of {seeds} seeds, with standard error; "
+        f"hollow: one seed, n = {report['setup']['screening_num']}",
         fontsize=10,
     )
     with whole_file(path) as temporary:

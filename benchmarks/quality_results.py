@@ -89,17 +89,27 @@ class Results:
         return np.array([self.runs[configuration][seed]["frechet"] for seed in seeds or self.seeds])
 
     def screened(self, configuration: Configuration) -> float:
-        """Its distance by the screening seed, by the others where that was not measured; ∞ where nothing was."""
-        runs = self.runs.get(configuration, {})
-        if configuration in self.failures or not runs:
-            return math.inf
-        if SCREENING_SEED in runs:
-            return float(runs[SCREENING_SEED]["frechet"])
-        return float(np.mean([run["frechet"] for run in runs.values()]))
+        """Its distance by the screening seed; ∞ where that was not measured or has failed."""
+        run = self.runs.get(configuration, {}).get(SCREENING_SEED)
+        return math.inf if configuration in self.failures or run is None else float(run["frechet"])
 
     def best(self, configurations: Iterable[Configuration], count: int) -> list[Configuration]:
         """The `count` nearest to the data by screening."""
         return sorted(configurations, key=self.screened)[:count]
+
+    def nearest(self, configurations: Iterable[Configuration], count: int) -> list[Configuration]:
+        """The `count` nearest to the data: those that were judged, by all seeds, then the others by screening.
+
+        The two are not mixed: a distance depends on the number of samples too, and screening may take fewer.
+        """
+        judged = set(self.judged())
+
+        def distance(configuration: Configuration) -> tuple[bool, float]:
+            if configuration in judged:
+                return False, float(self.frechet(configuration).mean())
+            return True, self.screened(configuration)
+
+        return sorted(configurations, key=distance)[:count]
 
     def reference(self, num_train_timesteps: int) -> Configuration | None:
         """Algorithm 2 with every timestep, with the variance that brings it nearest to the data on all seeds."""

@@ -21,6 +21,7 @@ class Search:
         scorer: what they are compared with.
         results: where scores go.
         num: samples for each configuration and seed.
+        screening_num: samples with the screening seed, which only chooses what is measured with the others.
         announce: called with the network calls, times samples, of runs before they begin.
     """
 
@@ -31,20 +32,21 @@ class Search:
         scorer: Scorer,
         results: Results,
         num: int,
+        screening_num: int,
         announce: Callable[[int], None] = lambda calls: None,
     ) -> None:
-        self._process, self._store, self._scorer, self._results, self._num = process, store, scorer, results, num
-        self._announce = announce
+        self._process, self._store, self._scorer, self._results = process, store, scorer, results
+        self._num, self._screening_num, self._announce = num, screening_num, announce
 
     def measure(self, configurations: Sequence[Configuration], seeds: Sequence[int]) -> None:
         """Measure what is not measured yet."""
         missing = [(one, seed) for one in configurations for seed in seeds if not self._results.has(one, seed)]
-        self._announce(sum(one.num_steps for one, _ in missing) * self._num)
+        self._announce(sum(one.num_steps * self._samples(seed) for one, seed in missing))
         for configuration, seed in missing:
             if self._results.has(configuration, seed):
                 continue  # it has failed with another seed
             try:
-                draw = self._store.draw(configuration, seed, self._num)
+                draw = self._store.draw(configuration, seed, self._samples(seed))
                 scores = self._scorer.score(draw.images)
             except NonFiniteError as error:
                 self._results.fail(configuration, str(error))
@@ -52,6 +54,9 @@ class Search:
                 continue
             self._results.add(configuration, seed, scores, draw.seconds)
             say(f"{configuration.name}, seed {seed}: {scores['frechet']:.5f} in {draw.seconds:.0f} s")
+
+    def _samples(self, seed: int) -> int:
+        return self._screening_num if seed == SCREENING_SEED else self._num
 
     def references(self, samplers: Sequence[str]) -> None:
         """Measure Algorithm 2 with every timestep, with each variance that `samplers` name.
@@ -91,7 +96,7 @@ class Search:
             pairs: list[tuple[str, str]] = []
             for end in (high, low):
                 at_end = [one for one in self._results.runs if one.num_steps == end]
-                pairs += [(one.sampler, one.spacing) for one in self._results.best(at_end, refine)]
+                pairs += [(one.sampler, one.spacing) for one in self._results.nearest(at_end, refine)]
             candidates = [Configuration(sampler, middle, spacing) for sampler, spacing in dict.fromkeys(pairs)]
             self.measure(candidates, self._results.seeds)
             if not any(one.num_steps == middle for one in self._results.judged()):

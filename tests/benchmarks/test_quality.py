@@ -19,7 +19,21 @@ from tests.gaussian import GaussianNetwork
 from train.digits import load_digits_split
 
 PROCESS = Process(SampleShape(1, 8, 8, levels=17), NoiseSchedule.make("linear", 40), variance_type="fixed_large")
-SMALL = ["--num", "40", "--seeds", "2", "--refine", "2", "--batch-size", "16", "--rounds", "1", "--json"]
+SMALL = [
+    "--num",
+    "40",
+    "--screening-num",
+    "25",
+    "--seeds",
+    "2",
+    "--refine",
+    "2",
+    "--batch-size",
+    "16",
+    "--rounds",
+    "1",
+    "--json",
+]
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +88,13 @@ def test_the_whole_command_then_resumed(engine_file, tmp_path, capsys):
     assert best["ratio"] == pytest.approx(ours.mean() / theirs.mean())
     assert best["difference_se"] == pytest.approx(abs((ours - theirs)[0] - (ours - theirs)[1]) / 2)
     assert reference["frechet"] == pytest.approx(min(entries[key]["frechet"] for key in references))
+    assert (report["setup"]["num"], report["setup"]["screening_num"]) == (40, 25)
     assert set(report["timing"]["ms_per_call"]) == {"ddpm", "ddim", "dpmpp_2m"}
+
+    # Screening draws fewer, and a file that judges has all.
+    for seed, num in ((0, 25), (1, 40)):
+        with np.load(kept / f"ddpm.fixed_large-40-trailing-seed{seed}.npz") as fields:
+            assert len(fields["arr_0"]) == num
 
     # The kept samples are what the sampler draws, from equal x_T.
     table = Configuration("ddpm:fixed_small", 40, "trailing")
@@ -148,6 +168,8 @@ def test_features_of_a_torchscript_file(engine_file, tmp_path, capsys):
         (["--samplers", "ddim"], "found no ddpm among --samplers; expected ddpm, as --references ddpm"),
         (["--references", "ddim"], "references: found ddim; expected ddpm"),
         (["--num", "3"], "--num is 3, expected at least 5"),
+        (["--screening-num", "41"], "--screening-num is 41, expected 5 to --num, which is 40"),
+        (["--screening-num", "4"], "--screening-num is 4, expected 5 to --num"),
     ],
 )
 def test_impossible_requests_are_one_line(engine_file, tmp_path, capsys, arguments, says):
@@ -207,6 +229,15 @@ def test_what_is_within_and_the_smallest_number_of_calls(tmp_path):
     assert conclusions["best_at_20"]["ratio"] == pytest.approx(2.05 / 2.0)
     assert conclusions["best_at_20"]["excess_ratio"] == pytest.approx(1.55 / 1.5)
     assert conclusions["best_at_10"]["difference_se"] == pytest.approx(np.std([0.5, -0.1, 0.2], ddof=1) / np.sqrt(3))
+
+
+def test_what_was_judged_comes_before_what_was_screened(tmp_path):
+    results = results_of(tmp_path, {("ddim", 5): [2.0, 2.2, 2.1], ("deis", 5): [1.9, 2.0, 1.8]})
+    for sampler, distance in (("unipc", 1.0), ("deis", 0.9), ("dpmpp_2m", 0.8)):
+        results.add(Configuration(sampler, 5, "trailing"), 0, {"frechet": distance}, 0.0)
+    results.fail(Configuration("ddpm", 5, "trailing"), "NaN")
+    assert [one.sampler for one in results.nearest(results.runs, 4)] == ["deis", "ddim", "dpmpp_2m", "unipc"]
+    assert [one.sampler for one in results.best(results.runs, 3)] == ["dpmpp_2m", "deis", "unipc"]
 
 
 def test_a_file_of_something_else_is_refused(engine_file, tmp_path, capsys):
