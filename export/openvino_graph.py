@@ -9,6 +9,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from export.flat_images import flatten_images
+
 # Below this many multiplications per sample a transposed convolution costs more to start than it saves: of 8×8
 # networks it slows a single sample, of 32×32 ones it speeds up every upsampling.
 _LEAST_MULTIPLICATIONS = 2**24
@@ -30,10 +32,12 @@ class Rewriting:
     Attributes:
         merged_lookups: lookups of time tables that are one now.
         transposed_convolutions: upsamplings that became part of the convolution after them.
+        flattened_images: groups of element-wise operations that see rows of H·W pixels.
     """
 
-    merged_lookups: int
-    transposed_convolutions: int
+    merged_lookups: int = 0
+    transposed_convolutions: int = 0
+    flattened_images: int = 0
 
 
 def rewrite_for_openvino(model: onnx.ModelProto, t_name: str) -> Rewriting:
@@ -44,8 +48,8 @@ def rewrite_for_openvino(model: onnx.ModelProto, t_name: str) -> Rewriting:
         t_name: the input that rows are looked up by.
     """
     if next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0) < _LEAST_OPSET:
-        return Rewriting(0, 0)
-    rewriting = Rewriting(_merge_lookups(model.graph, t_name), _transpose_convolutions(model))
+        return Rewriting()
+    rewriting = Rewriting(_merge_lookups(model.graph, t_name), _transpose_convolutions(model), flatten_images(model))
     onnx.checker.check_model(model)
     return rewriting
 
