@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from benchmarks.bound_estimate import BoundEstimate, block_edges, estimate
-from benchmarks.bound_evaluation import BoundEvaluator
-from benchmarks.timestep_plan import make_plan, pilot_evaluations, timestep_probability
+from benchmarks.likelihood.bound_estimate import BoundEstimate, block_edges, estimate
+from benchmarks.likelihood.bound_evaluation import BoundEvaluator
+from benchmarks.likelihood.timestep_plan import make_plan, pilot_evaluations, timestep_probability
 from commands.errors import VerificationError
 from diffusion.errors import InputError
 from diffusion.noise_schedule import NoiseSchedule

@@ -2,8 +2,8 @@
 
 import pytest
 
-from benchmarks.compare import compare, main
-from benchmarks.peers import PEERS
+from benchmarks.compare.command import compare, main
+from benchmarks.compare.peers import PEERS
 from diffusion.errors import InputError
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import Process, SampleShape

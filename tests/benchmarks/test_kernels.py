@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks import kernels
+from benchmarks.kernels import command as kernels
 from diffusion.samplers import SAMPLERS
 from runtime.kernels_module import import_kernels
 
@@ -13,7 +13,7 @@ SMALL = ["--shape", "2", "3", "5", "5", "--rounds", "3", "--threads", "1"]
 
 def test_report_names_command_machine_commit_and_every_candidate(capsys, tmp_path):
     out = tmp_path / "results" / "kernels.json"
-    assert kernels.cli([*SMALL, "--json", "--out", str(out)]) == 0
+    assert kernels.main([*SMALL, "--json", "--out", str(out)]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report == json.loads(out.read_text())
     assert report["command"].startswith("python -m benchmarks.kernels --shape 2 3 5 5")
@@ -28,17 +28,17 @@ def test_report_names_command_machine_commit_and_every_candidate(capsys, tmp_pat
 
 def test_a_step_that_differs_from_pytorch_is_not_timed(monkeypatch, capsys):
     monkeypatch.setattr(kernels, "draw_number", lambda timestep: 12345)  # PyTorch is fed with other noise
-    assert kernels.cli(SMALL) == 3
+    assert kernels.main(SMALL) == 3
     assert "the step differs from PyTorch's" in capsys.readouterr().err
 
 
 def test_more_threads_than_cpus_are_refused(capsys):
-    assert kernels.cli([*SMALL[:-1], "4096"]) == 2
+    assert kernels.main([*SMALL[:-1], "4096"]) == 2
     assert "--threads is 4096; expected at most" in capsys.readouterr().err
 
 
 def test_every_sampler_is_compared_with_one_without_histories_and_as_much_noise(capsys):
-    assert kernels.cli([*SMALL, "--json"]) == 0
+    assert kernels.main([*SMALL, "--json"]) == 0
     entries = {entry["sampler"]: entry for entry in json.loads(capsys.readouterr().out)["histories"]}
     assert entries.keys() == SAMPLERS.keys()
     assert {name: entry["histories"] for name, entry in entries.items()} == {

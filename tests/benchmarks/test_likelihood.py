@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks import likelihood
+from benchmarks.likelihood import command as likelihood
 from diffusion.process import Process
 from export.to_onnx import export_onnx
 from tests.benchmarks.closed_form_engine import NETWORK, SCHEDULE, as_x_start, exact_bits_per_dim, level_pixels

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks.point_clouds import distance_to_curve, sliced_wasserstein, squared_mmd
+from benchmarks.swiss_roll.point_clouds import distance_to_curve, sliced_wasserstein, squared_mmd
 
 RNG = np.random.default_rng(0)
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import quality
-from benchmarks.frechet import Gaussian, frechet_distance
-from benchmarks.quality_results import Results
-from benchmarks.quality_samples import Configuration, SampleStore, all_spacings
+from benchmarks.quality import command as quality
+from benchmarks.quality.frechet import Gaussian, frechet_distance
+from benchmarks.quality.results import Results
+from benchmarks.quality.samples import Configuration, SampleStore, all_spacings
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import Process, SampleShape
 from runtime.engines.onnx_runtime import OnnxRuntimeEngine
@@ -44,7 +44,7 @@ def engine_file(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def quickly_trained_features(monkeypatch):
     """The classifier is trained anew by each command, and tested by itself elsewhere."""
-    monkeypatch.setattr("benchmarks.digit_features._EPOCHS", 2)
+    monkeypatch.setattr("benchmarks.quality.digit_features._EPOCHS", 2)
 
 
 def run(engine_file, capsys, *arguments):

@@ -5,11 +5,11 @@ import pytest
 import scipy.linalg
 import torch
 
-from benchmarks.digit_features import NUM_FEATURES, DigitFeatures
-from benchmarks.frechet import Gaussian, frechet_distance
-from benchmarks.manifold import precision_and_recall
-from benchmarks.quality_score import Scorer
-from benchmarks.torchscript_features import TorchScriptFeatures
+from benchmarks.quality.digit_features import NUM_FEATURES, DigitFeatures
+from benchmarks.quality.frechet import Gaussian, frechet_distance
+from benchmarks.quality.manifold import precision_and_recall
+from benchmarks.quality.score import Scorer
+from benchmarks.quality.torchscript_features import TorchScriptFeatures
 from diffusion.errors import InputError
 from runtime.images import quantize
 from train.digits import load_digits_split

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.swiss_roll import draw_trajectories, main, measure
+from benchmarks.swiss_roll.command import draw_trajectories, main, measure
 from diffusion.samplers import make_table
 from export.mlp_to_onnx import main as export
 from runtime.engines.opening import open_engine

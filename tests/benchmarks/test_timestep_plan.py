@@ -3,7 +3,13 @@
 import numpy as np
 import pytest
 
-from benchmarks.timestep_plan import UNIFORM_SHARE, make_plan, most_evaluations, pilot_evaluations, timestep_probability
+from benchmarks.likelihood.timestep_plan import (
+    UNIFORM_SHARE,
+    make_plan,
+    most_evaluations,
+    pilot_evaluations,
+    timestep_probability,
+)
 from diffusion.errors import InputError
 
 T = 200

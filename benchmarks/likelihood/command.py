@@ -15,12 +15,18 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.bound_estimate import BoundEstimate
-from benchmarks.bound_evaluation import BoundEvaluator
-from benchmarks.bound_plot import check_plot_path, plot_bound
-from benchmarks.level_images import SPLITS, load_level_images
+from benchmarks.likelihood.bound_estimate import BoundEstimate
+from benchmarks.likelihood.bound_evaluation import BoundEvaluator
+from benchmarks.likelihood.bound_plot import check_plot_path, plot_bound
+from benchmarks.likelihood.level_images import SPLITS, load_level_images
+from benchmarks.likelihood.timestep_plan import (
+    Evaluations,
+    make_plan,
+    most_evaluations,
+    pilot_evaluations,
+    timestep_probability,
+)
 from benchmarks.machine import measurement_facts
-from benchmarks.timestep_plan import Evaluations, make_plan, most_evaluations, pilot_evaluations, timestep_probability
 from commands.program import Report, make_parser, run_program
 from commands.progress import progress_bar
 from commands.whole_files import write_whole_text
@@ -185,7 +191,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the terms over timesteps")
     add_process_flags(parser)
     return run_program(parser, lambda args: benchmark(args, argv), argv)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

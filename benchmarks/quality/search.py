@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from benchmarks.quality_results import SCREENING_SEED, Results
-from benchmarks.quality_samples import Configuration, SampleStore
-from benchmarks.quality_score import Scorer
+from benchmarks.quality.results import SCREENING_SEED, Results
+from benchmarks.quality.samples import Configuration, SampleStore
+from benchmarks.quality.score import Scorer
 from commands.program import say
 from diffusion.process import Process
 from runtime.sampler import NonFiniteError

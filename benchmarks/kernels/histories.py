@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.alternating import medians_ms, time_alternately
-from benchmarks.kernel_step import Step
+from benchmarks.kernels.step import Step
 from diffusion.samplers import SAMPLERS
 from runtime.kernels_module import import_kernels
 

@@ -6,15 +6,15 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from benchmarks.frechet import Gaussian, frechet_distance
-from benchmarks.manifold import precision_and_recall
+from benchmarks.quality.frechet import Gaussian, frechet_distance
+from benchmarks.quality.manifold import precision_and_recall
 
 _RESAMPLES = 20
 Scores = dict[str, Any]
 
 
 class Features(Protocol):
-    """Features of images; `benchmarks.digit_features` and `benchmarks.torchscript_features` have them."""
+    """Features of images; `digit_features` and `torchscript_features` beside this have them."""
 
     name: str
 

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 
 from benchmarks.alternating import medians_ms, time_alternately
-from benchmarks.kernel_histories import BYTES_PER_ELEMENT, measure_histories
-from benchmarks.kernel_step import Step
+from benchmarks.kernels.histories import BYTES_PER_ELEMENT, measure_histories
+from benchmarks.kernels.step import Step
 from benchmarks.machine import cpu_count, measurement_facts
 from commands.errors import VerificationError
 from commands.program import Report, make_parser, run_program
@@ -80,7 +80,7 @@ def positive(text: str) -> int:
     return value
 
 
-def main(args: argparse.Namespace, argv: Sequence[str] | None) -> Report:
+def benchmark(args: argparse.Namespace, argv: Sequence[str] | None) -> Report:
     """Check, measure, report."""
     torch.manual_seed(0)
     shape = tuple(args.shape)
@@ -123,15 +123,11 @@ def main(args: argparse.Namespace, argv: Sequence[str] | None) -> Report:
     return report
 
 
-def cli(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     parser = make_parser(PROG, "Time the compiled step with its noise against PyTorch's randn_like and arithmetic.")
     parser.add_argument("--shape", type=positive, nargs=4, default=[64, 3, 32, 32], metavar=("N", "C", "H", "W"))
     parser.add_argument("--threads", type=positive, nargs="+", help="numbers of threads (default: 1 and every CPU)")
     parser.add_argument("--rounds", type=positive, default=200, help="measurements of each side (default: 200)")
     parser.add_argument("--out", type=Path, help="also write the report to this JSON file")
-    return run_program(parser, lambda args: main(args, argv), argv)
-
-
-if __name__ == "__main__":
-    raise SystemExit(cli())
+    return run_program(parser, lambda args: benchmark(args, argv), argv)

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.machine import measurement_facts
-from benchmarks.point_clouds import distance_to_curve, sliced_wasserstein, squared_mmd
+from benchmarks.swiss_roll.point_clouds import distance_to_curve, sliced_wasserstein, squared_mmd
 from commands.program import Report, make_parser, run_program, say
 from commands.progress import progress_bar
 from commands.whole_files import whole_file, write_whole_text
@@ -185,7 +185,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--picture", type=Path, default=Path("swiss_roll.png"), help="default: swiss_roll.png")
     parser.add_argument("--out", type=Path, metavar="FILE", help="also write the report to this JSON file")
     return run_program(parser, lambda args: benchmark(args, argv), argv)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

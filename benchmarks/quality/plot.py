@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.quality_results import SCREENING_SEED, WITHIN
+from benchmarks.quality.results import SCREENING_SEED, WITHIN
 from commands.whole_files import whole_file
 
 _MARKERS = "osD^vP*X<>h"

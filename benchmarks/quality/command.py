@@ -20,10 +20,10 @@ import numpy as np
 
 from benchmarks.alternating import medians_ms, time_alternately
 from benchmarks.machine import measurement_facts
-from benchmarks.quality_results import Results
-from benchmarks.quality_samples import SampleStore, all_samplers, all_spacings, check_sampler
-from benchmarks.quality_score import Features, Scorer
-from benchmarks.quality_search import Search
+from benchmarks.quality.results import Results
+from benchmarks.quality.samples import SampleStore, all_samplers, all_spacings, check_sampler
+from benchmarks.quality.score import Features, Scorer
+from benchmarks.quality.search import Search
 from commands.errors import DeviceUnavailableError, StoppedError
 from commands.program import Report, make_parser, run_program, say
 from commands.progress import progress_bar
@@ -71,13 +71,13 @@ def load_features(features: str, data: str, train: np.ndarray, held_out: np.ndar
     """
     # Only here: torch takes seconds to import, and errors of the command line should not.
     if features != DIGITS:
-        from benchmarks.torchscript_features import TorchScriptFeatures
+        from benchmarks.quality.torchscript_features import TorchScriptFeatures
 
         extractor: Features = TorchScriptFeatures(Path(features))
         return extractor, {"name": extractor.name, "sha256": extractor.fingerprint()}
     if data != DIGITS:
         raise InputError(f"--features digits is for --data digits, found --data {data}; give a TorchScript file")
-    from benchmarks.digit_features import DigitFeatures
+    from benchmarks.quality.digit_features import DigitFeatures
 
     split = load_digits_split()
     extractor = DigitFeatures(train, split.train_labels)
@@ -176,7 +176,7 @@ def benchmark(args: argparse.Namespace, argv: Sequence[str] | None) -> Report:
     except KeyboardInterrupt:
         raise StoppedError(f"stopped; what was measured is in {args.out}, and the same command goes on") from None
     report = results.write(**results.conclusions(total))
-    from benchmarks.quality_plot import draw_quality
+    from benchmarks.quality.plot import draw_quality
 
     plot = args.plot or args.out.with_suffix(".png")
     draw_quality(report, plot)
@@ -263,7 +263,3 @@ _REFINE = "at each number of calls, judge the R that seed 0 ranks first (default
 _EPILOG = """All samplers and spacings are measured once, with seed 0 and fewer samples; the best R at each number of
 calls are measured again with the seeds 1 to K and judged by those alone, against ddpm with every timestep on the
 same seeds. Then a bisection looks for the smallest number of calls that is within 5 % or 2 standard errors of it."""
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -18,7 +18,7 @@ from commands.process_age import seconds_since_process_start
 
 def serve(name: str, folder: Path, batch_size: int, num_steps: int, threads: int) -> None:
     """Start a peer, run its first step, then do as told until standard input ends."""
-    from benchmarks.peers import make_peer
+    from benchmarks.compare.peers import make_peer
 
     peer = make_peer(name, folder, batch_size, num_steps, threads)
     peer.first_step()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from benchmarks.timestep_plan import Evaluations
+from benchmarks.likelihood.timestep_plan import Evaluations
 from commands.errors import VerificationError
 from diffusion.bound import bound_term
 from diffusion.errors import InputError

@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.bar_chart import draw_bars
+from benchmarks.compare.bar_chart import draw_bars
+from benchmarks.compare.peers import PEERS, REFERENCE
 from benchmarks.machine import cpu_count, measurement_facts
-from benchmarks.peers import PEERS, REFERENCE
 from commands.program import Report, make_parser, run_program, say
 from commands.whole_files import write_whole_text
 from diffusion.errors import InputError
@@ -34,7 +34,7 @@ class Worker:
 
     def __init__(self, name: str, folder: Path, batch_size: int, num_steps: int, threads: int) -> None:
         self.name = name
-        words = [sys.executable, "-m", "benchmarks.peer_worker", name, str(folder)]
+        words = [sys.executable, "-m", "benchmarks.compare.peer_worker", name, str(folder)]
         words += [str(batch_size), str(num_steps), str(threads)]
         self._process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self._process.stdin is not None
@@ -204,7 +204,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--peers", nargs="+", metavar="NAME", help=f"of: {', '.join(PEERS)} (default: all there are)")
     parser.add_argument("--out", type=Path, help="write the report to this JSON file, and a chart beside it")
     return run_program(parser, lambda args: benchmark(args, argv), argv)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.bound_estimate import BoundEstimate, estimate
+from benchmarks.likelihood.bound_estimate import BoundEstimate, estimate
 from commands.whole_files import whole_file
 from diffusion.errors import InputError
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.quality_samples import Configuration
+from benchmarks.quality.samples import Configuration
 from commands.whole_files import write_whole_text
 from diffusion.errors import InputError
 

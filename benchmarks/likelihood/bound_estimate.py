@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.timestep_plan import Plan
+from benchmarks.likelihood.timestep_plan import Plan
 from diffusion.bound import bits_per_dim, prior_term
 from diffusion.process import Process
 
