@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from commands.errors import DeviceUnavailableError, VerificationError
+from commands.output_lock import check_room, sole_writer
 from commands.program import Report, make_parser, run_program, say
 from diffusion.errors import InputError
 from export.source import Source, add_source_flags, read_source
@@ -62,34 +63,42 @@ def export_openvino(
     """
     if out.suffix != ".xml" or out.is_dir():
         raise InputError(f"{out}: expected the name of a file that ends in '.xml'; choose another with --out")
-    from export.engine_files import publish_engine
-    from runtime.engines.sidecar import golden_path
-
     precision = "bf16" if bf16 else "fp32"
     _check_device(precision)
-    source = read_source(checkpoint, onnx_file, flags, allow_pickle, debug)
-    model, folding = source.model, None
-    if fold:
-        from export.low_precision import fold_and_report
-
-        model, folding = fold_and_report(model, source.process.schedule.num_train_timesteps, str(source.path))
-    network, weights, rewriting = _convert(model)
-    sidecar, golden, verification = _verified(source, folding, rewriting, precision, network, weights, out)
-    files = {out.with_suffix(".bin"): weights, golden_path(out): golden, out: network}
-    publish_engine(files, out, sidecar)
+    with sole_writer(out):
+        source = read_source(checkpoint, onnx_file, flags, allow_pickle, debug)
+        sidecar, size_bytes, verification = _published(out, source, precision, fold)
     limits = f"tolerance {verification.tolerance:g}"
     return {
         "summary": (
-            f"{out}: {precision}, {len(weights) / 1e6:.1f} MB; predictions at most {verification.worst:.1e} from "
+            f"{out}: {precision}, {size_bytes / 1e6:.1f} MB; predictions at most {verification.worst:.1e} from "
             f"{source.reference} (median {verification.median:.1e}, {len(verification.errors)} timesteps), x_0 after "
             f"{verification.chain_steps} steps {verification.chain_error:.1e} ({limits})\n"
             f"next: python -m runtime.sample --engine {out}"
         ),
         "xml": str(out),
         "source": str(source.path),
-        "size_bytes": len(network) + len(weights),
+        "size_bytes": size_bytes,
         **sidecar.to_json(),
     }
+
+
+def _published(out: Path, source: Source, precision: str, fold: bool) -> tuple[Sidecar, int, EngineVerification]:
+    """Convert, verify and publish; the sidecar, the size of network and constants, and the verification."""
+    from export.engine_files import publish_engine
+    from runtime.engines.sidecar import golden_path
+
+    model, folding = source.model, None
+    check_room(out, model.ByteSize())
+    if fold:
+        from export.low_precision import fold_and_report
+
+        model, folding = fold_and_report(model, source.process.schedule.num_train_timesteps, str(source.path))
+    network, weights, rewriting = _convert(model)
+    sidecar, golden, verification = _verified(source, folding, rewriting, precision, network, weights, out)
+    check_room(out, len(network) + len(weights) + len(golden))
+    publish_engine({out.with_suffix(".bin"): weights, golden_path(out): golden, out: network}, out, sidecar)
+    return sidecar, len(network) + len(weights), verification
 
 
 def _check_device(precision: str) -> None:

@@ -14,6 +14,7 @@ import openvino as ov
 import pytest
 
 from commands.errors import EXIT_DEVICE, EXIT_INPUT, EXIT_VERIFICATION, VerificationError
+from commands.output_lock import sole_writer
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import Process, SampleShape
 from export import engine_files, to_openvino
@@ -225,6 +226,14 @@ def test_bf16_without_its_instructions_says_so_before_any_work(
     assert "--bf16 (an engine is verified where it is built): needs bf16 instructions" in error
     assert "use an fp32 engine here" in error
     assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_exports_to_one_file(gaussian: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "unet.xml"
+    with sole_writer(out):
+        assert run("--onnx", gaussian, "--out", out) == EXIT_INPUT
+    assert "another program is writing it" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
