@@ -15,8 +15,7 @@ import pytest
 
 from commands.errors import EXIT_DEVICE, EXIT_INPUT, EXIT_VERIFICATION, VerificationError
 from commands.output_lock import sole_writer
-from diffusion.noise_schedule import NoiseSchedule
-from diffusion.process import Process, SampleShape
+from diffusion.process import Process
 from export import engine_files, to_openvino
 from export.openvino_graph import Rewriting
 from export.to_onnx import export_onnx
@@ -27,7 +26,6 @@ from runtime.engines.sidecar import golden_path, read_sidecar, sidecar_path
 from runtime.engines.torch_checkpoint import load_checkpoint
 from runtime.engines.verification import predict_with, verify_engine
 from tests.checkpoints import save_tiny_checkpoint
-from tests.gaussian import GaussianNetwork
 
 HAS_BF16 = "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 needs_bf16 = pytest.mark.skipif(not HAS_BF16, reason="needs a CPU with bf16 instructions")
@@ -40,13 +38,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_tiny_checkpoint(folder / "checkpoint", channels=3)
     export_onnx(folder / "checkpoint", folder / "unet.onnx")
     return folder
-
-
-@pytest.fixture(scope="module")
-def gaussian(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The least network there is, for what is not about the network."""
-    process = Process(SampleShape(1, 4, 4), NoiseSchedule.make("linear", 50))
-    return GaussianNetwork(process, 0.2, 0.5).save_onnx(tmp_path_factory.mktemp("gaussian") / "unet.onnx")
 
 
 def run(*arguments: object) -> int:

@@ -1,0 +1,30 @@
+"""Networks that several exporters' tests convert."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from diffusion.noise_schedule import NoiseSchedule
+from diffusion.process import Process, SampleShape
+from export.to_onnx import export_onnx
+from tests.checkpoints import save_tiny_checkpoint
+from tests.gaussian import GaussianNetwork
+
+
+@pytest.fixture(scope="module")
+def networks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Networks with attention, as checkpoints and as ONNX files: 8×8 in gray like the digits, and 32×32 in color."""
+    folder = tmp_path_factory.mktemp("networks")
+    for name, channels, size in (("digits", 1, 8), ("color", 3, 32)):
+        save_tiny_checkpoint(folder / name, channels=channels, size=size)
+        export_onnx(folder / name, folder / f"{name}.onnx")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def gaussian(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The least network there is, for what is not about the network."""
+    process = Process(SampleShape(1, 4, 4), NoiseSchedule.make("linear", 50))
+    return GaussianNetwork(process, 0.2, 0.5).save_onnx(tmp_path_factory.mktemp("gaussian") / "unet.onnx")
