@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
 import signal
 import sys
 import traceback
@@ -70,7 +72,7 @@ def run_program(
     # A terminated job deserves the same clean end as Ctrl-C: what is finished is kept.
     previous = signal.signal(signal.SIGTERM, _raise_keyboard_interrupt)
     try:
-        report = main(args)
+        _print_report(main(args), args.json)
     except InputError as error:
         return _fail(parser.prog, error, EXIT_INPUT, args)
     except VerificationError as error:
@@ -82,19 +84,31 @@ def run_program(
     except KeyboardInterrupt:
         return _fail(parser.prog, "interrupted", EXIT_INTERRUPTED, args)
     except BrokenPipeError:
-        sys.stderr.close()  # nobody reads any more; silence the interpreter's own complaint at exit
+        _let_output_go_nowhere()
         return EXIT_DONE
     except Exception as error:
         message = f"{type(error).__name__}: {error} (a bug: please report it with the output of --debug)"
         return _fail(parser.prog, message, EXIT_BUG, args)
     finally:
         signal.signal(signal.SIGTERM, previous)
-    if args.json:
+    return EXIT_DONE
+
+
+def _let_output_go_nowhere() -> None:
+    """Nobody reads any more: what is still buffered must not make the interpreter complain at exit."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
+def _print_report(report: Report, as_json: bool) -> None:
+    if as_json:
         report.pop("summary", None)
         print(json.dumps(report, allow_nan=False), flush=True)
     else:
         print(report["summary"], flush=True)
-    return EXIT_DONE
 
 
 def _raise_keyboard_interrupt(signum: int, frame: object) -> NoReturn:

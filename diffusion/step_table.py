@@ -86,6 +86,8 @@ class StepTable:
             )
         if self.column("s")[-1] != 0.0:
             raise InputError(f"{name}: the last row adds noise, expected s = 0 there")
+        if self.h2_is_x_start and self.histories < 2:
+            raise InputError(f"{name}: h2 is x_start, but with histories {self.histories} there is no h2")
         for column in self._unread_columns():
             if self.column(column).any():
                 raise InputError(
@@ -144,9 +146,29 @@ class StepTable:
         """How far a float32 chain of this table may be from a float64 one, per unit of data: 1e-5 + 2⁻²¹·G."""
         return 1e-5 + 2.0**-21 * self.conditioning
 
+    @property
+    def ascending(self) -> bool:
+        """Whether the rows run from data to noise; a single row says nothing of its direction."""
+        return bool(self.timesteps[-1] > self.timesteps[0])
+
     def with_notes(self, *notes: str) -> StepTable:
-        """The same table with more notes."""
-        return replace(self, notes=(*self.notes, *notes))
+        """The same table with these notes too, none of them twice."""
+        return replace(self, notes=tuple(dict.fromkeys((*self.notes, *notes))))
+
+
+def start_note(alpha_bar: np.ndarray, timestep: int) -> str | None:
+    """What to say of a chain that begins with pure noise at a timestep where the network saw some of the data.
+
+    Args:
+        alpha_bar: float64 [T] of the schedule.
+        timestep: that the chain begins at.
+    """
+    if alpha_bar[timestep] <= MAX_FIRST_ALPHA_BAR:
+        return None
+    return (
+        f"the chain begins at timestep {timestep} with alpha_bar {alpha_bar[timestep]:.3g}: pure noise is not what the "
+        "network saw there"
+    )
 
 
 def rows_alpha_bar(alpha_bar: np.ndarray, timesteps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

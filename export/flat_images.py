@@ -76,9 +76,9 @@ def _regions(graph: onnx.GraphProto, shapes: dict[str, tuple[int, ...]]) -> Iter
 
 def _one_for_each_channel(shape: tuple[int, ...] | None, channels: int) -> bool:
     """Whether an operand of [N, C, H, W] does not vary within a channel: one number, or [C, 1, 1], [N, C, 1, 1]."""
-    if shape is None:
+    if shape is None or len(shape) > 4:
         return False
-    return math.prod(shape) == 1 or (len(shape) in (3, 4) and shape[-3:] in ((channels, 1, 1), (1, 1, 1)))
+    return math.prod(shape) == 1 or (len(shape) > 2 and shape[-3:] in ((channels, 1, 1), (1, 1, 1)))
 
 
 def _flatten(graph: onnx.GraphProto, region: _Region, shapes: dict[str, tuple[int, ...]]) -> None:

@@ -110,7 +110,11 @@ def tensor_types(model: onnx.ModelProto) -> dict[str, int]:
 
 def tensor_shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
     """Every shape that can be inferred, by name; 0 for an open size."""
-    return {entry.name: tuple(dim.dim_value for dim in entry.type.tensor_type.shape.dim) for entry in _inferred(model)}
+    types = {entry.name: entry.type.tensor_type for entry in _inferred(model)}
+    # Without the question, an unknown shape looks like a single number's.
+    return {
+        name: tuple(dim.dim_value for dim in kind.shape.dim) for name, kind in types.items() if kind.HasField("shape")
+    }
 
 
 def _inferred(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:

@@ -148,7 +148,10 @@ class HostChain:
 
 
 def check_seed_range(seed: int, start: int, num: int) -> None:
-    """Raises InputError unless 0 ≤ seed < 2⁶⁴, num ≥ 1 and every sample index start..start+num−1 fits 64 bits."""
+    """Raises InputError unless all are whole, 0 ≤ seed < 2⁶⁴, num ≥ 1 and every start..start+num−1 fits 64 bits."""
+    for name, value in (("seed", seed), ("start", start), ("num", num)):
+        if isinstance(value, bool) or not isinstance(value, int | np.integer):
+            raise InputError(f"{name} is {value!r}, expected a whole number")
     if not 0 <= seed < MAX_SEED:
         raise InputError(f"seed is {seed}, expected 0 to 2^64 - 1")
     if num < 1:

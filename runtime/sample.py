@@ -17,6 +17,7 @@ from commands.process_age import seconds_since_process_start
 from commands.program import run_program, say
 from commands.progress import progress_bar
 from commands.whole_files import whole_file
+from diffusion.errors import InputError
 from diffusion.step_table import StepTable
 from runtime.engines.backend_choice import choose_backend
 from runtime.host_chain import NonFiniteSample, check_seed_range
@@ -67,11 +68,11 @@ def sample(args: argparse.Namespace) -> dict[str, Any]:
     x_init, x_init_sha256 = None, None
     num = DEFAULT_NUM if args.num is None else args.num
     if args.x_init is not None:
-        first_timestep = int(table.timesteps[0])
-        x_init, x_init_sha256 = load_initial_states(
-            args.x_init, process, None if args.invert else first_timestep, args.num, args.seed, args.start
-        )
+        begins_at = None if sampler.begins_with_data else int(table.timesteps[0])
+        x_init, x_init_sha256 = load_initial_states(args.x_init, process, begins_at, args.num, args.seed, args.start)
         num = len(x_init)
+    elif sampler.begins_with_data:
+        raise InputError(f"{args.sampler}: its chain runs from data to noise; give the images with --x-init")
     check_seed_range(args.seed, args.start, num)
     if args.format in ("grid", "png"):
         check_drawable(process.sample.channels, args.format)
@@ -114,7 +115,8 @@ def _run(
         reason = choose_backend(args.backend, args.device or "cpu", sampler.engine.precision).reason
     chosen = f" because {reason}" if reason else ""
     say(f"{args.engine}: {sampler.engine.name}{chosen}, {table.sampler} with {len(table)} steps, {num} samples")
-    for note in table.notes:
+    notes = sampler.notes(with_x_init=x_init is not None)
+    for note in notes:
         say(f"note: {note}")
     plan = sampler.device_plan(num - folder.done, trajectory is not None) if num > folder.done else None
     if plan is not None:
@@ -137,7 +139,8 @@ def _run(
         "files": [str(file) for file in files],
         "engine": {"path": str(args.engine), "name": sampler.engine.name, "sha256": sampler.engine.sha256},
         **{name: identity[name] for name in ("sampler", "steps", "seed", "start", "num", "format")},
-        "notes": list(table.notes),
+        "conditioning": table.conditioning,
+        "notes": notes,
         **timing,
     }
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from commands.program import OneLineParser, make_parser
 from diffusion.errors import InputError
-from diffusion.samplers import DEFAULT_SAMPLER, SAMPLERS
+from diffusion.samplers import DEFAULT_SAMPLER, SAMPLERS, check_invertible
 from diffusion.spacing import DEFAULT_SPACING, SPACINGS
 from runtime.engines.backend_choice import BACKENDS
 from runtime.engines.opening import DEVICES
@@ -61,7 +61,7 @@ def sample_parser() -> OneLineParser:
     )
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: all this process may use)")
     chain = parser.add_argument_group("chain")
-    chain.add_argument("--sampler", default=DEFAULT_SAMPLER, metavar="NAME|FILE", help=_SAMPLER_HELP)
+    chain.add_argument("--sampler", metavar="NAME|FILE", help=_SAMPLER_HELP)
     chain.add_argument(
         "--list-samplers", action="store_true", help="print a table of the samplers, and do nothing else"
     )
@@ -97,8 +97,9 @@ def check_flags(args: argparse.Namespace) -> None:
     if args.invert:
         if args.x_init is None:
             raise InputError("--invert was given without --x-init; give the images to invert")
-        if args.sampler not in (DEFAULT_SAMPLER, "ddim") or args.eta or args.trajectory is not None:
-            raise InputError("--invert runs ddim without noise; leave out --sampler, --eta and --trajectory")
+        if args.trajectory is not None:
+            raise InputError("--invert and --trajectory were both given; a trajectory goes from noise to data")
+        check_invertible(args.sampler, eta=args.eta)
     if args.trajectory is not None and args.resume:
         raise InputError("--trajectory and --resume were both given; a resumed run has no first states to keep")
 

@@ -12,9 +12,9 @@ import numpy as np
 from diffusion.conditioning import check_conditioning
 from diffusion.errors import InputError
 from diffusion.process import Process
-from diffusion.samplers import DEFAULT_SAMPLER, ddim_inversion, make_table
+from diffusion.samplers import make_table
 from diffusion.spacing import DEFAULT_SPACING
-from diffusion.step_table import StepTable
+from diffusion.step_table import StepTable, start_note
 from runtime.device.interface import DeviceEngine
 from runtime.device.plan import DevicePlan, device_batch_size, plan_device
 from runtime.device_batches import DeviceBatch, DeviceChains
@@ -59,14 +59,15 @@ class Sampler:
     Args:
         engine: a path (`unet.onnx`, `unet.plan`, a checkpoint folder), or an engine that is already open.
         device: "cpu" or "cuda", for a path; None for "cuda" with a plan and "cpu" with the rest.
-        sampler: the method, see `diffusion.samplers.SAMPLERS`; or a table of one's own, or its JSON file.
+        sampler: the method, see `diffusion.samplers.SAMPLERS`; or a table of one's own, or its JSON file; None for
+            `ddpm`, or for `ddim` where `invert` is given.
         num_steps: network calls; None for every timestep of training.
         spacing: how the timesteps are chosen where there are fewer.
         timesteps: an explicit, strictly descending choice instead.
         from_timestep: where the chain begins, T−1 unless said.
         lambda_min: leaves out the timesteps with less half-log-SNR than this, the noisiest.
         eta: how much noise `ddim` adds, 0 to 1.
-        invert: run `ddim` upwards instead, from images to the noise it would make them from; `x_init` is the images.
+        invert: run the sampler upwards, from images to the noise it would make them from; `x_init` is the images.
         batch_size: samples per network call; None to choose by size.
         threads: of the CPU; 0 for as many as this process may use.
         flags: what the engine's file does not say of its process, and preferences for variance and clip.
@@ -85,7 +86,7 @@ class Sampler:
         engine: Engine | Path | str,
         *,
         device: str | None = None,
-        sampler: str | Path | StepTable = DEFAULT_SAMPLER,
+        sampler: str | Path | StepTable | None = None,
         num_steps: int | None = None,
         spacing: str = DEFAULT_SPACING,
         timesteps: Sequence[int] | None = None,
@@ -106,10 +107,9 @@ class Sampler:
             engine = open_engine(engine, device, threads, flags, allow_pickle, backend, precision, compiled)
         self.engine = engine
         self.table: StepTable = make_table(
-            engine.process, sampler, num_steps, spacing, timesteps, from_timestep, lambda_min, eta=eta
+            engine.process, sampler, num_steps, spacing, timesteps, from_timestep, lambda_min, invert, eta=eta
         )
-        if invert:
-            self.table = ddim_inversion(engine.process, self.table.timesteps)
+        self.begins_with_data = invert or self.table.ascending
         if engine.precision != "fp32" and not force:
             try:
                 check_conditioning(self.table, engine.precision)
@@ -132,6 +132,15 @@ class Sampler:
     def process(self) -> Process:
         """What the network was trained to do."""
         return self.engine.process
+
+    def notes(self, with_x_init: bool = False) -> list[str]:
+        """What a user should know of this chain, one line each.
+
+        Args:
+            with_x_init: whether states are given to begin with; pure noise in their place may deserve a remark.
+        """
+        begin = start_note(self.process.schedule.alpha_bar, int(self.table.timesteps[0]))
+        return [note for note in self.table.notes if not (with_x_init and note == begin)]
 
     def sample(self, num: int, seed: int = 0, start: int = 0, x_init: np.ndarray | None = None) -> np.ndarray:
         """Draw samples as images.
@@ -186,9 +195,14 @@ class Sampler:
             trajectory: filled with the states of the first samples.
 
         Raises:
-            InputError: a number out of its range, or states of another shape.
+            InputError: a number out of its range, states of another shape, or none for a chain that begins with data.
         """
         check_seed_range(seed, start, num)
+        if x_init is None and self.begins_with_data:
+            raise InputError(
+                f"the chain of {self.table.sampler} runs from data to noise and was given nothing to begin with; "
+                "expected x_init, images"
+            )
         if x_init is not None and x_init.shape != (num, *self.process.sample.chw):
             raise InputError(f"initial states have shape {x_init.shape}, expected {(num, *self.process.sample.chw)}")
         if self._device_engine is not None:

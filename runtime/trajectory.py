@@ -31,13 +31,15 @@ class Trajectory:
         x, x_start: float32 [K, n, C, H, W].
 
     Raises:
-        InputError: K is outside 2..R+1.
+        InputError: K is outside 2..R+1, or the table runs from data to noise.
     """
 
     def __init__(self, table: StepTable, shape: SampleShape, num_states: int, num: int) -> None:
         rows = len(table)
         if not 2 <= num_states <= rows + 1:
             raise InputError(f"trajectory is {num_states}, expected 2 to {rows + 1}, the states of {rows} steps")
+        if table.ascending:
+            raise InputError(f"a trajectory goes from noise to data, and the table of {table.sampler} the other way")
         self.num_samples = min(num, MAX_SAMPLES)
         self._states = np.rint(np.linspace(0, rows, num_states)).astype(np.int64)
         self._x_start_rows = np.minimum(self._states, rows - 1)

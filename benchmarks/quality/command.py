@@ -29,7 +29,7 @@ from commands.program import Report, make_parser, run_program, say
 from commands.progress import progress_bar
 from diffusion.errors import InputError
 from diffusion.process import SampleShape
-from diffusion.samplers import make_table
+from diffusion.samplers import DEFAULT_SAMPLER, make_table
 from diffusion.spacing import SPACINGS
 from runtime.engines.interface import Engine
 from runtime.engines.opening import DEVICES, open_engine
@@ -131,9 +131,9 @@ def benchmark(args: argparse.Namespace, argv: Sequence[str] | None) -> Report:
     engine = open_engine(args.engine, args.device, args.threads)
     process = engine.process
     samplers = [check_sampler(name, process) for name in args.samplers or all_samplers(process)]
-    ddpm = [name for name in samplers if name.startswith("ddpm")]
-    references = [check_sampler(name, process) for name in args.references or ddpm]
-    if not references or not all(name.startswith("ddpm") for name in references):
+    ancestral = [name for name in samplers if name.partition(":")[0] == DEFAULT_SAMPLER]
+    references = [check_sampler(name, process) for name in args.references or ancestral]
+    if not references or not all(name.partition(":")[0] == DEFAULT_SAMPLER for name in references):
         found = ", ".join(references) or "no ddpm among --samplers"
         raise InputError(f"references: found {found}; expected ddpm, as --references ddpm")
     train, held_out, data_sha256 = load_images(args.data, process.sample)

@@ -113,7 +113,7 @@ class Results:
 
     def reference(self, num_train_timesteps: int) -> Configuration | None:
         """Algorithm 2 with every timestep, with the variance that brings it nearest to the data on all seeds."""
-        references = [c for c in self.judged() if c.sampler.startswith("ddpm") and c.num_steps == num_train_timesteps]
+        references = [one for one in self.judged() if one.is_reference(num_train_timesteps)]
         return min(references, key=lambda one: self.frechet(one).mean(), default=None)
 
     def compared(self, configuration: Configuration, reference: Configuration) -> dict[str, Any]:
@@ -171,7 +171,7 @@ class Results:
         others = [
             self.compared(one, reference)
             for one in sorted(self.runs)
-            if one.num_steps == num_train_timesteps and one.sampler.startswith("ddpm") and one != reference
+            if one.is_reference(num_train_timesteps) and one != reference
             if set(self.seeds) & set(self.runs[one])
         ]
         fewer = [count for count in counts if count < num_train_timesteps]
@@ -192,7 +192,7 @@ class Results:
 
     def _screening_reference(self, num_train_timesteps: int) -> float | None:
         """The distance of Algorithm 2 with every timestep and the screening seed; None where it was not measured."""
-        references = [c for c in self.runs if c.sampler.startswith("ddpm") and c.num_steps == num_train_timesteps]
+        references = [one for one in self.runs if one.is_reference(num_train_timesteps)]
         found = [self.runs[one][SCREENING_SEED]["frechet"] for one in references if SCREENING_SEED in self.runs[one]]
         return min(found, default=None)
 

@@ -13,7 +13,7 @@ import numpy as np
 from commands.whole_files import whole_file
 from diffusion.errors import InputError
 from diffusion.process import Process
-from diffusion.samplers import SAMPLERS, make_table
+from diffusion.samplers import DEFAULT_SAMPLER, SAMPLERS, make_table
 from diffusion.spacing import SPACINGS
 from diffusion.step_table import StepTable
 from runtime.engines.interface import Engine
@@ -40,16 +40,25 @@ class Configuration:
     spacing: str
 
     @property
+    def method(self) -> str:
+        """The sampler without its variance."""
+        return self.sampler.partition(":")[0]
+
+    def is_reference(self, num_train_timesteps: int) -> bool:
+        """Whether this is Algorithm 2 with every timestep, with whichever variance."""
+        return self.method == DEFAULT_SAMPLER and self.num_steps == num_train_timesteps
+
+    @property
     def name(self) -> str:
         """For tables and file names."""
         return f"{self.sampler.replace(':', '.')}-{self.num_steps}-{self.spacing}"
 
     def table(self, process: Process) -> StepTable:
         """Its rows. Raises InputError as `diffusion.samplers.make_table`."""
-        name, _, variance = self.sampler.partition(":")
+        _, _, variance = self.sampler.partition(":")
         if variance:
             process = replace(process, variance_type=variance)
-        return make_table(process, name, self.num_steps, self.spacing)
+        return make_table(process, self.method, self.num_steps, self.spacing)
 
 
 @dataclass(frozen=True)
@@ -74,7 +83,7 @@ def check_sampler(name: str, process: Process) -> str:
     sampler, colon, variance = name.partition(":")
     if sampler not in SAMPLERS:
         raise InputError(f"sampler is {name!r}, expected some of {', '.join(SAMPLERS)}, ddpm:fixed_small")
-    if colon and (sampler != "ddpm" or variance not in _VARIANCES or process.variance_type not in _VARIANCES):
+    if colon and (sampler != DEFAULT_SAMPLER or variance not in _VARIANCES or process.variance_type not in _VARIANCES):
         raise InputError(
             f"sampler is {name!r}; a variance, {' or '.join(_VARIANCES)}, may be chosen for ddpm alone, "
             f"and not where the network has learned it (it is {process.variance_type} here)"
@@ -86,8 +95,8 @@ def all_samplers(process: Process) -> list[str]:
     """Every sampler, ddpm with both of its variances where they may be chosen."""
     if process.variance_type not in _VARIANCES:
         return list(SAMPLERS)
-    both = [f"ddpm:{variance}" for variance in ("fixed_large", "fixed_small")]
-    return [*both, *(name for name in SAMPLERS if name != "ddpm")]
+    both = [f"{DEFAULT_SAMPLER}:{variance}" for variance in reversed(_VARIANCES)]
+    return [*both, *(name for name in SAMPLERS if name != DEFAULT_SAMPLER)]
 
 
 def all_spacings() -> list[str]:

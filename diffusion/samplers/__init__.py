@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,20 +15,20 @@ from diffusion.samplers.ddpm import ddpm
 from diffusion.samplers.deis import deis, deis_3
 from diffusion.samplers.dpmpp_2m import dpmpp_2m
 from diffusion.samplers.dpmpp_sde_2m import dpmpp_sde_2m
-from diffusion.samplers.exponential_integrator import half_log_snr
+from diffusion.samplers.exponential_integrator import extrapolation_note, half_log_snr
 from diffusion.samplers.method import Method
 from diffusion.samplers.unipc import unipc
 from diffusion.samplers.user_table import check_user_table, is_table_file, read_table
 from diffusion.spacing import DEFAULT_SPACING, check_timesteps, spaced_timesteps
-from diffusion.step_table import MAX_FIRST_ALPHA_BAR, StepTable
+from diffusion.step_table import StepTable, start_note
 
-__all__ = ["DEFAULT_SAMPLER", "SAMPLERS", "Method", "ddim_inversion", "make_table"]
+__all__ = ["DEFAULT_SAMPLER", "SAMPLERS", "Method", "check_invertible", "make_table"]
 
 SAMPLERS: dict[str, Method] = {
     method.name: method
     for method in (
         Method(ddpm, order=1, histories=0, stochastic=True),
-        Method(ddim, order=1, histories=0, stochastic=False),
+        Method(ddim, order=1, histories=0, stochastic=False, inverse=ddim_inversion),
         Method(dpmpp_2m, order=2, histories=1, stochastic=False),
         Method(dpmpp_sde_2m, order=2, histories=1, stochastic=True),
         Method(deis, order=2, histories=1, stochastic=False),
@@ -37,16 +37,19 @@ SAMPLERS: dict[str, Method] = {
     )
 }
 DEFAULT_SAMPLER = "ddpm"
+# As users name them, in errors; options are named alike.
+_NAMES = {"num_steps": "steps", "from_timestep": "from-timestep", "lambda_min": "lambda-min"}
 
 
 def make_table(
     process: Process,
-    sampler: str | Path | StepTable = DEFAULT_SAMPLER,
+    sampler: str | Path | StepTable | None = None,
     num_steps: int | None = None,
     spacing: str = DEFAULT_SPACING,
     timesteps: Sequence[int] | np.ndarray | None = None,
     from_timestep: int | None = None,
     lambda_min: float | None = None,
+    invert: bool = False,
     **options: float | None,
 ) -> StepTable:
     """The table of a chain.
@@ -54,31 +57,70 @@ def make_table(
     Args:
         process: what the network was trained on.
         sampler: one of `SAMPLERS`; or a table of one's own, as it is or as the path of its JSON file (`….json`).
+            None for `DEFAULT_SAMPLER`, or where `invert` is given for the one that has an inverse.
         num_steps: network calls; None for every timestep there is.
         spacing: how `num_steps` timesteps are chosen, one of `diffusion.spacing.SPACINGS`.
         timesteps: an explicit, strictly descending choice instead of `num_steps` and `spacing`.
         from_timestep: where the chain begins, T−1 unless said: `num_steps` are spaced over 0..from_timestep.
         lambda_min: leaves out the timesteps with λ = ½ ln(ᾱ/(1−ᾱ)) below it, the noisiest, before spacing;
             −5.1 is what Lu et al. 2022 (DPM-Solver) advise for the cosine schedule.
+        invert: run the sampler's rows upwards, from data to the noise that it would make them from.
         options: of the sampler, such as `eta` of `ddim`; None for its default.
 
     Raises:
         InputError: an unknown name, an option that the sampler does not have, timesteps that are repeated, rising,
-            outside 0..T−1 or too many, or a table that the process cannot run.
+            outside 0..T−1 or too many, a table that the process cannot run, or a sampler that has no inverse.
     """
     given = {name: value for name, value in options.items() if value is not None}
-    if not isinstance(sampler, str) or is_table_file(sampler):
-        chosen = {"num_steps": num_steps, "timesteps": timesteps, "from_timestep": from_timestep}
-        extra = [name for name, value in {**chosen, "lambda_min": lambda_min, **given}.items() if value is not None]
+    if isinstance(sampler, StepTable | Path) or (isinstance(sampler, str) and is_table_file(sampler)):
+        chosen: dict[str, object] = {"num_steps": num_steps, "timesteps": timesteps, "from_timestep": from_timestep}
+        chosen |= {"lambda_min": lambda_min, "invert": invert or None, **given}
+        extra = [_NAMES.get(name, name) for name, value in chosen.items() if value is not None]
         if spacing != DEFAULT_SPACING:
             extra.append("spacing")
         if extra:
             raise InputError(f"{extra[0]} was given with a table of one's own, whose rows are chosen already")
         return check_user_table(sampler if isinstance(sampler, StepTable) else read_table(sampler), process)
-    if sampler not in SAMPLERS:
-        raise InputError(f"sampler is {sampler!r}, expected one of {', '.join(SAMPLERS)}, or a table's .json file")
+    if invert:
+        _, inverse = check_invertible(sampler, **options)
+        chain, notes = _chain_timesteps(process, num_steps, spacing, timesteps, from_timestep, lambda_min)
+        return inverse(process, chain).with_notes(*notes)
+    method = _method(DEFAULT_SAMPLER if sampler is None else sampler)
     chain, notes = _chain_timesteps(process, num_steps, spacing, timesteps, from_timestep, lambda_min)
-    return SAMPLERS[sampler].table(process, chain, **given).with_notes(*notes)
+    alpha_bar = process.schedule.alpha_bar
+    of_start = start_note(alpha_bar, int(chain[0]))
+    of_steps = extrapolation_note(alpha_bar[chain], chain) if method.histories else None
+    notes += [note for note in (of_start, of_steps) if note is not None]
+    return method.table(process, chain, **given).with_notes(*notes)
+
+
+def check_invertible(
+    sampler: str | None = None, **options: float | None
+) -> tuple[Method, Callable[[Process, np.ndarray], StepTable]]:
+    """The sampler that an inversion runs upwards, and the function that makes its rows.
+
+    Args:
+        sampler: one of `SAMPLERS`; None for the one that can be inverted.
+        options: of the sampler; an inversion takes none, as it adds no noise.
+
+    Raises:
+        InputError: an unknown sampler, one that cannot be inverted, or an option other than 0.
+    """
+    invertible = [method for method in SAMPLERS.values() if method.inverse is not None]
+    method = invertible[0] if sampler is None else _method(sampler)
+    if method.inverse is None:
+        names = ", ".join(candidate.name for candidate in invertible)
+        raise InputError(f"sampler is {method.name}, which cannot be inverted; expected {names}")
+    for name, value in options.items():
+        if value:
+            raise InputError(f"{name} is {value}, but an inversion adds no noise; leave it out")
+    return method, method.inverse
+
+
+def _method(sampler: object) -> Method:
+    if not isinstance(sampler, str) or sampler not in SAMPLERS:
+        raise InputError(f"sampler is {sampler!r}, expected one of {', '.join(SAMPLERS)}, or a table's .json file")
+    return SAMPLERS[sampler]
 
 
 def _chain_timesteps(
@@ -97,20 +139,23 @@ def _chain_timesteps(
         if num_steps is not None:
             raise InputError("steps and timesteps were both given, expected one of them")
         if lambda_min is not None:
-            raise InputError("lambda_min and timesteps were both given, expected one of them")
+            raise InputError("lambda-min and timesteps were both given, expected one of them")
+        if spacing != DEFAULT_SPACING:
+            raise InputError("spacing and timesteps were both given, expected one of them")
         chosen = check_timesteps(timesteps, total)
         if from_timestep is not None and chosen[0] != from_timestep:
             raise InputError(f"timesteps begin at {chosen[0]}, but from-timestep is {from_timestep}; expected the same")
     else:
         reachable = total
         if from_timestep is not None:
-            (start,) = check_timesteps([from_timestep], total)
-            reachable = int(start) + 1
+            if not _is_whole(from_timestep) or not 0 <= from_timestep < total:
+                raise InputError(f"from-timestep is {from_timestep!r}, expected a whole number from 0 to {total - 1}")
+            reachable = int(from_timestep) + 1
         if lambda_min is not None:
             above = _timesteps_above(lambda_min, schedule.alpha_bar)
             if from_timestep is not None and above < reachable:
                 raise InputError(
-                    f"from-timestep is {from_timestep}, but lambda_min {lambda_min} allows timesteps up to {above - 1}"
+                    f"from-timestep is {from_timestep}, but lambda-min {lambda_min} allows timesteps up to {above - 1}"
                 )
             reachable = min(reachable, above)
         covered = schedule if reachable == total else schedule.truncated(reachable)
@@ -119,18 +164,19 @@ def _chain_timesteps(
             notes.append(
                 f"{spacing} spacing begins at timestep {chosen[0]}, not at {reachable - 1}; trailing spacing reaches it"
             )
-    if from_timestep is None and schedule.alpha_bar[chosen[0]] > MAX_FIRST_ALPHA_BAR:
-        notes.append(
-            f"the chain begins at timestep {chosen[0]} with alpha_bar {schedule.alpha_bar[chosen[0]]:.3g}: "
-            "pure noise is not what the network saw there"
-        )
     return chosen, notes
 
 
 def _timesteps_above(lambda_min: float, alpha_bar: np.ndarray) -> int:
     """How many timesteps, from 0 on, have λ of at least `lambda_min`."""
+    if isinstance(lambda_min, bool) or not isinstance(lambda_min, int | float | np.integer | np.floating):
+        raise InputError(f"lambda-min is {lambda_min!r}, expected a number")
     lambdas = half_log_snr(alpha_bar)
     count = int(np.count_nonzero(lambdas >= lambda_min))
     if count == 0:
-        raise InputError(f"lambda_min is {lambda_min}, expected at most {lambdas[0]:.3g}, that of timestep 0")
+        raise InputError(f"lambda-min is {lambda_min}, expected at most {lambdas[0]:.3g}, that of timestep 0")
     return count
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)

@@ -14,6 +14,9 @@ import math
 
 import numpy as np
 
+# Of `extrapolation`: the spacings reach 2.5, logsnr with 250 steps of a cosine schedule 4.4.
+MAX_EXTRAPOLATION = 5.0
+
 
 def first_order(alpha_bar: np.ndarray, alpha_bar_prev: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(A, B) of x' = A·x + B·x_start, exact where x_start does not change: DDIM (Song et al. 2021, eq. 12, σ = 0).
@@ -49,6 +52,26 @@ def extrapolation(h: np.ndarray, h_prev: np.ndarray) -> np.ndarray:
     kappa = np.zeros_like(h)
     kappa[1:-1] = h[1:-1] / (2.0 * h_prev[1:-1])
     return kappa
+
+
+def extrapolation_note(alpha_bar: np.ndarray, timesteps: np.ndarray) -> str | None:
+    """What to say of timesteps that carry x_start very far along its last difference, which multiplies its error.
+
+    Every spacing stays below for any number of steps; a choice of one's own may not.
+
+    Args:
+        alpha_bar: float64 [R], of the rows.
+        timesteps: int64 [R].
+    """
+    h, h_prev = log_snr_steps(alpha_bar, np.append(alpha_bar[1:], 1.0))
+    kappa = extrapolation(h, h_prev)
+    row = int(kappa.argmax())
+    if kappa[row] <= MAX_EXTRAPOLATION:
+        return None
+    return (
+        f"the step from timestep {timesteps[row]} to {timesteps[row + 1]} is {2.0 * kappa[row]:.3g} times the one "
+        "before it in log-SNR: x_start is extrapolated that far, and its error with it"
+    )
 
 
 def phi(order: int, z: np.ndarray) -> np.ndarray:

@@ -23,12 +23,14 @@ class Method:
         order: of the method as its paper counts it, its first and last rows apart.
         histories: 0, 1 or 2, what it keeps beside x.
         stochastic: whether it adds noise with its default options.
+        inverse: (process, timesteps) → the table that runs its rows upwards, from data to noise; None if there is none.
     """
 
     make: Callable[..., StepTable]
     order: int
     histories: int
     stochastic: bool
+    inverse: Callable[[Process, np.ndarray], StepTable] | None = None
 
     @property
     def name(self) -> str:
@@ -58,4 +60,4 @@ class Method:
                 raise InputError(f"{name} was given, but sampler {self.name} does not take it: {has}")
             if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
                 raise InputError(f"{name} is {value!r}, expected a number")
-        return self.make(process, timesteps, **options)
+        return self.make(process, timesteps, **{name: float(value) for name, value in options.items()})

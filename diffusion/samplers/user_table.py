@@ -30,7 +30,7 @@ import numpy as np
 from diffusion.errors import InputError
 from diffusion.prediction import x_start_coefficients
 from diffusion.process import Process
-from diffusion.step_table import COLUMNS, StepTable
+from diffusion.step_table import COLUMNS, StepTable, start_note
 
 TABLE_FORMAT = 1
 _REQUIRED = ("format", "sampler", "clip", "histories", "rows")
@@ -55,10 +55,10 @@ def read_table(path: str | Path) -> StepTable:
         raise InputError(f"{path}: cannot read it as a table ({error})") from None
     try:
         fields = json.loads(text, object_pairs_hook=_without_repeats)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise InputError(f"{path}: not JSON ({error})") from None
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
+    except (ValueError, RecursionError) as error:  # a number of more digits than Python reads is a ValueError alone
+        raise InputError(f"{path}: not JSON ({error})") from None
     return table_from_json(fields, str(path))
 
 
@@ -97,7 +97,7 @@ def table_to_json(table: StepTable) -> dict[str, Any]:
 
 
 def check_user_table(table: StepTable, process: Process) -> StepTable:
-    """The table, if the process can run it; with a note where its x_start is not the process's.
+    """The table, if the process can run it; with notes on what differs from what the process would do.
 
     Raises:
         InputError: a timestep the network was not trained on, or a learned variance it does not predict.
@@ -110,15 +110,25 @@ def check_user_table(table: StepTable, process: Process) -> StepTable:
             f"{name}: learned is true, but variance_type of the process is {process.variance_type}; "
             "expected learned_range"
         )
+    notes: list[str | None] = []
+    if table.ascending:
+        notes.append("the timesteps ascend: the chain runs from data to noise")
+    else:
+        notes.append(start_note(process.schedule.alpha_bar, int(table.timesteps[0])))
+    clip = np.inf if process.clip_sample is None else process.clip_sample
+    if table.clip != clip:
+        said = ["none" if np.isinf(bound) else f"{bound:g}" for bound in (table.clip, clip)]
+        notes.append(f"the clip of x_start is the table's, {said[0]}, where the process has {said[1]}")
     expected = x_start_coefficients(process.prediction_type, process.schedule.alpha_bar[table.timesteps])
     for column, values in zip("uv", expected, strict=True):
         off = np.flatnonzero(~np.isclose(table.column(column), values, rtol=1e-4, atol=1e-6))
         if off.size:
-            return table.with_notes(
+            notes.append(
                 f"{column} at timestep {table.timesteps[off[0]]} is {table.column(column)[off[0]]:.6g}, where the "
                 f"schedule and a prediction of {process.prediction_type} give {values[off[0]]:.6g}"
             )
-    return table
+            break
+    return table.with_notes(*(note for note in notes if note is not None))
 
 
 def _table(fields: object) -> StepTable:
@@ -129,8 +139,8 @@ def _table(fields: object) -> StepTable:
     _check_names(fields, _REQUIRED, _FIELDS, "the table")
     name, clip, rows = fields["sampler"], fields["clip"], fields["rows"]
     learned, h2, notes = fields.get("learned", False), fields.get("h2", "h1"), fields.get("notes", [])
-    if not isinstance(name, str) or not name:
-        raise InputError(f"sampler is {name!r}, expected a name")
+    if not isinstance(name, str) or not name or not name.isprintable():
+        raise InputError(f"sampler is {name!r}, expected a name in printable characters")
     if clip is not None and not _is_number(clip):
         raise InputError(f"clip is {clip!r}, expected a positive number or null")
     if not _is_whole(fields["histories"]):
@@ -139,8 +149,8 @@ def _table(fields: object) -> StepTable:
         raise InputError(f"learned is {learned!r}, expected true or false")
     if h2 not in _H2:
         raise InputError(f"h2 is {h2!r}, expected one of {', '.join(_H2)}")
-    if not isinstance(notes, list) or not all(isinstance(note, str) for note in notes):
-        raise InputError(f"notes is {notes!r}, expected a list of strings")
+    if not isinstance(notes, list) or not all(isinstance(note, str) and note.isprintable() for note in notes):
+        raise InputError(f"notes is {notes!r}, expected a list of strings, one line each, in printable characters")
     if not isinstance(rows, list) or not rows:
         raise InputError("rows is not a non-empty list")
     timesteps = np.zeros(len(rows), dtype=np.int64)

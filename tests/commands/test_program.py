@@ -58,6 +58,15 @@ def test_the_report_is_a_summary_or_one_json_object(capsys):
     assert (json.loads(out), err) == ({"size": 5}, "")
 
 
+@pytest.mark.parametrize("flag", [[], ["--json"]])
+def test_a_closed_pipe_ends_quietly(flag):
+    command = [sys.executable, "-m", "runtime.sample", "--list-samplers", *flag]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()  # before there is anything to read
+        assert process.stderr.read() == b""
+        assert process.wait() == 0
+
+
 def test_usage_errors_are_one_line_with_code_2(capsys):
     with pytest.raises(SystemExit) as caught:
         run(lambda args: {}, "--size", "x")

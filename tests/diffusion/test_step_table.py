@@ -7,6 +7,7 @@ from diffusion.errors import InputError
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import Process, SampleShape
 from diffusion.samplers import make_table
+from diffusion.spacing import SPACINGS
 from diffusion.step_table import COLUMNS, StepTable
 
 PROCESS = Process(SampleShape(3, 8, 8), NoiseSchedule.make("linear"), clip_sample=1.0)
@@ -43,14 +44,49 @@ def test_from_timestep_spaces_the_steps_below_it():
     np.testing.assert_array_equal(make_table(PROCESS, from_timestep=2).timesteps, [2, 1, 0])
     table = make_table(PROCESS, timesteps=[400, 20], from_timestep=400)
     np.testing.assert_array_equal(table.timesteps, [400, 20])
-    assert table.notes == ()  # beginning in the middle is what was asked for
+    (note,) = table.notes
+    assert "begins at timestep 400 with alpha_bar 0.1" in note
 
 
 def test_remarks():
     (note,) = make_table(PROCESS, num_steps=7, spacing="leading").notes
     assert "begins at timestep 852, not at 999" in note
+    # leading reaches T−1 with every timestep alone: 50 divides 1,000, and it begins at 980.
+    (note,) = make_table(PROCESS, num_steps=50, spacing="leading").notes
+    assert "begins at timestep 980, not at 999" in note
+    assert make_table(PROCESS, spacing="leading").notes == ()
     (note,) = make_table(PROCESS, timesteps=[500, 0]).notes
     assert "alpha_bar 0.0" in note
+    # Where pure noise deserves a remark: above ᾱ = 0.01.
+    alpha_bar = PROCESS.schedule.alpha_bar
+    above = int(np.count_nonzero(alpha_bar > 0.01)) - 1
+    assert make_table(PROCESS, timesteps=[above + 1, 0]).notes == ()
+    assert len(make_table(PROCESS, timesteps=[above, 0]).notes) == 1
+    # A remark comes once, though its table is read again.
+    saved = make_table(PROCESS, timesteps=[500, 0])
+    assert make_table(PROCESS, saved).notes == saved.notes
+
+
+def test_far_extrapolation_is_remarked_on():
+    (note,) = make_table(PROCESS, "dpmpp_2m", timesteps=[999, 998, 1, 0]).notes
+    assert "the step from timestep 998 to 1 is" in note
+    assert make_table(PROCESS, "ddim", timesteps=[999, 998, 1, 0]).notes == ()
+    for spacing in SPACINGS:
+        for num_steps in (3, 5, 10, 20, 50, 250):
+            notes = make_table(PROCESS, "unipc", num_steps, spacing).notes
+            assert not any("extrapolated" in note for note in notes)
+
+
+def test_an_inversion_ascends():
+    forward = make_table(PROCESS, "ddim", num_steps=5)
+    for sampler in (None, "ddim"):
+        table = make_table(PROCESS, sampler, num_steps=5, invert=True)
+        assert (table.sampler, table.ascending, forward.ascending) == ("ddim_inversion", True, False)
+        np.testing.assert_array_equal(table.timesteps, forward.timesteps[::-1])
+    assert make_table(PROCESS, num_steps=5, invert=True, eta=0.0).notes == ()
+    # It begins with data, so nothing is said of noise; what is said of the spacing stays.
+    (note,) = make_table(PROCESS, num_steps=7, spacing="leading", invert=True).notes
+    assert "begins at timestep 852" in note
 
 
 @pytest.mark.parametrize(
@@ -64,7 +100,14 @@ def test_remarks():
         ({"timesteps": [1, 3]}, "strictly descending"),
         ({"timesteps": [1000]}, "expected 0 to 999"),
         ({"timesteps": []}, "non-empty"),
-        ({"from_timestep": 1000}, "expected 0 to 999"),
+        ({"from_timestep": 1000}, "from-timestep is 1000, expected a whole number from 0 to 999"),
+        ({"from_timestep": -1}, "from-timestep is -1, expected"),
+        ({"from_timestep": 1.5}, "from-timestep is 1.5, expected"),
+        ({"timesteps": [999, 0], "spacing": "logsnr"}, "spacing and timesteps were both given"),
+        ({"lambda_min": "low"}, "lambda-min is 'low', expected a number"),
+        ({"sampler": "dpmpp_2m", "invert": True}, "sampler is dpmpp_2m, which cannot be inverted; expected ddim"),
+        ({"sampler": "ddpm", "invert": True}, "sampler is ddpm, which cannot be inverted; expected ddim"),
+        ({"invert": True, "eta": 0.7}, "eta is 0.7, but an inversion adds no noise"),
         ({"from_timestep": 300, "timesteps": [200, 0]}, "begin at 200, but from-timestep is 300"),
         ({"from_timestep": 300, "num_steps": 302}, "from 1 to 301"),
     ],
@@ -82,6 +125,7 @@ def test_impossible_chains(arguments, says):
         ({"histories": 3}, "histories is 3"),
         ({"clip": 0.0}, "clip is 0.0"),
         ({"clip": np.nan}, "clip is nan"),
+        ({"h2_is_x_start": True}, "h2 is x_start, but with histories 0 there is no h2"),
     ],
 )
 def test_impossible_tables(changes, says):

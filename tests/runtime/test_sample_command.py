@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import Process, SampleShape
 from diffusion.reference_loop import initial_noise, reference_loop
 from diffusion.samplers import SAMPLERS, make_table
+from diffusion.samplers.user_table import table_to_json
 from runtime.images import dequantize, quantize
 from runtime.run_folder import sole_run
 from runtime.sample import main
@@ -182,6 +184,54 @@ def test_an_inverted_image_samples_to_itself(folder):
     np.testing.assert_allclose(np.load("again/samples.npy"), dequantize(images), atol=0.05)
 
 
+def test_a_table_of_ones_own_draws_what_its_sampler_draws(folder, capsys):
+    common = ["--format", "npy", "--num", "3", "--json"]
+    Path("mine.json").write_text(json.dumps(table_to_json(make_table(PROCESS, "unipc", 7, "logsnr"))))
+    assert main([*common, "--sampler", "unipc", "--steps", "7", "--spacing", "logsnr", "--out", "named"]) == 0
+    assert main([*common, "--sampler", "mine.json", "--out", "mine"]) == 0
+    np.testing.assert_array_equal(np.load("mine/samples.npy"), np.load("named/samples.npy"))
+    named, mine = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert (mine["sampler"], mine["steps"]) == (named["sampler"], named["steps"]) == ("unipc", 7)
+    assert mine["conditioning"] == named["conditioning"] == make_table(PROCESS, "unipc", 7, "logsnr").conditioning
+
+
+def test_a_table_that_runs_upwards_begins_with_images_as_they_are(folder, capsys):
+    np.save("images.npy", np.random.default_rng(0).integers(60, 120, (2, 8, 8, 1), dtype=np.uint8))
+    Path("up.json").write_text(json.dumps(table_to_json(make_table(PROCESS, num_steps=6, invert=True))))
+    begin = ["--format", "npy", "--x-init", "images.npy"]
+    assert main([*begin, "--invert", "--steps", "6", "--out", "inverted"]) == 0
+    assert main([*begin, "--sampler", "up.json", "--out", "up"]) == 0
+    np.testing.assert_array_equal(np.load("up/samples.npy"), np.load("inverted/samples.npy"))
+    assert "note: the timesteps ascend: the chain runs from data to noise" in capsys.readouterr().err
+    assert main(["--sampler", "up.json", "--out", "none"]) == 2
+    assert "up.json: its chain runs from data to noise; give the images with --x-init" in capsys.readouterr().err
+    assert main([*begin, "--sampler", "up.json", "--trajectory", "2", "--out", "none"]) == 2
+    assert "a trajectory goes from noise to data" in capsys.readouterr().err
+    assert not Path("none").exists()
+
+
+def test_noise_where_the_network_saw_data_is_remarked_on(folder, capsys):
+    np.save("states.npy", initial_noise((1, 1, 8, 8), 77, 0))
+    middle = ["--from-timestep", "300", "--steps", "2", "--json"]
+    assert main([*middle, "--num", "1"]) == 0
+    out, err = capsys.readouterr()
+    (note,) = json.loads(out)["notes"]
+    assert "begins at timestep 300" in note
+    assert "pure noise is not what the network saw there" in err
+    assert main([*middle, "--x-init", "states.npy", "--out", "given"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["notes"] == []
+    assert "pure noise" not in err
+
+
+def test_lambda_min_leaves_out_the_noisiest(folder, capsys):
+    assert main(["--format", "npy", "--num", "2", "--steps", "5", "--lambda-min", "-3"]) == 0
+    table = make_table(PROCESS, num_steps=5, lambda_min=-3.0)
+    assert table.timesteps[0] < 999
+    reference = reference_loop(table, NETWORK, initial_noise((2, 1, 8, 8), 0, 0))
+    np.testing.assert_allclose(np.load("samples/samples.npy"), reference, rtol=0, atol=2e-5)
+
+
 def test_the_same_run_again_replaces_and_another_run_is_refused(folder, capsys):
     assert main(["--num", "2", "--steps", "5", "--format", "png"]) == 0
     first = tree(folder / "samples")
@@ -226,7 +276,8 @@ def test_foreign_files_are_never_overwritten(folder, capsys):
         (["--threads", "-2"], 2, "--threads is -2"),
         (["--timesteps", "5,5"], 2, "strictly descending"),
         (["--timesteps", "a"], 2, "expected whole numbers such as 999,500,0"),
-        (["--from-timestep", "1000"], 2, "expected 0 to 999"),
+        (["--from-timestep", "1000"], 2, "from-timestep is 1000, expected a whole number from 0 to 999"),
+        (["--timesteps", "999,0", "--spacing", "logsnr"], 2, "spacing and timesteps were both given"),
         (["--trajectory", "1"], 2, "trajectory is 1, expected 2 to 1001"),
         (["--trajectory", "4", "--resume"], 2, "both given"),
         (["--resume"], 2, "found no run.json"),
@@ -245,10 +296,12 @@ def test_foreign_files_are_never_overwritten(folder, capsys):
         (["--sampler", "magic"], 2, "sampler is 'magic', expected one of ddpm, ddim"),
         (["--sampler", "none.json"], 2, "none.json"),
         (["--invert"], 2, "--invert was given without --x-init"),
-        (["--invert", "--x-init", "wrong.npy", "--sampler", "deis"], 2, "--invert runs ddim without noise"),
+        (["--invert", "--x-init", "wrong.npy", "--sampler", "deis"], 2, "sampler is deis, which cannot be inverted"),
+        (["--invert", "--x-init", "wrong.npy", "--eta", "0.5"], 2, "eta is 0.5, but an inversion adds no noise"),
+        (["--invert", "--x-init", "wrong.npy", "--trajectory", "2"], 2, "--invert and --trajectory were both given"),
         (["--eta", "0.5"], 2, "eta was given, but sampler ddpm does not take it"),
         (["--sampler", "ddim", "--eta", "7"], 2, "eta is 7.0, expected 0 to 1."),
-        (["--lambda-min", "50"], 2, "lambda_min is 50.0, expected at most"),
+        (["--lambda-min", "50"], 2, "lambda-min is 50.0, expected at most"),
     ],
 )
 def test_bad_input_is_one_line_and_changes_nothing(folder, capsys, arguments, code, says):

@@ -36,6 +36,29 @@ def test_an_open_engine_serves_several_samplers(onnx_file):
     np.testing.assert_array_equal(first.sample(2), before)
 
 
+def test_an_inversion_needs_images_and_takes_no_noise(onnx_file):
+    inverse = Sampler(onnx_file, num_steps=3, invert=True)
+    with pytest.raises(InputError, match="runs from data to noise and was given nothing to begin with"):
+        inverse.sample(2)
+    with pytest.raises(InputError, match="sampler is unipc, which cannot be inverted"):
+        Sampler(onnx_file, sampler="unipc", invert=True)
+    with pytest.raises(InputError, match="but an inversion adds no noise"):
+        Sampler(onnx_file, eta=0.7, invert=True)
+    # One row has no direction of its own.
+    one = Sampler(onnx_file, num_steps=1, invert=True)
+    with pytest.raises(InputError, match="given nothing to begin with"):
+        one.sample(1)
+
+
+def test_seeds_and_indices_are_whole_numbers(onnx_file):
+    sampler = Sampler(onnx_file, num_steps=2)
+    with pytest.raises(InputError, match="seed is 1.5, expected a whole number"):
+        sampler.sample(1, seed=1.5)
+    with pytest.raises(InputError, match="start is True, expected a whole number"):
+        sampler.sample(1, start=True)
+    np.testing.assert_array_equal(sampler.sample(2, seed=np.int64(3)), sampler.sample(2, seed=3))
+
+
 def test_batches_come_in_order_and_are_not_overwritten(onnx_file):
     sampler = Sampler(onnx_file, batch_size=2, num_steps=3)
     batches = list(sampler.batches(5, start=7))

@@ -66,12 +66,12 @@ def test_lambda_min_makes_room_for_logsnr_spacing_with_zero_terminal_snr():
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ({"lambda_min": 9.0}, "lambda_min is 9.0, expected at most"),
-        ({"lambda_min": np.nan}, "lambda_min is nan"),
-        ({"lambda_min": -5.1, "timesteps": [999, 0]}, "lambda_min and timesteps were both given"),
+        ({"lambda_min": 9.0}, "lambda-min is 9.0, expected at most"),
+        ({"lambda_min": np.nan}, "lambda-min is nan"),
+        ({"lambda_min": -5.1, "timesteps": [999, 0]}, "lambda-min and timesteps were both given"),
         (
             {"lambda_min": -5.1, "from_timestep": 999},
-            "from-timestep is 999, but lambda_min -5.1 allows timesteps up to",
+            "from-timestep is 999, but lambda-min -5.1 allows timesteps up to",
         ),
         ({"lambda_min": -5.1, "num_steps": 1000}, "steps is 1000, expected a whole number from 1 to 99"),
     ],

@@ -57,6 +57,9 @@ def test_what_is_not_said_is_0():
         ({"format": 1}, "the table has no 'sampler'"),
         ({**MINE, "step": 3}, "the table has a field 'step', expected format, sampler"),
         ({**MINE, "sampler": 3}, "sampler is 3, expected a name"),
+        ({**MINE, "sampler": "a\x1b[31m"}, "expected a name in printable characters"),
+        ({**MINE, "notes": ["two\nlines"]}, "expected a list of strings, one line each"),
+        ({**MINE, "h2": "x_start"}, "h2 is x_start, but with histories 0 there is no h2"),
         ({**MINE, "clip": "1"}, "clip is '1', expected a positive number or null"),
         ({**MINE, "clip": -1}, "clip is -1.0, expected a positive"),
         ({**MINE, "histories": 1.0}, "histories is 1.0, expected 0, 1 or 2"),
@@ -92,6 +95,7 @@ def test_impossible_files(fields, says):
         (b"{", "not JSON"),
         (b"\xff\xfe", "cannot read it as a table"),
         (b"[" * 100_000, "not JSON"),
+        (b'{"clip": 1' + b"0" * 5000 + b"}", "not JSON"),
         (b'{"format": 1, "format": 1}', "the field 'format' stands twice in one object"),
         (b'{"rows": [{"t": 1, "a": 1, "a": 2}]}', "the field 'a' stands twice"),
     ],
@@ -111,9 +115,17 @@ def test_a_missing_file(tmp_path):
 
 def test_a_table_has_its_rows_already():
     table = table_from_json(MINE)
-    for extra in ({"num_steps": 3}, {"timesteps": [1]}, {"lambda_min": -5.0}, {"eta": 0.5}, {"spacing": "leading"}):
+    for extra in (
+        {"num_steps": 3},
+        {"timesteps": [1]},
+        {"lambda_min": -5.0},
+        {"eta": 0.5},
+        {"spacing": "leading"},
+        {"invert": True},
+    ):
         (name,) = extra
-        with pytest.raises(InputError, match=f"{name} was given with a table of one's own"):
+        said = {"num_steps": "steps", "lambda_min": "lambda-min"}.get(name, name)
+        with pytest.raises(InputError, match=f"{said} was given with a table of one's own"):
             make_table(a_process(), table, **extra)
 
 
@@ -124,6 +136,20 @@ def test_the_process_must_be_able_to_run_it():
     with pytest.raises(InputError, match="learned is true, but variance_type of the process is fixed_small"):
         make_table(a_process(), learned)
     assert make_table(a_process(variance_type="learned_range"), learned).learned
+
+
+def test_what_a_process_would_do_otherwise_is_remarked_on():
+    clipped, unclipped = a_process(clip_sample=1.0), a_process(clip_sample=None)
+    table = make_table(clipped, "ddim", 5)
+    assert make_table(clipped, table).notes == ()
+    assert make_table(unclipped, table).notes == ("the clip of x_start is the table's, 1, where the process has none",)
+    (note,) = make_table(clipped, make_table(unclipped, "ddim", 5)).notes
+    assert "the table's, none, where the process has 1" in note
+    (note,) = make_table(clipped, make_table(clipped, num_steps=5, invert=True)).notes
+    assert note == "the timesteps ascend: the chain runs from data to noise"
+    fields = table_to_json(make_table(clipped, "ddim", timesteps=[500, 0])) | {"notes": []}
+    (note,) = make_table(clipped, table_from_json(fields)).notes
+    assert "begins at timestep 500 with alpha_bar" in note
 
 
 def test_an_x_start_that_is_not_the_process_s_is_remarked_on():
