@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
+from torchmetrics.image.fid import FrechetInceptionDistance
 
 from benchmarks.quality.digit_features import NUM_FEATURES, DigitFeatures
 from benchmarks.quality.frechet import Gaussian, frechet_distance
@@ -36,6 +37,26 @@ def test_frechet_distance_agrees_with_the_root_of_the_product():
     expected = apart @ apart + np.trace(first.covariance + second.covariance - 2 * root)
     assert frechet_distance(first, second) == pytest.approx(expected, rel=1e-10)
     assert frechet_distance(second, first) == pytest.approx(expected, rel=1e-10)
+
+
+class Unchanged(torch.nn.Module):
+    """Stands where torchmetrics expects a network: the features are given."""
+
+    num_features = 6
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return features
+
+
+def test_frechet_distance_is_that_of_torchmetrics():
+    rng = np.random.default_rng(5)
+    real = rng.normal(size=(500, 6)) @ rng.normal(size=(6, 6))
+    generated = rng.normal(1.0, 2.0, size=(400, 6))
+    theirs = FrechetInceptionDistance(feature=Unchanged())
+    theirs.update(torch.from_numpy(real), real=True)
+    theirs.update(torch.from_numpy(generated), real=False)
+    ours = frechet_distance(Gaussian.fit(real), Gaussian.fit(generated))
+    assert ours == pytest.approx(float(theirs.compute()), rel=1e-12)
 
 
 def test_frechet_distance_agrees_with_the_nuclear_norm_where_there_are_fewer_samples_than_features():
