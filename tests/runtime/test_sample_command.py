@@ -10,38 +10,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from diffusion.noise_schedule import NoiseSchedule
-from diffusion.process import Process, SampleShape
 from diffusion.reference_loop import initial_noise, reference_loop
-from diffusion.samplers import SAMPLERS, make_table
-from diffusion.samplers.user_table import table_to_json
-from runtime.images import dequantize, quantize
+from diffusion.samplers import make_table
+from runtime.images import quantize
 from runtime.run_folder import sole_run
 from runtime.sample import main
 from tests.gaussian import GaussianNetwork
-
-PROCESS = Process(SampleShape(1, 8, 8, 17), NoiseSchedule.make("linear"), variance_type="fixed_large")
-NETWORK = GaussianNetwork(PROCESS, mean=-0.3, std=0.4)
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """A working folder that holds unet.onnx."""
-    NETWORK.save_onnx(tmp_path / "unet.onnx")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+from tests.runtime.gaussian_folder import NETWORK, PROCESS, pixels
 
 
 def expected(num: int, num_steps: int | None = None, seed: int = 0, start: int = 0) -> np.ndarray:
     table = make_table(PROCESS, num_steps=num_steps)
     return reference_loop(table, NETWORK, initial_noise((num, 1, 8, 8), seed, start), seed, start)
-
-
-def pixels(path: str) -> np.ndarray:
-    with Image.open(path) as image:
-        return np.asarray(image)
 
 
 def tree(folder) -> dict[str, bytes]:
@@ -101,135 +82,6 @@ def test_json_is_one_object_and_all_of_standard_output(folder, capsys):
     assert (report["num"], report["steps"], report["seed"], report["sampler"]) == (2, 5, 0, "ddpm")
     assert report["ms_per_step"] > 0
     assert report["first_step_seconds"] > 0
-
-
-def test_trajectory_runs_from_noise_to_image(folder):
-    assert main(["--format", "npy", "--num", "3", "--steps", "9", "--trajectory", "4"]) == 0
-    with np.load("samples/trajectory.npz") as file:
-        timesteps, x, x_start = file["timesteps"], file["x"], file["x_start"]
-    assert x.shape == x_start.shape == (4, 3, 1, 8, 8)
-    table = make_table(PROCESS, num_steps=9)
-    np.testing.assert_array_equal(timesteps, [*table.timesteps[[0, 3, 6]], -1])
-    np.testing.assert_array_equal(x[0], initial_noise((3, 1, 8, 8), 0, 0))
-    np.testing.assert_array_equal(x[-1], np.load("samples/samples.npy"))
-    # Beside a state stands the prediction made from it.
-    alpha_bar = PROCESS.schedule.alpha_bar[timesteps[1]]
-    eps = NETWORK(x[1].astype(float), np.full(3, timesteps[1]))
-    np.testing.assert_allclose(
-        x_start[1], np.clip((x[1] - np.sqrt(1 - alpha_bar) * eps) / np.sqrt(alpha_bar), -1, 1), atol=1e-4
-    )
-    for name in ("trajectory_x.png", "trajectory_x_start.png"):
-        assert pixels(f"samples/{name}").shape[::-1] == (4 * 66 + 2, 3 * 66 + 2)
-
-
-def test_explicit_timesteps_and_spacing(folder, capsys):
-    assert main(["--json", "--timesteps", "999,500,0", "--num", "1"]) == 0
-    assert json.loads(capsys.readouterr().out)["steps"] == 3
-    assert main(["--json", "--steps", "7", "--spacing", "leading", "--num", "1", "--out", "b"]) == 0
-    out, err = capsys.readouterr()
-    assert "begins at timestep 852" in json.loads(out)["notes"][0]
-    assert "note: leading spacing begins at timestep 852" in err
-
-
-@pytest.mark.parametrize("name", SAMPLERS)
-def test_every_sampler_runs_and_follows_the_float64_loop(folder, name):
-    assert main(["--format", "npy", "--num", "3", "--steps", "20", "--sampler", name]) == 0
-    table = make_table(PROCESS, name, 20)
-    reference = reference_loop(table, NETWORK, initial_noise((3, 1, 8, 8), 0, 0))
-    np.testing.assert_allclose(np.load("samples/samples.npy"), reference, rtol=0, atol=4 * table.absolute_tolerance())
-
-
-def test_eta_reaches_the_sampler(folder):
-    assert main(["--format", "npy", "--num", "2", "--steps", "20", "--sampler", "ddim", "--eta", "1"]) == 0
-    reference = reference_loop(make_table(PROCESS, "ddim", 20, eta=1.0), NETWORK, initial_noise((2, 1, 8, 8), 0, 0))
-    np.testing.assert_allclose(np.load("samples/samples.npy"), reference, rtol=0, atol=4e-5)
-
-
-def test_the_list_of_samplers_needs_no_engine(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    assert main(["--list-samplers"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines[1:]] == list(SAMPLERS)
-    assert "--eta" in lines[1 + list(SAMPLERS).index("ddim")]
-
-
-def test_given_states_are_taken_as_they_are(folder):
-    states = initial_noise((3, 1, 8, 8), 77, 0)
-    np.save("states.npy", states)
-    assert main(["--format", "npy", "--x-init", "states.npy", "--from-timestep", "300", "--steps", "10"]) == 0
-    table = make_table(PROCESS, num_steps=10, from_timestep=300)
-    np.testing.assert_allclose(np.load("samples/samples.npy"), reference_loop(table, NETWORK, states), atol=2e-5)
-
-
-def test_given_images_are_noised_to_the_timestep(folder):
-    image = np.full((8, 8), 200, np.uint8)
-    Image.fromarray(image).save("seven.png")
-    arguments = ["--format", "npy", "--x-init", "seven.png", "--from-timestep", "5", "--num", "4"]
-    assert main(arguments) == 0
-    samples = np.load("samples/samples.npy")
-    assert len({sample.tobytes() for sample in samples}) == 4  # variations of one image
-    np.testing.assert_allclose(samples.mean(), 200 / 127.5 - 1, atol=0.05)  # close to it, from so late a timestep
-
-
-def test_an_inverted_image_samples_to_itself(folder):
-    rng = np.random.default_rng(0)
-    images = rng.integers(60, 120, (3, 8, 8, 1), dtype=np.uint8)
-    np.save("images.npy", images)
-    chain = ["--steps", "200", "--format", "npy", "--clip-sample", "none"]  # a clip loses what it cuts off
-    assert main(["--x-init", "images.npy", "--invert", *chain, "--out", "noise"]) == 0
-    noise = np.load("noise/samples.npy")
-    # For Gaussian data the flow only shifts and scales: x_T = (x_0 − μ)/s.
-    np.testing.assert_allclose(noise, (dequantize(images) + 0.3) / 0.4, atol=0.05)
-    assert main(["--x-init", "noise/samples.npy", "--sampler", "ddim", *chain, "--out", "again"]) == 0
-    np.testing.assert_allclose(np.load("again/samples.npy"), dequantize(images), atol=0.05)
-
-
-def test_a_table_of_ones_own_draws_what_its_sampler_draws(folder, capsys):
-    common = ["--format", "npy", "--num", "3", "--json"]
-    Path("mine.json").write_text(json.dumps(table_to_json(make_table(PROCESS, "unipc", 7, "logsnr"))))
-    assert main([*common, "--sampler", "unipc", "--steps", "7", "--spacing", "logsnr", "--out", "named"]) == 0
-    assert main([*common, "--sampler", "mine.json", "--out", "mine"]) == 0
-    np.testing.assert_array_equal(np.load("mine/samples.npy"), np.load("named/samples.npy"))
-    named, mine = (json.loads(line) for line in capsys.readouterr().out.splitlines())
-    assert (mine["sampler"], mine["steps"]) == (named["sampler"], named["steps"]) == ("unipc", 7)
-    assert mine["conditioning"] == named["conditioning"] == make_table(PROCESS, "unipc", 7, "logsnr").conditioning
-
-
-def test_a_table_that_runs_upwards_begins_with_images_as_they_are(folder, capsys):
-    np.save("images.npy", np.random.default_rng(0).integers(60, 120, (2, 8, 8, 1), dtype=np.uint8))
-    Path("up.json").write_text(json.dumps(table_to_json(make_table(PROCESS, num_steps=6, invert=True))))
-    begin = ["--format", "npy", "--x-init", "images.npy"]
-    assert main([*begin, "--invert", "--steps", "6", "--out", "inverted"]) == 0
-    assert main([*begin, "--sampler", "up.json", "--out", "up"]) == 0
-    np.testing.assert_array_equal(np.load("up/samples.npy"), np.load("inverted/samples.npy"))
-    assert "note: the timesteps ascend: the chain runs from data to noise" in capsys.readouterr().err
-    assert main(["--sampler", "up.json", "--out", "none"]) == 2
-    assert "up.json: its chain runs from data to noise; give the images with --x-init" in capsys.readouterr().err
-    assert main([*begin, "--sampler", "up.json", "--trajectory", "2", "--out", "none"]) == 2
-    assert "a trajectory goes from noise to data" in capsys.readouterr().err
-    assert not Path("none").exists()
-
-
-def test_noise_where_the_network_saw_data_is_remarked_on(folder, capsys):
-    np.save("states.npy", initial_noise((1, 1, 8, 8), 77, 0))
-    middle = ["--from-timestep", "300", "--steps", "2", "--json"]
-    assert main([*middle, "--num", "1"]) == 0
-    out, err = capsys.readouterr()
-    (note,) = json.loads(out)["notes"]
-    assert "begins at timestep 300" in note
-    assert "pure noise is not what the network saw there" in err
-    assert main([*middle, "--x-init", "states.npy", "--out", "given"]) == 0
-    out, err = capsys.readouterr()
-    assert json.loads(out)["notes"] == []
-    assert "pure noise" not in err
-
-
-def test_lambda_min_leaves_out_the_noisiest(folder, capsys):
-    assert main(["--format", "npy", "--num", "2", "--steps", "5", "--lambda-min", "-3"]) == 0
-    table = make_table(PROCESS, num_steps=5, lambda_min=-3.0)
-    assert table.timesteps[0] < 999
-    reference = reference_loop(table, NETWORK, initial_noise((2, 1, 8, 8), 0, 0))
-    np.testing.assert_allclose(np.load("samples/samples.npy"), reference, rtol=0, atol=2e-5)
 
 
 def test_the_same_run_again_replaces_and_another_run_is_refused(folder, capsys):
@@ -388,6 +240,5 @@ def test_two_runs_do_not_share_a_folder(folder, capsys):
 
 
 def _root() -> str:
-    from pathlib import Path
 
     return str(Path(__file__).parents[2])
