@@ -14,7 +14,7 @@ from diffusion.noise_schedule import NoiseSchedule
 
 
 def _leading(num_steps: int, schedule: NoiseSchedule) -> np.ndarray:
-    # As diffusers: does not reach T−1 where N does not divide T.
+    # As diffusers: reaches T−1 only for N = T.
     return np.arange(num_steps) * (schedule.num_train_timesteps // num_steps)
 
 
@@ -42,8 +42,7 @@ def _logsnr(num_steps: int, schedule: NoiseSchedule) -> np.ndarray:
             "spacing logsnr: the schedule ends at alpha_bar = 0, where log-SNR is infinite; expected another spacing"
         )
     wanted = lambdas[0] + _unit_interval(num_steps) * (lambdas[-1] - lambdas[0])
-    nearest = np.abs(lambdas[None, :] - wanted[:, None]).argmin(axis=1)
-    return _pushed_apart(nearest, schedule.num_train_timesteps)
+    return _pushed_apart(_nearest(lambdas, wanted), schedule.num_train_timesteps)
 
 
 _SPACINGS: dict[str, Callable[[int, NoiseSchedule], np.ndarray]] = {
@@ -81,21 +80,43 @@ def check_timesteps(timesteps: Sequence[int] | np.ndarray, num_train_timesteps: 
     Raises:
         InputError: none at all, one that is not a whole number of 0..T−1, or an order that is not strictly descending.
     """
-    array = np.asarray(timesteps)
-    if array.ndim != 1 or array.size == 0 or not np.issubdtype(array.dtype, np.integer):
+    whole = _whole_numbers(timesteps)
+    if not whole:
         raise InputError(f"timesteps: found {timesteps!r}, expected a non-empty list of whole numbers")
-    outside = array[(array < 0) | (array >= num_train_timesteps)]
-    if outside.size:
-        raise InputError(f"timesteps: found {outside[0]}, expected 0 to {num_train_timesteps - 1}")
-    rising = np.flatnonzero(np.diff(array.astype(np.int64)) >= 0)
+    for timestep in whole:
+        if not 0 <= timestep < num_train_timesteps:
+            raise InputError(f"timesteps: found {timestep}, expected 0 to {num_train_timesteps - 1}")
+    array = np.array(whole, dtype=np.int64)
+    rising = np.flatnonzero(np.diff(array) >= 0)
     if rising.size:
         first, second = array[rising[0]], array[rising[0] + 1]
         raise InputError(f"timesteps: found {first} before {second}, expected a strictly descending list")
-    return array.astype(np.int64)
+    return array
+
+
+def _whole_numbers(values: Sequence[int] | np.ndarray) -> list[int]:
+    """Python's integers, which have no largest, of a list or an array; none if it is anything else."""
+    try:
+        listed = np.asarray(values, dtype=object)
+    except ValueError:  # arrays of different shapes
+        return []
+    whole = all(isinstance(each, int | np.integer) and not isinstance(each, bool) for each in listed.flat)
+    return [int(each) for each in listed] if listed.ndim == 1 and whole else []
 
 
 def _unit_interval(num_steps: int) -> np.ndarray:
     return np.arange(num_steps) / (num_steps - 1)
+
+
+def _nearest(falling: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Where each wanted number is nearest to one of a falling list, int64 [N]; the lowest place of those equally near.
+
+    A search in a sorted list, O(T + N) of memory: T and N may be 10⁵ each.
+    """
+    rising = -falling
+    below = np.minimum(np.searchsorted(rising, -wanted), len(falling) - 1)  # the first that is not above the wanted
+    above = np.searchsorted(rising, rising[np.maximum(below - 1, 0)])  # the last that is, or the first of its equals
+    return np.where(np.abs(falling[above] - wanted) <= np.abs(falling[below] - wanted), above, below)
 
 
 def _pushed_apart(rising: np.ndarray, total: int) -> np.ndarray:

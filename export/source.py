@@ -116,7 +116,7 @@ def _from_onnx(path: Path, flags: ProcessFlags) -> Source:
     if precision != "fp32":
         raise InputError(
             f"{path}: computes in {precision}, expected the float32 network, against which an engine is verified; "
-            f"give its checkpoint, or export it without --{precision}"
+            f"give its checkpoint or a float32 file of it (of ours: export it without --{precision})"
         )
     engine = OnnxRuntimeEngine(path, flags=flags)
     return Source(path, engine.process, onnx.load(str(path)), engine.sha256, predict_with(engine), engine.name)

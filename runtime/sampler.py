@@ -114,7 +114,7 @@ class Sampler:
             try:
                 check_conditioning(self.table, engine.precision)
             except InputError as error:
-                raise InputError(f"{error}; --force samples all the same") from None
+                raise InputError(f"{error}; --force (force=True) samples all the same") from None
         self._batch_size = batch_size
         self._threads = threads
         self._chains: dict[tuple[int, bool], HostChain] = {}

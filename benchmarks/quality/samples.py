@@ -139,7 +139,10 @@ class SampleStore:
         have = len(kept.images) if kept else 0
         if have >= num:
             return Draw(parts[0][:num], seconds * num / have)
-        sampler = Sampler(self._engine, sampler=configuration.table(self._engine.process), batch_size=self._batch_size)
+        # What a low precision does to a table is what is measured here, so nothing is refused.
+        sampler = Sampler(
+            self._engine, sampler=configuration.table(self._engine.process), batch_size=self._batch_size, force=True
+        )
         saved = begin = time.perf_counter()
         for batch in sampler.batches(num - have, seed, have):
             if batch.non_finite:

@@ -47,7 +47,7 @@ class OnnxRuntimeEngine:
 
     Raises:
         InputError: no such file, not an ONNX file, not an ε-network, or a process nobody described.
-        DeviceUnavailableError: no CUDA provider, no GPU for it, or a bf16 file on the CPU.
+        DeviceUnavailableError: no CUDA provider, no GPU for it, or bf16 convolutions on the CPU.
     """
 
     def __init__(self, path: Path, device: str = "cpu", threads: int = 0, flags: ProcessFlags | None = None) -> None:
@@ -101,11 +101,6 @@ def _spec(entry: ort.NodeArg) -> TensorSpec:
 def _open_session(path: Path, device: str, threads: int, precision: str) -> ort.InferenceSession:
     if not path.is_file():
         raise InputError(f"{path}: no such file; make one with `python -m export.to_onnx`")
-    if precision == "bf16" and device == "cpu":
-        raise DeviceUnavailableError(
-            f"{path}: computes in bf16, and ONNX Runtime has no bf16 convolutions on the CPU; "
-            "make an engine that has with `python -m export.to_openvino --bf16` (unet.xml), or give --device cuda"
-        )
     options = ort.SessionOptions()
     options.log_severity_level = _SEVERITY_FATAL
     options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
@@ -123,6 +118,12 @@ def _open_session(path: Path, device: str, threads: int, precision: str) -> ort.
         if device != "cpu":
             raise DeviceUnavailableError(
                 f"device {device}: ONNX Runtime could not start {wanted} ({_one_line(error)}); {_instead(precision)}"
+            ) from error
+        # It runs files that only store bf16, or cast to it, and refuses the others before their first run.
+        if precision == "bf16" and "NOT_IMPLEMENTED" in str(error):
+            raise DeviceUnavailableError(
+                f"{path}: computes in bf16, and ONNX Runtime has no bf16 convolutions on the CPU; give --device cuda, "
+                "or make an engine that has from its checkpoint with `python -m export.to_openvino --bf16` (unet.xml)"
             ) from error
         raise InputError(
             f"{path}: ONNX Runtime cannot read it as an ONNX model ({_one_line(error)}); "

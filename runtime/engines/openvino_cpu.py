@@ -82,7 +82,11 @@ class OpenVinoEngine:
         self.precision = onnx_precision(self._path)
         if self.precision != "fp32":
             # It would compute fp16 in float32, and bf16 in bf16 though the hint says, and reads back as, float32.
-            way_out = "or give --backend onnxruntime" if self.precision == "fp16" else "with --bf16 for that precision"
+            way_out = "or give --backend onnxruntime"
+            if self.precision == "bf16":
+                way_out = (
+                    f"with --bf16 for that precision, {way_out}, which on the CPU runs what only stores or casts bf16"
+                )
             raise InputError(
                 f"{self._path}: is in {self.precision}, which OpenVINO does not run as it is, expected float32; "
                 f"make an engine from the checkpoint with `{REBUILD}`, {way_out}"

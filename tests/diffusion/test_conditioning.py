@@ -11,18 +11,23 @@ from diffusion.noise_schedule import NoiseSchedule
 from diffusion.reference_loop import initial_noise, reference_loop
 from diffusion.samplers import make_table
 from diffusion.step import float32_from, rounded_to
+from diffusion.step_table import StepTable
 from tests.diffusion.samplers.networks import a_process, gaussian
 
 COSINE = a_process(schedule=NoiseSchedule.make("squaredcos_cap_v2"))
 
 
+def rounded_prediction(prediction, precision):
+    dtype = {"fp16": np.float16, "bf16": np.uint16}[precision]
+    return float32_from(rounded_to(dtype, prediction.astype(np.float32))).astype(np.float64)
+
+
 def moved_by_rounding(process, table, precision):
     """How far x_0 moves, root mean square, if every prediction is rounded."""
-    network, dtype = gaussian(process, 0.0, 0.5), {"fp16": np.float16, "bf16": np.uint16}[precision]
+    network = gaussian(process, 0.0, 0.5)
 
     def rounded(x, t):
-        prediction = network(x, t).astype(np.float32)
-        return float32_from(rounded_to(dtype, prediction)).astype(np.float64)
+        return rounded_prediction(network(x, t), precision)
 
     x = initial_noise((40, *process.sample.chw), 0, 0).astype(np.float64)
     return np.sqrt(np.mean((reference_loop(table, rounded, x) - reference_loop(table, network, x)) ** 2))
@@ -55,6 +60,33 @@ def test_unclipped_it_is_g_times_the_unit_of_rounding():
     table = make_table(COSINE, "ddim", 50)
     assert rounding_error(table, "fp16") == table.conditioning * 2**-11
     assert rounding_error(table, "bf16") == table.conditioning * 2**-8
+
+
+@pytest.mark.parametrize(("clip", "counted"), [(0.5, 0.01), (1.0, 0.02), (2.0, 0.04), (3.0, 0.06), (4.0, 0.0625)])
+def test_a_clipped_row_counts_the_clip_once(clip, counted):
+    # Unclipped, the row would count |b·v|·2⁻¹¹ = 0.02·6400/2048 = 0.0625, the smaller of the two from clip = 3.2 on.
+    columns = {"u": [0.0, 0.0], "v": [-6400.0, 0.0], "b": [0.02, 1.0]}
+    table = StepTable.from_columns("two rows", np.array([1, 0]), columns, clip=clip)
+    assert rounding_error(table, "fp16") == pytest.approx(counted, rel=1e-12)
+    # What does not go through x_start is not clipped: q·2⁻¹¹ on top.
+    with_q = StepTable.from_columns("two rows", np.array([1, 0]), columns | {"q": [-20.48, 0.0]}, clip=clip)
+    assert rounding_error(with_q, "fp16") == pytest.approx(min(counted + 0.01, 0.0725), rel=1e-12)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+@pytest.mark.parametrize("mean", [0.0, 0.9])
+def test_where_rounding_reaches_the_clip_x_start_is_off_by_the_clip_and_the_mean_of_data(precision, mean):
+    process = replace(COSINE, clip_sample=1.0)
+    table = make_table(process, "ddim", 50)
+    b, u, v = (table.column(name)[0] for name in ("b", "u", "v"))
+    assert rounding_error(table, precision) == abs(b) * 1.0  # the clipped term of its first row
+    x = initial_noise((200, *process.sample.chw), 0, 0).astype(np.float64)
+    prediction = gaussian(process, mean, 0.1)(x, np.full(200, table.timesteps[0]))
+    truth, seen = (np.clip(u * x + v * p, -1, 1) for p in (prediction, rounded_prediction(prediction, precision)))
+    np.testing.assert_allclose(truth, mean, rtol=0, atol=1e-4)  # nothing of the image is left to know
+    off = np.abs(seen - truth).max()
+    assert off == pytest.approx(1.0 + mean, abs=1e-4)
+    assert off <= 2.0
 
 
 def test_refusals_name_what_helps_and_it_helps():

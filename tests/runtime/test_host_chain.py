@@ -202,6 +202,28 @@ def test_a_sample_that_breaks_is_named_and_its_neighbours_are_untouched(value, c
     np.testing.assert_array_equal(broken.x[:2], whole.x[:2])
 
 
+@pytest.mark.parametrize("sampler", ["dpmpp_2m", "deis_3", "unipc"])
+@pytest.mark.parametrize("clip_sample", [None, 1.0])
+def test_nothing_of_a_broken_sample_is_left_for_the_next_one(sampler, clip_sample):
+    """Histories that hold NaN, above all: the first row multiplies them by zero, and 0·NaN is NaN."""
+    process = a_process(clip_sample=clip_sample)
+    table = make_table(process, sampler, timesteps=[900, 500, 20, 3])
+    engine = BreaksAt(process, 2, 20, np.nan)
+    chain = HostChain(engine, table, 3, with_x_start=True)
+    chain.begin([0] * 3, [10, 11, 12])
+    chain.run()
+    np.testing.assert_array_equal(chain.finite(), [True, True, False])
+    assert all(np.isnan(history[2]).any() for history in chain._histories)
+    engine.timestep = -1  # whole from here on
+    fresh = HostChain(engine, table, 3, with_x_start=True)
+    for each in (chain, fresh):
+        each.begin([1] * 3, [20, 21, 22])
+        each.run()
+    assert chain.finite().all()
+    np.testing.assert_array_equal(chain.x, fresh.x)
+    np.testing.assert_array_equal(chain.x_start, fresh.x_start)
+
+
 def test_no_allocation_per_step(tmp_path):
     process = a_process(sample=SampleShape(3, 32, 32))
     table = make_table(process)

@@ -100,6 +100,29 @@ def test_inversion_is_the_same_whatever_the_network_predicts(prediction_type):
     np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-11)
 
 
+@pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
+def test_a_clipped_inversion_is_the_loop_written_out(prediction_type):
+    clip, timesteps = 0.6, [0, 40, 250, 700, 999]
+    process = a_process(prediction_type=prediction_type, clip_sample=clip)
+    x = 0.3 * initial_noise((2, *process.sample.chw), 0, 0).astype(np.float64)
+    ours = reference_loop(ddim_inversion(process, np.array(timesteps[::-1])), RandomNetwork(process), x)
+
+    predicts_eps = RandomNetwork(a_process())
+    alpha_bar_prev, num_clipped = 1.0, 0
+    for timestep in timesteps:
+        alpha_bar = process.schedule.alpha_bar[timestep]
+        eps = predicts_eps(x, np.full(2, timestep))
+        x_start = (x - np.sqrt(1 - alpha_bar) * eps) / np.sqrt(alpha_bar)
+        num_clipped += np.count_nonzero(np.abs(x_start) > clip)
+        x_start = np.clip(x_start, -clip, clip)
+        eps = (x - np.sqrt(alpha_bar) * x_start) / np.sqrt(1 - alpha_bar)
+        rho, rho_prev = (np.sqrt((1 - each) / each) for each in (alpha_bar, alpha_bar_prev))
+        x = np.sqrt(alpha_bar) * (x / np.sqrt(alpha_bar_prev) + (rho - rho_prev) * eps)
+        alpha_bar_prev = alpha_bar
+    assert 0.2 < num_clipped / (len(timesteps) * x.size) < 0.8
+    np.testing.assert_allclose(ours, x, rtol=0, atol=1e-11)
+
+
 def test_inversion_reaches_zero_terminal_snr():
     schedule = NoiseSchedule.make("linear").with_zero_terminal_snr()
     process = a_process(schedule=schedule, prediction_type="v_prediction")

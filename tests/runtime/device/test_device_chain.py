@@ -174,15 +174,17 @@ def test_a_sample_that_breaks_is_named_and_its_neighbours_are_untouched(kernels,
     assert (broken.sample_index, broken.row, broken.timestep) == (2**64 - 1, 4, timestep)
 
 
-def test_nothing_of_a_broken_sample_is_left_for_the_next_one(kernels, memory):
+@pytest.mark.parametrize("sampler", ["dpmpp_2m", "deis_3", "unipc"])
+@pytest.mark.parametrize("slot", [0, 2])
+def test_nothing_of_a_broken_sample_is_left_for_the_next_one(kernels, memory, sampler, slot):
     """Histories that hold NaN, above all: the first row multiplies them by zero."""
     process = a_process()
-    table = table_of(process, "unipc")
-    engine = DeviceNetwork(process, memory=memory, break_at=(1, int(table.timesteps[4])))
+    table = table_of(process, sampler)
+    engine = DeviceNetwork(process, memory=memory, break_at=(slot, int(table.timesteps[4])))
     chain = DeviceChain(engine, table, 3, with_x_start=True)
     chain.begin(SEEDS, INDICES)
     chain.run()
-    assert not chain.finite()[1]
+    np.testing.assert_array_equal(chain.finite(), [each != slot for each in range(3)])
     engine._break_at = None
     chain.begin(SEEDS, INDICES)
     assert chain.finite().all()

@@ -8,6 +8,7 @@ import onnxruntime as ort
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from onnx import TensorProto
 
 from commands.errors import DeviceUnavailableError
 from diffusion.errors import InputError
@@ -20,6 +21,7 @@ from runtime.engines.onnx_precision import PRECISION_KEY, onnx_precision
 from runtime.engines.onnx_runtime import OnnxRuntimeEngine
 from tests.gaussian import GaussianNetwork
 from tests.runtime.device.conftest import memory
+from tests.runtime.engines.foreign_onnx import computes
 
 __all__ = ["memory"]  # a fixture
 
@@ -91,11 +93,16 @@ def test_engines_say_their_precision(file, memory):
 
 @pytest.mark.skipif("CUDAExecutionProvider" in ort.get_available_providers(), reason="needs ONNX Runtime for CPUs")
 def test_bf16_where_there_is_no_gpu(file):
-    with pytest.raises(DeviceUnavailableError, match=r"has no bf16 convolutions on the CPU; .*--device cuda") as caught:
-        OnnxRuntimeEngine(file("bf16"))
-    assert "\n" not in str(caught.value)
+    path = file("bf16")
+    assert OnnxRuntimeEngine(path).precision == "bf16"  # ONNX Runtime has what is in it
     with pytest.raises(DeviceUnavailableError, match="or run on this machine with unet.xml, made by .*--bf16"):
-        OnnxRuntimeEngine(file("bf16"), "cuda")
+        OnnxRuntimeEngine(path, "cuda")
+    model = onnx.load(path)
+    computes(TensorProto.BFLOAT16)(model)
+    onnx.save(model, path)
+    with pytest.raises(DeviceUnavailableError, match=r"has no bf16 convolutions on the CPU; .*--device cuda") as caught:
+        OnnxRuntimeEngine(path)
+    assert "\n" not in str(caught.value)
     with pytest.raises(DeviceUnavailableError, match="or run on this machine with --device cpu"):
         OnnxRuntimeEngine(file("fp16"), "cuda")
 
