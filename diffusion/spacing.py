@@ -11,6 +11,7 @@ import numpy as np
 
 from diffusion.errors import InputError
 from diffusion.noise_schedule import NoiseSchedule
+from diffusion.number_checks import is_whole
 
 
 def _leading(num_steps: int, schedule: NoiseSchedule) -> np.ndarray:
@@ -65,7 +66,7 @@ def spaced_timesteps(spacing: str, num_steps: int, schedule: NoiseSchedule) -> n
     total = schedule.num_train_timesteps
     if spacing not in _SPACINGS:
         raise InputError(f"spacing is {spacing!r}, expected one of {', '.join(SPACINGS)}")
-    if isinstance(num_steps, bool) or not isinstance(num_steps, int | np.integer) or not 1 <= num_steps <= total:
+    if not is_whole(num_steps) or not 1 <= num_steps <= total:
         raise InputError(
             f"steps is {num_steps!r}, expected a whole number from 1 to {total}, the timesteps of training"
         )
@@ -100,8 +101,7 @@ def _whole_numbers(values: Sequence[int] | np.ndarray) -> list[int]:
         listed = np.asarray(values, dtype=object)
     except ValueError:  # arrays of different shapes
         return []
-    whole = all(isinstance(each, int | np.integer) and not isinstance(each, bool) for each in listed.flat)
-    return [int(each) for each in listed] if listed.ndim == 1 and whole else []
+    return [int(each) for each in listed] if listed.ndim == 1 and all(is_whole(each) for each in listed) else []
 
 
 def _unit_interval(num_steps: int) -> np.ndarray:

@@ -1,8 +1,8 @@
 """Element-wise operations on rows of H·W pixels instead of W: the same numbers, fewer and fuller vectors.
 
 OpenVINO's CPU kernels for element-wise operations that differ by channel go along the last axis alone. A row of four or
-eight pixels does not fill a vector of 16 numbers, and every one of them is handled as a remainder: on 4×4 maps a SiLU
-takes longer than the 3×3 convolution behind it (measured in docs/openvino-profile.md).
+eight pixels does not fill a vector of 16 numbers, and every one of them is handled as a remainder: on 4×4 maps, in
+bf16, a SiLU takes longer than the 3×3 convolution behind it (measured in docs/openvino-profile.md).
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ import numpy as np
 
 from diffusion.errors import InputError
 from diffusion.normal import draw_number
+from diffusion.number_checks import is_whole
 from diffusion.step_table import StepTable
 from runtime.engines.interface import Engine
 from runtime.kernels_module import import_kernels
@@ -150,7 +151,7 @@ class HostChain:
 def check_seed_range(seed: int, start: int, num: int) -> None:
     """Raises InputError unless all are whole, 0 ≤ seed < 2⁶⁴, num ≥ 1 and every start..start+num−1 fits 64 bits."""
     for name, value in (("seed", seed), ("start", start), ("num", num)):
-        if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        if not is_whole(value):
             raise InputError(f"{name} is {value!r}, expected a whole number")
     if not 0 <= seed < MAX_SEED:
         raise InputError(f"seed is {seed}, expected 0 to 2^64 - 1")

@@ -21,7 +21,7 @@ import numpy as np
 from benchmarks.alternating import medians_ms, time_alternately
 from benchmarks.machine import measurement_facts
 from benchmarks.quality.results import Results
-from benchmarks.quality.samples import SampleStore, all_samplers, all_spacings, check_sampler
+from benchmarks.quality.samples import SampleStore, all_samplers, all_spacings, check_sampler, method_of
 from benchmarks.quality.score import Features, Scorer
 from benchmarks.quality.search import Search
 from commands.errors import DeviceUnavailableError, StoppedError
@@ -99,7 +99,7 @@ def time_samplers(engine: Engine, samplers: Sequence[str], rounds: int) -> Repor
     prediction = np.zeros((_TIMED_BATCH, process.prediction_channels, *shape[2:]), dtype=np.float32)
     call = engine.bind(x, t, prediction)
     steps = min(_TIMED_STEPS, process.schedule.num_train_timesteps)
-    names = list(dict.fromkeys(name.partition(":")[0] for name in samplers))
+    names = list(dict.fromkeys(method_of(name) for name in samplers))
     chains = {name: HostChain(engine, make_table(process, name, steps), _TIMED_BATCH) for name in names}
 
     def network() -> None:
@@ -131,9 +131,9 @@ def benchmark(args: argparse.Namespace, argv: Sequence[str] | None) -> Report:
     engine = open_engine(args.engine, args.device, args.threads)
     process = engine.process
     samplers = [check_sampler(name, process) for name in args.samplers or all_samplers(process)]
-    ancestral = [name for name in samplers if name.partition(":")[0] == DEFAULT_SAMPLER]
+    ancestral = [name for name in samplers if method_of(name) == DEFAULT_SAMPLER]
     references = [check_sampler(name, process) for name in args.references or ancestral]
-    if not references or not all(name.partition(":")[0] == DEFAULT_SAMPLER for name in references):
+    if not references or not all(method_of(name) == DEFAULT_SAMPLER for name in references):
         found = ", ".join(references) or "no ddpm among --samplers"
         raise InputError(f"references: found {found}; expected ddpm, as --references ddpm")
     train, held_out, data_sha256 = load_images(args.data, process.sample)

@@ -25,6 +25,11 @@ _SAVE_EVERY_SECONDS = 30.0
 _VARIANCES = ("fixed_small", "fixed_large")
 
 
+def method_of(sampler: str) -> str:
+    """A sampler's name without its variance: `ddpm` of `ddpm:fixed_small`."""
+    return sampler.partition(":")[0]
+
+
 @dataclass(frozen=True, order=True)
 class Configuration:
     """One way to sample.
@@ -42,7 +47,7 @@ class Configuration:
     @property
     def method(self) -> str:
         """The sampler without its variance."""
-        return self.sampler.partition(":")[0]
+        return method_of(self.sampler)
 
     def is_reference(self, num_train_timesteps: int) -> bool:
         """Whether this is Algorithm 2 with every timestep, with whichever variance."""

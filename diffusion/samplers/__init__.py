@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from diffusion.errors import InputError
+from diffusion.number_checks import is_number, is_whole
 from diffusion.process import Process
 from diffusion.samplers.ddim import ddim
 from diffusion.samplers.ddim_inversion import ddim_inversion
@@ -82,7 +83,7 @@ def make_table(
             raise InputError(f"{extra[0]} was given with a table of one's own, whose rows are chosen already")
         return check_user_table(sampler if isinstance(sampler, StepTable) else read_table(sampler), process)
     if invert:
-        _, inverse = check_invertible(sampler, **options)
+        inverse = check_invertible(sampler, **options)
         chain, notes = _chain_timesteps(process, num_steps, spacing, timesteps, from_timestep, lambda_min)
         return inverse(process, chain).with_notes(*notes)
     method = _method(DEFAULT_SAMPLER if sampler is None else sampler)
@@ -94,10 +95,8 @@ def make_table(
     return method.table(process, chain, **given).with_notes(*notes)
 
 
-def check_invertible(
-    sampler: str | None = None, **options: float | None
-) -> tuple[Method, Callable[[Process, np.ndarray], StepTable]]:
-    """The sampler that an inversion runs upwards, and the function that makes its rows.
+def check_invertible(sampler: str | None = None, **options: float | None) -> Callable[[Process, np.ndarray], StepTable]:
+    """The function that makes the rows of a sampler run upwards.
 
     Args:
         sampler: one of `SAMPLERS`; None for the one that can be inverted.
@@ -114,7 +113,7 @@ def check_invertible(
     for name, value in options.items():
         if value:
             raise InputError(f"{name} is {value}, but an inversion adds no noise; leave it out")
-    return method, method.inverse
+    return method.inverse
 
 
 def _method(sampler: object) -> Method:
@@ -148,7 +147,7 @@ def _chain_timesteps(
     else:
         reachable = total
         if from_timestep is not None:
-            if not _is_whole(from_timestep) or not 0 <= from_timestep < total:
+            if not is_whole(from_timestep) or not 0 <= from_timestep < total:
                 raise InputError(f"from-timestep is {from_timestep!r}, expected a whole number from 0 to {total - 1}")
             reachable = int(from_timestep) + 1
         if lambda_min is not None:
@@ -169,14 +168,10 @@ def _chain_timesteps(
 
 def _timesteps_above(lambda_min: float, alpha_bar: np.ndarray) -> int:
     """How many timesteps, from 0 on, have λ of at least `lambda_min`."""
-    if isinstance(lambda_min, bool) or not isinstance(lambda_min, int | float | np.integer | np.floating):
+    if not is_number(lambda_min):
         raise InputError(f"lambda-min is {lambda_min!r}, expected a number")
     lambdas = half_log_snr(alpha_bar)
     count = int(np.count_nonzero(lambdas >= lambda_min))
     if count == 0:
         raise InputError(f"lambda-min is {lambda_min}, expected at most {lambdas[0]:.3g}, that of timestep 0")
     return count
-
-
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)

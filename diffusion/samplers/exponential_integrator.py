@@ -14,7 +14,8 @@ import math
 
 import numpy as np
 
-# Of `extrapolation`: the spacings reach 2.5, logsnr with 250 steps of a cosine schedule 4.4.
+# Of `extrapolation`: with T = 1,000 and 3 to 1,000 steps of the four schedules' defaults, the spacings reach 2.5, and
+# logsnr of a cosine schedule 4.4.
 MAX_EXTRAPOLATION = 5.0
 
 
@@ -57,7 +58,7 @@ def extrapolation(h: np.ndarray, h_prev: np.ndarray) -> np.ndarray:
 def extrapolation_note(alpha_bar: np.ndarray, timesteps: np.ndarray) -> str | None:
     """What to say of timesteps that carry x_start very far along its last difference, which multiplies its error.
 
-    Every spacing stays below for any number of steps; a choice of one's own may not.
+    The spacings of the usual schedules stay below `MAX_EXTRAPOLATION`; a choice of one's own may not.
 
     Args:
         alpha_bar: float64 [R], of the rows.

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from diffusion.errors import InputError
+from diffusion.number_checks import is_number
 from diffusion.process import Process
 from diffusion.step_table import StepTable
 
@@ -58,6 +59,6 @@ class Method:
             if name not in self.options:
                 has = f"its options are {', '.join(self.options)}" if self.options else "it has no options"
                 raise InputError(f"{name} was given, but sampler {self.name} does not take it: {has}")
-            if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+            if not is_number(value):
                 raise InputError(f"{name} is {value!r}, expected a number")
         return self.make(process, timesteps, **{name: float(value) for name, value in options.items()})

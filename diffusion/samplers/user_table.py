@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from diffusion.errors import InputError
+from diffusion.number_checks import is_number, is_whole
 from diffusion.prediction import x_start_coefficients
 from diffusion.process import Process
 from diffusion.step_table import COLUMNS, StepTable, start_note
@@ -143,7 +144,7 @@ def _table(fields: object) -> StepTable:
         raise InputError(f"sampler is {name!r}, expected a name in printable characters")
     if clip is not None and not _is_number(clip):
         raise InputError(f"clip is {clip!r}, expected a positive number or null")
-    if not _is_whole(fields["histories"]):
+    if not is_whole(fields["histories"]):
         raise InputError(f"histories is {fields['histories']!r}, expected 0, 1 or 2")
     if not isinstance(learned, bool):
         raise InputError(f"learned is {learned!r}, expected true or false")
@@ -159,7 +160,7 @@ def _table(fields: object) -> StepTable:
         if not isinstance(row, Mapping):
             raise InputError(f"row {place} is {row!r}, expected a JSON object")
         _check_names(row, ("t",), ("t", *COLUMNS), f"row {place}")
-        if not _is_whole(row["t"]) or abs(row["t"]) >= 2**63:
+        if not is_whole(row["t"]) or abs(row["t"]) >= 2**63:
             raise InputError(f"row {place}: t is {row['t']!r}, expected a whole number")
         timesteps[place] = row["t"]
         for column, value in row.items():
@@ -189,13 +190,9 @@ def _check_names(fields: Mapping[str, Any], required: tuple[str, ...], known: tu
         raise InputError(f"{where} has a field {unknown[0]!r}, expected {', '.join(known)}")
 
 
-def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
 def _is_number(value: object) -> bool:
     # An integer of a thousand digits is JSON too, and so, to Python, is NaN.
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+    return is_number(value) and abs(value) <= sys.float_info.max
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

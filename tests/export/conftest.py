@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -28,3 +29,23 @@ def gaussian(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The least network there is, for what is not about the network."""
     process = Process(SampleShape(1, 4, 4), NoiseSchedule.make("linear", 50))
     return GaussianNetwork(process, 0.2, 0.5).save_onnx(tmp_path_factory.mktemp("gaussian") / "unet.onnx")
+
+
+@pytest.fixture
+def refusal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[[Callable[..., int], Sequence[str]], tuple[int, str]]:
+    """Run a command in an empty folder: its exit code and the one line that it says, with nothing left behind."""
+
+    def refused(run: Callable[..., int], arguments: Sequence[str]) -> tuple[int, str]:
+        monkeypatch.chdir(tmp_path)
+        try:
+            code = run(*arguments)
+        except SystemExit as usage:
+            code = int(usage.code or 0)
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        assert list(tmp_path.iterdir()) == []
+        return code, error
+
+    return refused
