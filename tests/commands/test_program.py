@@ -58,10 +58,18 @@ def test_the_report_is_a_summary_or_one_json_object(capsys):
     assert (json.loads(out), err) == ({"size": 5}, "")
 
 
-@pytest.mark.parametrize("flag", [[], ["--json"]])
-def test_a_closed_pipe_ends_quietly(flag):
-    command = [sys.executable, "-m", "runtime.sample", "--list-samplers", *flag]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+@pytest.mark.parametrize("flags", [[], ["--json"]])
+@pytest.mark.parametrize("size", [10, 10**6])  # of a report that is still in a buffer at exit, and of one that is not
+def test_a_closed_pipe_ends_quietly(size, flags):
+    program = (
+        "from commands.program import make_parser, run_program\n"
+        f"report = {{'summary': 'x' * {size}, 'more': 'y' * {size}}}\n"
+        "raise SystemExit(run_program(make_parser('tool', 'of a test'), lambda args: report))"
+    )
+    command = [sys.executable, "-c", program, *flags]
+    # Unbuffered, there would be nothing left to complain of at exit.
+    environment = os.environ | {"PYTHONUNBUFFERED": ""}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process:
         process.stdout.close()  # before there is anything to read
         assert process.stderr.read() == b""
         assert process.wait() == 0

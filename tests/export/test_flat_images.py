@@ -101,9 +101,15 @@ def test_an_operand_with_five_axes_ends_the_rows() -> None:
     assert flattened(model)[1] == 0
 
 
-def test_an_operand_of_unknown_shape_ends_the_rows() -> None:
-    # Nobody knows what another domain's operation gives; a single number it need not be.
-    model = network("k = test.somebody.Own(x) prediction = Mul(b, k)")
+@pytest.mark.parametrize(
+    "operand",
+    [
+        "k = test.somebody.Own(x)",  # nobody knows what another domain's operation gives
+        "i = NonZero(x) j = Squeeze(i) k = Reshape(x, j)",  # a type is inferred, a shape is not
+    ],
+)
+def test_an_operand_of_unknown_shape_ends_the_rows(operand: str) -> None:
+    model = network(f"{operand} prediction = Mul(b, k)")
     model.opset_import.append(onnx.helper.make_opsetid("test.somebody", 1))
     before = model.SerializeToString()
     assert flatten_images(model) == 0
