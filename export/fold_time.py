@@ -16,7 +16,8 @@ import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
 from diffusion.errors import InputError
-from export.time_path import TimePath, find_time_path, reads, rename_reads, tell_inputs_apart, time_path_model
+from export.graph_facts import reads
+from export.time_path import TimePath, find_time_path, rename_reads, tell_inputs_apart, time_path_model
 
 # A broadcast over pixels would multiply the tables by H·W: what needs more than this stays in the graph.
 # The 35.7 M-parameter network of Ho et al. 2020 takes 20 MB.

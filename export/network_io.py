@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import onnx
 from onnx import TensorProto, helper
 
 from diffusion.errors import InputError
-from export.time_path import reads, rename_reads, tell_inputs_apart
+from export.graph_facts import infer, reads, symbolic_shapes
+from export.time_path import rename_reads, tell_inputs_apart
 
 X, T, PREDICTION, BATCH = "x", "t", "prediction", "N"
 _SUFFIX = "_inner"
-# Shapes are computed from fewer.
-_MOST_NUMBERS = 64
 
 
 def with_contract_names(model: onnx.ModelProto, source: str) -> onnx.ModelProto:
@@ -105,36 +103,13 @@ def set_io_type(model: onnx.ModelProto, element_type: int) -> None:
 
 def tensor_types(model: onnx.ModelProto) -> dict[str, int]:
     """The element type of every tensor whose type can be inferred, by name."""
-    return {entry.name: entry.type.tensor_type.elem_type for entry in _inferred(model)}
+    return {entry.name: entry.type.tensor_type.elem_type for entry in infer(model)}
 
 
 def tensor_shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
-    """Every shape that can be inferred, by name; 0 for an open size."""
-    types = {entry.name: entry.type.tensor_type for entry in _inferred(model)}
-    # Without the question, an unknown shape looks like a single number's.
-    return {
-        name: tuple(dim.dim_value for dim in kind.shape.dim) for name, kind in types.items() if kind.HasField("shape")
-    }
-
-
-def _inferred(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
-    """What ONNX knows of inputs, weights, and all that is computed."""
-    # Inference copies a model twice: large weights stay behind, as nothing follows from their values.
-    light = onnx.ModelProto(ir_version=model.ir_version)
-    light.opset_import.extend(model.opset_import)
-    light.functions.extend(model.functions)
-    light.graph.name = model.graph.name
-    light.graph.node.extend(model.graph.node)
-    light.graph.input.extend(model.graph.input)
-    light.graph.output.extend(model.graph.output)
-    given = {entry.name for entry in model.graph.input}
-    for weights in model.graph.initializer:
-        if math.prod(weights.dims) <= _MOST_NUMBERS:
-            light.graph.initializer.append(weights)
-        if weights.name not in given:
-            light.graph.input.append(helper.make_tensor_value_info(weights.name, weights.data_type, list(weights.dims)))
-    graph = onnx.shape_inference.infer_shapes(light, data_prop=True).graph
-    return [*graph.input, *graph.value_info, *graph.output]
+    """Every shape that follows from the inputs', by name; 0 for an open size."""
+    shapes = symbolic_shapes(model)
+    return {name: tuple(size if isinstance(size, int) else 0 for size in shape) for name, shape in shapes.items()}
 
 
 def name_nodes(model: onnx.ModelProto) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import onnx
 
 from diffusion.errors import InputError
+from export.graph_facts import reads, subgraphs
 
 # These read an input's shape, which for x and t alike says no more than how many samples a batch has.
 _SHAPE_OPS = ("Shape", "Size")
@@ -90,32 +91,15 @@ def tell_inputs_apart(graph: onnx.GraphProto, source: str) -> tuple[onnx.ValueIn
     return images[0], times[0]
 
 
-def reads(node: onnx.NodeProto) -> Iterator[str]:
-    """Every tensor that a node reads, those that its subgraphs take from outside among them."""
-    yield from (name for name in node.input if name)
-    for subgraph in _subgraphs(node):
-        for inner in subgraph.node:
-            yield from reads(inner)
-        yield from (entry.name for entry in subgraph.output)
-
-
 def rename_reads(node: onnx.NodeProto, new_names: Mapping[str, str]) -> None:
     """Let a node and its subgraphs read other tensors; within a graph no name stands for two things."""
     for place, name in enumerate(node.input):
         node.input[place] = new_names.get(name, name)
-    for subgraph in _subgraphs(node):
+    for subgraph in subgraphs(node):
         for inner in subgraph.node:
             rename_reads(inner, new_names)
         for entry in subgraph.output:
             entry.name = new_names.get(entry.name, entry.name)
-
-
-def _subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    for attribute in node.attribute:
-        if attribute.type == onnx.AttributeProto.GRAPH:
-            yield attribute.g
-        elif attribute.type == onnx.AttributeProto.GRAPHS:
-            yield from attribute.graphs
 
 
 def _reached(graph: onnx.GraphProto, inputs: set[str], keep: frozenset[str]) -> set[str]:
