@@ -21,6 +21,9 @@ Shape = tuple[int | str, ...]
 
 OPEN = "open"
 
+SHAPE_OPS = ("Shape", "Size")
+"""They read how large a tensor is, not what is in it."""
+
 _STANDARD_DOMAINS = ("", "ai.onnx")
 # Shapes are computed from fewer numbers.
 _MOST_NUMBERS = 64
@@ -56,6 +59,10 @@ class GraphFacts:
         """The values of a constant; None for what is none."""
         return numpy_helper.to_array(self.constants[name]) if name in self.constants else None
 
+    def has_certain_size(self, name: str) -> bool:
+        """Whether a tensor's size follows from the batch alone, so that reading it says nothing of any values."""
+        return name in self.shapes and OPEN not in self.shapes[name] and 0 not in self.shapes[name]
+
     def only_reader(self, name: str, op_type: str) -> onnx.NodeProto | None:
         """The standard node of that kind that alone reads a tensor, if there is one."""
         found = self.readers.get(name, [])
@@ -64,12 +71,7 @@ class GraphFacts:
 
     def free_name(self, stem: str) -> str:
         """A name that no tensor of the graph or of its subgraphs has; it is taken from now on."""
-        name, number = stem, 0
-        while name in self._taken:
-            number += 1
-            name = f"{stem}_{number}"
-        self._taken.add(name)
-        return name
+        return free_name(stem, self._taken)
 
 
 def is_standard(node: onnx.NodeProto, *op_types: str) -> bool:
@@ -111,6 +113,16 @@ def reads(node: onnx.NodeProto) -> Iterator[str]:
         yield from (entry.name for entry in subgraph.output)
 
 
+def free_name(stem: str, taken: set[str]) -> str:
+    """A name that is not taken yet; it is from now on."""
+    name, number = stem, 0
+    while name in taken:
+        number += 1
+        name = f"{stem}_{number}"
+    taken.add(name)
+    return name
+
+
 def all_names(graph: onnx.GraphProto) -> set[str]:
     """Every name that a tensor has in a graph or in the subgraphs of its nodes."""
     names = {entry.name for entry in (*graph.input, *graph.output, *graph.initializer)}
@@ -120,6 +132,15 @@ def all_names(graph: onnx.GraphProto) -> set[str]:
         for subgraph in subgraphs(node):
             names |= all_names(subgraph)
     return names
+
+
+def name_nodes(model: onnx.ModelProto) -> None:
+    """Give every node a name of its own, in place; those that have one keep it. ONNX Runtime takes no name twice."""
+    taken: set[str] = set()
+    for place, node in enumerate(model.graph.node):
+        if not node.name or node.name in taken:
+            node.name = free_name(f"{node.op_type}_{place}", taken)
+        taken.add(node.name)
 
 
 def drop_unread(graph: onnx.GraphProto, candidates: set[str] | None = None) -> None:

@@ -37,7 +37,6 @@ def lower_precision(
     precision: str,
     golden: Golden,
     source: str,
-    folded: bool,
     keep_float32: Collection[str] = (),
     float32_ends: bool = False,
     debug: bool = False,
@@ -49,7 +48,6 @@ def lower_precision(
         precision: `fp16` or `bf16`.
         golden: of the float32 reference, for this precision.
         source: what to call the network in an error.
-        folded: whether the time path is folded; where it is not, it stays in float32.
         keep_float32: names of further nodes that shall compute in float32.
         float32_ends: leave x and the prediction in float32.
         debug: let AutoCast report on standard error.
@@ -58,14 +56,17 @@ def lower_precision(
         InputError: a graph that AutoCast does not take, or no room for the files that it reads.
     """
     from export import mixed_precision
-    from export.network_io import T, X, name_nodes
+    from export.graph_facts import is_standard, name_nodes, reads
+    from export.network_io import T, X
     from export.time_path import find_time_path
 
     name_nodes(model)
     say(f"converting to {precision} with AutoCast")
-    keep = list(keep_float32)
-    if not folded:
-        keep += [node.name for node in find_time_path(model.graph, X, T).path]
+    # What of the time path is not in tables computes in float32, and so do lookups that it reads.
+    path = find_time_path(model, X, T).path
+    left = [node for node in path if not is_standard(node, "Gather") or node.input[1] != T]
+    read = {name for node in left for name in reads(node)}
+    keep = [*keep_float32, *(node.name for node in path if node in left or not read.isdisjoint(node.output))]
     # The first, a middle and the last state of a trajectory, one sample of each.
     rows = sorted({0, len(golden.timesteps) // 2, len(golden.timesteps) - 1})
     calibration = (golden.x[rows, 0], golden.timesteps[rows])

@@ -10,7 +10,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from export.flat_images import flatten_images
-from export.graph_facts import GraphFacts, attribute, drop_unread, is_standard, opset_of
+from export.graph_facts import GraphFacts, attribute, drop_unread, is_standard, name_nodes, opset_of
 
 # Below this many multiplications per sample a transposed convolution costs more to start than it saves: of 8×8
 # networks it slows a single sample, of 32×32 ones it speeds up every upsampling.
@@ -51,6 +51,7 @@ def rewrite_for_openvino(model: onnx.ModelProto, t_name: str) -> Rewriting:
     if opset_of(model) < _LEAST_OPSET:
         return Rewriting()
     rewriting = Rewriting(_merge_lookups(model, t_name), _transpose_convolutions(model), flatten_images(model))
+    name_nodes(model)
     onnx.checker.check_model(model)
     return rewriting
 
