@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import onnx
 from onnx import TensorProto, helper
 
@@ -25,13 +27,7 @@ def with_contract_names(model: onnx.ModelProto, source: str) -> onnx.ModelProto:
     x, t = tell_inputs_apart(graph, source)
     if len(graph.output) != 1:
         raise InputError(f"{source}: has {len(graph.output)} outputs, expected one prediction; export again")
-    for entry in (x, t):
-        first = entry.type.tensor_type.shape.dim[0]
-        if first.HasField("dim_value"):
-            raise InputError(
-                f"{source}: input {entry.name} takes batches of {first.dim_value} only, expected an open first axis; "
-                "export again with a dynamic batch (--batch fixes it for the engine)"
-            )
+    check_open_batch((x, t), source)
     prediction = graph.output[0]
     new_names = {x.name: X, t.name: T, prediction.name: PREDICTION}
     # A tensor inside that has one of these names already makes room, in a subgraph too.
@@ -45,6 +41,17 @@ def with_contract_names(model: onnx.ModelProto, source: str) -> onnx.ModelProto:
         first.Clear()
         first.dim_param = BATCH
     return named
+
+
+def check_open_batch(inputs: Iterable[onnx.ValueInfoProto], source: str) -> None:
+    """Raises InputError if the file fixes the first axis of an input."""
+    for entry in inputs:
+        first = entry.type.tensor_type.shape.dim[0]
+        if first.HasField("dim_value"):
+            raise InputError(
+                f"{source}: input {entry.name} takes batches of {first.dim_value} only, expected an open first axis; "
+                "export again with a dynamic batch (--batch of export.to_trt fixes it for the engine)"
+            )
 
 
 def fix_batch(model: onnx.ModelProto, batch_size: int) -> None:
