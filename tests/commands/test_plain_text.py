@@ -34,9 +34,10 @@ def written(output: io.TextIOWrapper) -> str:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_in_ascii(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     output = ascii_output(monkeypatch)
+    module = importlib.import_module(command)
+    main = module.run if command == "train.run" else module.main
     with pytest.raises(SystemExit) as end:
-        module = importlib.import_module(command)
-        (module.run if command == "train.run" else module.main)(["--help"])
+        main(["--help"])
     assert end.value.code == 0
     assert "--json" in written(output)
 
