@@ -100,8 +100,8 @@ def fold_time(
     )
     if num_bytes > MOST_ONNX_BYTES:
         raise InputError(
-            f"{source}: {num_bytes / 1e9:.1f} GB of weights and tables, expected at most {MOST_ONNX_BYTES / 1e9:.1f} GB, "
-            "as much as one ONNX message holds; give --no-fold-time"
+            f"{source}: {num_bytes / 1e9:.1f} GB of weights and tables, expected at most "
+            f"{MOST_ONNX_BYTES / 1e9:.1f} GB, as much as one ONNX message holds; give --no-fold-time"
         )
     folded = _with_lookups(model, path, tables, t.name)
     name_nodes(folded)
