@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from diffusion.diffusers_config import process_from_diffusers
+from diffusion.diffusers_config import DIFFUSERS_SPACINGS, process_from_diffusers
+from diffusion.diffusers_fields import effective_fields
 from diffusion.errors import InputError
 from diffusion.process import Process
 
@@ -61,13 +62,21 @@ def read_checkpoint_folder(folder: Path) -> CheckpointFolder:
             f"{index_path}: unet is {index.get('unet')!r}, expected ['diffusers', 'UNet2DModel']; "
             "choose a checkpoint of an unconditional DDPM"
         )
+    scheduler = index.get("scheduler")
+    if not isinstance(scheduler, list) or len(scheduler) != 2 or scheduler[1] not in _SCHEDULERS:
+        raise InputError(
+            f"{index_path}: scheduler is {scheduler!r}, expected ['diffusers', {' or '.join(map(repr, _SCHEDULERS))}]; "
+            "choose a checkpoint of an unconditional DDPM"
+        )
     unet_path = folder / "unet" / "config.json"
-    unet_config = _read_json(unet_path)
+    unet_config = effective_fields(_read_json(unet_path))
     _check_class(unet_path, unet_config, ("UNet2DModel",))
     scheduler_path = folder / "scheduler" / "scheduler_config.json"
-    scheduler_config = _read_json(scheduler_path)
+    scheduler_config = effective_fields(_read_json(scheduler_path))
     _check_class(scheduler_path, scheduler_config, _SCHEDULERS)
-    process = process_from_diffusers(scheduler_config, unet_config, source=str(scheduler_path))
+    process = process_from_diffusers(
+        scheduler_config, unet_config, source=str(scheduler_path), unet_source=str(unet_path)
+    )
     if (folder / "train.json").exists():
         process = _read_train_process(folder / "train.json", process, scheduler_config)
     _check_network(unet_path, unet_config, process)
@@ -82,7 +91,7 @@ def _read_json(path: Path) -> dict[str, Any]:
             f"{path}: no such file, expected a folder that `python -m train.run` or diffusers' "
             "DDPMPipeline.save_pretrained wrote; choose or copy the whole folder"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: not a JSON file ({error}); copy or train the checkpoint again") from None
     if not isinstance(fields, dict):
         raise InputError(
@@ -117,6 +126,10 @@ def _read_train_process(path: Path, by_diffusers: Process, scheduler_config: Map
         pairs["prediction_type"] = (process.prediction_type, by_diffusers.prediction_type)
     if "variance_type" in scheduler_config:  # DDIMScheduler has none
         pairs["variance_type"] = (process.variance_type, by_diffusers.variance_type)
+    if process.timestep_spacing is None:  # written before there was this field
+        process = replace(process, timestep_spacing=by_diffusers.timestep_spacing)
+    elif process.timestep_spacing in DIFFUSERS_SPACINGS:  # quadratic and logsnr have no name there
+        pairs["timestep_spacing"] = (process.timestep_spacing, by_diffusers.timestep_spacing)
     for name, (found, expected) in pairs.items():
         if found != expected:
             raise InputError(
