@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from diffusion.diffusers_fields import check_scheduler_fields, check_unet_fields
+from diffusion.diffusers_fields import check_scheduler_fields, check_unet_fields, shown
 from diffusion.errors import InputError
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import Process, SampleShape
@@ -88,11 +88,13 @@ def process_from_diffusers(
     variance_type = scheduler.get("variance_type", "fixed_small")
     if variance_type in _REFUSED_VARIANCES:
         raise InputError(
-            f"{source}: variance_type is {variance_type!r} ({_REFUSED_VARIANCES[variance_type]}); "
+            f"{source}: variance_type is {shown(variance_type)} ({_REFUSED_VARIANCES[variance_type]}); "
             f"expected one of {', '.join(_VARIANCE_TYPES)}"
         )
     if variance_type not in _VARIANCE_TYPES:
-        raise InputError(f"{source}: variance_type is {variance_type!r}, expected one of {', '.join(_VARIANCE_TYPES)}")
+        raise InputError(
+            f"{source}: variance_type is {shown(variance_type)}, expected one of {', '.join(_VARIANCE_TYPES)}"
+        )
     if scheduler.get("thresholding"):
         raise InputError(f"{source}: thresholding is true, expected false: dynamic thresholding is not reproduced")
     if scheduler.get("steps_offset"):
@@ -106,15 +108,19 @@ def process_from_diffusers(
         raise InputError(f"{unet_source}: sample_size is missing, expected a number or [height, width]")
     height, width = (size, size) if isinstance(size, int) else size
     channels, emitted = unet.get("in_channels", 3), unet.get("out_channels", 3)
-    process = Process(
-        sample=SampleShape(channels, height, width, levels),
-        schedule=schedule_from_diffusers(scheduler, source),
-        prediction_type=scheduler.get("prediction_type", "epsilon"),
-        variance_type=_VARIANCE_TYPES[variance_type],
-        clip_sample=float(scheduler.get("clip_sample_range", 1.0)) if scheduler.get("clip_sample", True) else None,
-        checkpoint_sha256=checkpoint_sha256,
-        timestep_spacing=scheduler.get("timestep_spacing", DEFAULT_DIFFUSERS_SPACING),
-    )
+    schedule = schedule_from_diffusers(scheduler, source)
+    try:
+        process = Process(
+            sample=SampleShape(channels, height, width, levels),
+            schedule=schedule,
+            prediction_type=scheduler.get("prediction_type", "epsilon"),
+            variance_type=_VARIANCE_TYPES[variance_type],
+            clip_sample=float(scheduler.get("clip_sample_range", 1.0)) if scheduler.get("clip_sample", True) else None,
+            checkpoint_sha256=checkpoint_sha256,
+            timestep_spacing=scheduler.get("timestep_spacing", DEFAULT_DIFFUSERS_SPACING),
+        )
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from None
     if emitted != process.prediction_channels:
         raise InputError(
             f"{unet_source}: out_channels is {emitted}, expected {process.prediction_channels} "

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeGuard
 
 from diffusion.errors import InputError
@@ -122,11 +122,18 @@ _UNET: dict[str, _Kind] = {
 }
 
 
-def effective_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that diffusers goes by: without those that `_use_default_values` names, which it then ignores."""
-    ignored = fields.get("_use_default_values")
-    names = ignored if isinstance(ignored, Sequence) and not isinstance(ignored, str) else ()
-    return {name: value for name, value in fields.items() if name not in names and name != "_use_default_values"}
+def effective_fields(fields: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """The fields that diffusers goes by: without those that `_use_default_values` names, which it passes over.
+
+    Raises:
+        InputError: `_use_default_values` is no list.
+    """
+    passed_over = fields.get("_use_default_values", [])
+    if not isinstance(passed_over, list):
+        raise InputError(
+            f"{source}: _use_default_values is {shown(passed_over)}, expected a list of fields; correct the file"
+        )
+    return {name: value for name, value in fields.items() if name not in ("_use_default_values", *passed_over)}
 
 
 def check_scheduler_fields(fields: Mapping[str, Any], source: str) -> None:
@@ -142,10 +149,11 @@ def check_unet_fields(fields: Mapping[str, Any], source: str) -> None:
 def _check(fields: Mapping[str, Any], kinds: Mapping[str, _Kind], source: str) -> None:
     for name, kind in kinds.items():
         if name in fields and not kind.accepts(fields[name]):
-            raise InputError(f"{source}: {name} is {_shown(fields[name])}, expected {kind.words}; correct the file")
+            raise InputError(f"{source}: {name} is {shown(fields[name])}, expected {kind.words}; correct the file")
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """A value of a JSON file in a message, cut off where it is long."""
     try:
         text = " ".join(repr(value).split())
     except ValueError:  # an integer of more digits than Python prints

@@ -20,8 +20,8 @@ def _leading(num_steps: int, schedule: NoiseSchedule) -> np.ndarray:
 
 
 def _trailing(num_steps: int, schedule: NoiseSchedule) -> np.ndarray:
-    # Lin et al. 2024, table 2: always begins at T−1. In diffusers' own arithmetic, whose rounding decides ties; for some N
-    # it makes one timestep too many, −1.
+    # Lin et al. 2024, table 2: always begins at T−1. In diffusers' own arithmetic, whose rounding decides ties;
+    # for some N it makes one timestep too many, −1.
     total = schedule.num_train_timesteps
     return np.round(np.arange(total, 0, -total / num_steps)[:num_steps])[::-1].astype(np.int64) - 1
 

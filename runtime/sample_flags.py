@@ -24,10 +24,12 @@ _EXAMPLES = """examples:
   python -m runtime.sample --engine runs/digits --device cuda --precision bf16 --compile    the same on an NVIDIA GPU
 """
 _SAMPLER_HELP = f"one of {', '.join(SAMPLERS)} (default: {DEFAULT_SAMPLER}), or a table's .json file"
-_SPACING_HELP = f"how --steps are chosen (default: what the checkpoint says, or {DEFAULT_SPACING} where it says nothing)"
+_SPACING_HELP = (
+    f"how --steps are chosen (default: what the checkpoint says, or {DEFAULT_SPACING} where it says nothing)"
+)
 _CLIPPED_HELP = (
-    "ddim on a clipped process: whether the direction to x_t is computed from the clipped x_start (default); diffusers' "
-    "DDIMPipeline takes the network's own unless it is told to: --no-use-clipped-model-output is what it draws"
+    "ddim on a clipped process: take the direction to x_t from the clipped x_start (default); "
+    "--no-use-clipped-model-output takes the network's own eps, as diffusers' DDIMPipeline does unless told otherwise"
 )
 _LAMBDA_MIN_HELP = "leave out the timesteps with half-log-SNR below L, the noisiest; -5.1 suits a cosine schedule"
 _X_INIT_HELP = "begin with these: float32 states as they are, or uint8 images (.npy, .npz, a picture) noised first"

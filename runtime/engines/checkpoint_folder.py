@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from diffusion.diffusers_config import DIFFUSERS_SPACINGS, process_from_diffusers
-from diffusion.diffusers_fields import effective_fields
+from diffusion.diffusers_fields import effective_fields, shown
 from diffusion.errors import InputError
 from diffusion.process import Process
 
@@ -59,20 +59,20 @@ def read_checkpoint_folder(folder: Path) -> CheckpointFolder:
     _check_class(index_path, index, _PIPELINES)
     if not isinstance(index.get("unet"), list) or index["unet"][-1:] != ["UNet2DModel"]:
         raise InputError(
-            f"{index_path}: unet is {index.get('unet')!r}, expected ['diffusers', 'UNet2DModel']; "
+            f"{index_path}: unet is {shown(index.get('unet'))}, expected ['diffusers', 'UNet2DModel']; "
             "choose a checkpoint of an unconditional DDPM"
         )
     scheduler = index.get("scheduler")
     if not isinstance(scheduler, list) or len(scheduler) != 2 or scheduler[1] not in _SCHEDULERS:
         raise InputError(
-            f"{index_path}: scheduler is {scheduler!r}, expected ['diffusers', {' or '.join(map(repr, _SCHEDULERS))}]; "
-            "choose a checkpoint of an unconditional DDPM"
+            f"{index_path}: scheduler is {shown(scheduler)}, expected ['diffusers', "
+            f"{' or '.join(map(repr, _SCHEDULERS))}]; choose a checkpoint of an unconditional DDPM"
         )
     unet_path = folder / "unet" / "config.json"
-    unet_config = effective_fields(_read_json(unet_path))
+    unet_config = effective_fields(_read_json(unet_path), str(unet_path))
     _check_class(unet_path, unet_config, ("UNet2DModel",))
     scheduler_path = folder / "scheduler" / "scheduler_config.json"
-    scheduler_config = effective_fields(_read_json(scheduler_path))
+    scheduler_config = effective_fields(_read_json(scheduler_path), str(scheduler_path))
     _check_class(scheduler_path, scheduler_config, _SCHEDULERS)
     process = process_from_diffusers(
         scheduler_config, unet_config, source=str(scheduler_path), unet_source=str(unet_path)
@@ -103,7 +103,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _check_class(path: Path, fields: Mapping[str, Any], expected: tuple[str, ...]) -> None:
     if fields.get("_class_name") not in expected:
         raise InputError(
-            f"{path}: _class_name is {fields.get('_class_name')!r}, expected {' or '.join(expected)}; "
+            f"{path}: _class_name is {shown(fields.get('_class_name'))}, expected {' or '.join(expected)}; "
             "choose a checkpoint of an unconditional DDPM"
         )
 
@@ -112,7 +112,7 @@ def _read_train_process(path: Path, by_diffusers: Process, scheduler_config: Map
     fields = _read_json(path)
     if fields.get("format") != TRAIN_FORMAT:
         raise InputError(
-            f"{path}: format is {fields.get('format')!r}, this version reads {TRAIN_FORMAT}; "
+            f"{path}: format is {shown(fields.get('format'))}, this version reads {TRAIN_FORMAT}; "
             "install the version that wrote it, or remove train.json to go by diffusers' files alone"
         )
     process = Process.from_json(fields.get("process"), str(path))
@@ -148,7 +148,7 @@ def _check_network(path: Path, config: Mapping[str, Any], process: Process) -> N
     for name in ("num_class_embeds", "class_embed_type"):
         if config.get(name) is not None:
             raise InputError(
-                f"{path}: {name} is {config[name]!r}, expected null (class-conditional networks are not "
+                f"{path}: {name} is {shown(config[name])}, expected null (class-conditional networks are not "
                 "supported); choose a checkpoint of an unconditional DDPM"
             )
     shape, num_train_timesteps = process.sample, process.schedule.num_train_timesteps
@@ -156,13 +156,13 @@ def _check_network(path: Path, config: Mapping[str, Any], process: Process) -> N
     if embedding not in ("positional", "learned"):
         # 'fourier' is a function of log t, which is not finite at t = 0.
         raise InputError(
-            f"{path}: time_embedding_type is {embedding!r}, expected 'positional' or 'learned'; "
+            f"{path}: time_embedding_type is {shown(embedding)}, expected 'positional' or 'learned'; "
             "choose a network that is conditioned on timesteps 0..T−1"
         )
     num_embeddings = config.get("num_train_timesteps")
     if embedding == "learned" and (not isinstance(num_embeddings, int) or num_embeddings < num_train_timesteps):
         raise InputError(
-            f"{path}: num_train_timesteps is {num_embeddings!r}, expected at least the schedule's "
+            f"{path}: num_train_timesteps is {shown(num_embeddings)}, expected at least the schedule's "
             f"{num_train_timesteps}, each of which needs an embedding; correct the scheduler's config"
         )
     times_halved = len(config.get("block_out_channels", ())) - 1

@@ -130,9 +130,7 @@ def test_diffusers_reads_back_what_we_write(kind):
     from diffusers import DDPMScheduler
 
     schedule = NoiseSchedule.explicit([0.1, 0.2, 0.3]) if kind == "explicit" else NoiseSchedule.make(kind)
-    process = a_process(
-        schedule=schedule, variance_type="fixed_large", clip_sample=2.0, timestep_spacing="trailing"
-    )
+    process = a_process(schedule=schedule, variance_type="fixed_large", clip_sample=2.0, timestep_spacing="trailing")
     config = dict(DDPMScheduler(**process_to_diffusers(process)).config)
     assert process_from_diffusers(config, UNET, levels=17) == process
 
@@ -166,7 +164,10 @@ def test_spacing_is_what_diffusers_takes():
             {"trained_betas": [0.1] * 30, "num_train_timesteps": 20},
             "trained_betas holds 30 numbers, but num_train_timesteps is 20",
         ),
-        ({"trained_betas": ["0.1"], "num_train_timesteps": 1}, r"trained_betas is \['0.1'\], expected a list of numbers"),
+        (
+            {"trained_betas": ["0.1"], "num_train_timesteps": 1},
+            r"trained_betas is \['0.1'\], expected a list of numbers",
+        ),
         ({"set_alpha_to_one": False}, "set_alpha_to_one is false, expected true"),
         ({"num_train_timesteps": True}, "num_train_timesteps is True, expected a whole number from 1 to"),
         ({"clip_sample": "false"}, "clip_sample is 'false', expected true or false"),
