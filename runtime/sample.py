@@ -18,6 +18,7 @@ from commands.program import run_program, say
 from commands.progress import progress_bar
 from commands.whole_files import whole_file
 from diffusion.errors import InputError
+from diffusion.samplers import chosen_spacing
 from diffusion.step_table import StepTable
 from runtime.engines.backend_choice import choose_backend
 from runtime.host_chain import NonFiniteSample, check_seed_range
@@ -54,6 +55,7 @@ def sample(args: argparse.Namespace) -> dict[str, Any]:
         from_timestep=args.from_timestep,
         lambda_min=args.lambda_min,
         eta=args.eta,
+        use_clipped_model_output=args.use_clipped_model_output,
         invert=args.invert,
         batch_size=args.batch_size,
         threads=args.threads,
@@ -114,7 +116,8 @@ def _run(
     if args.engine.suffix == ".onnx":
         reason = choose_backend(args.backend, args.device or "cpu", sampler.engine.precision).reason
     chosen = f" because {reason}" if reason else ""
-    say(f"{args.engine}: {sampler.engine.name}{chosen}, {table.sampler} with {len(table)} steps, {num} samples")
+    spacing, spaced = _spacing(args, sampler)
+    say(f"{args.engine}: {sampler.engine.name}{chosen}, {table.sampler} with {len(table)} steps{spaced}, {num} samples")
     notes = sampler.notes(with_x_init=x_init is not None)
     for note in notes:
         say(f"note: {note}")
@@ -139,10 +142,25 @@ def _run(
         "files": [str(file) for file in files],
         "engine": {"path": str(args.engine), "name": sampler.engine.name, "sha256": sampler.engine.sha256},
         **{name: identity[name] for name in ("sampler", "steps", "seed", "start", "num", "format")},
+        "spacing": spacing,
         "conditioning": table.conditioning,
         "notes": notes,
         **timing,
     }
+
+
+def _spacing(args: argparse.Namespace, sampler: Sampler) -> tuple[str | None, str]:
+    """Which spacing chose the timesteps, None if they are all of them or were listed; and what to say of it."""
+    if args.steps is None or args.steps >= sampler.process.schedule.num_train_timesteps:
+        return None, ""
+    spacing = chosen_spacing(sampler.process, args.spacing)
+    if args.spacing is not None:
+        said_by = "as --spacing says"
+    elif sampler.process.timestep_spacing is not None:
+        said_by = "as the checkpoint says"
+    else:
+        said_by = "as the checkpoint does not say"
+    return spacing, f" ({spacing} spacing, {said_by})"
 
 
 def _draw(
