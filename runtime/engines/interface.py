@@ -23,7 +23,7 @@ class Engine(Protocol):
     """Of the network's file or weights: a run's identity."""
 
     precision: str
-    """Of the network's arithmetic: `fp32`, `fp16` or `bf16`. Tables are checked against it."""
+    """Of the network's arithmetic: `fp32`, `fp16`, `bf16` or `int8`. Tables are checked against it."""
 
     def bind(self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray) -> Callable[[], None]:
         """A call that reads `x` and `t` and writes `prediction`, in place and every time the same buffers.
