@@ -19,10 +19,10 @@ def rounding_error(table: StepTable, precision: str) -> float:
     """What one step can make of rounding a prediction of unit size, in units of data.
 
     Unclipped, this is a bound: G·2⁻¹¹ for fp16, G·2⁻⁸ for bf16 and G·2⁻⁶ for int8, with G of `StepTable.conditioning`.
-    Clipped, x_start is never off by more than 2·clip, from one end of its range to the other, however large v is. A row
-    counts at most clip·|b| for it, half of that: rounding reaches from end to end only at rows so noisy that the network
-    knows nothing but the mean of its data, and from the middle of the range each end is clip away. Where that mean is m
-    instead of 0, as in pixels that are white in every image, x_start can be off by clip + |m|.
+    Clipped, x_start is never off by more than 2·clip, from one end of its range to the other, however large v is. A
+    row counts at most clip·|b| for it, half of that: rounding reaches from end to end only at rows so noisy that the
+    network knows nothing but the mean of its data, and from the middle of the range each end is clip away. Where that
+    mean is m instead of 0, as in pixels that are white in every image, x_start can be off by clip + |m|.
 
     Raises:
         InputError: an unknown precision.
