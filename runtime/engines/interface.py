@@ -20,7 +20,7 @@ class Engine(Protocol):
     """What the network was trained to do."""
 
     sha256: str
-    """Of the network's file or weights: a run's identity."""
+    """Of every byte that the network is made of, in however many files: a run's identity."""
 
     precision: str
     """Of the network's arithmetic: `fp32`, `fp16`, `bf16` or `int8`. Tables are checked against it."""

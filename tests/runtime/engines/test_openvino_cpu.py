@@ -1,6 +1,7 @@
 """OpenVINO: engines and ONNX files, what is bound, what is refused before it is opened."""
 
 import gc
+import hashlib
 import json
 import os
 import re
@@ -244,7 +245,9 @@ def test_the_command_samples_from_it(engine_path):
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert re.fullmatch(r"OpenVINO [\d.]+ \(fp32, CPU\)", report["engine"]["name"])
-    assert report["engine"]["sha256"] == read_sidecar(engine_path, "").sha256
+    sidecar = read_sidecar(engine_path, "")
+    both = f"{sidecar.sha256} {sidecar.engine['weights_sha256']}"
+    assert report["engine"]["sha256"] == hashlib.sha256(both.encode()).hexdigest()
     found = np.load(engine_path.parent / "samples" / "samples.npy")
     onnx_file = NETWORK.save_onnx(engine_path.parent / "unet.onnx")
     expected = Sampler(onnx_file, num_steps=5, backend="onnxruntime").sample_float32(3)
