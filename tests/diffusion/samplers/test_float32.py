@@ -49,6 +49,9 @@ class NumpyEngine:
     def __init__(self, process, network):
         self.process, self.network = process, network
 
+    def batch_range(self):
+        return 1, None
+
     def bind(self, x, t, prediction):
         def call():
             prediction[:] = self.network(x, t)
