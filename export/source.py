@@ -108,15 +108,16 @@ def _from_checkpoint(folder: Path, allow_pickle: bool, debug: bool) -> Source:
 def _from_onnx(path: Path, flags: ProcessFlags) -> Source:
     import onnx
 
-    from runtime.engines.onnx_precision import onnx_precision
+    from runtime.engines.onnx_precision import LOW_PRECISIONS, onnx_precision
     from runtime.engines.onnx_runtime import OnnxRuntimeEngine
     from runtime.engines.verification import predict_with
 
     precision = onnx_precision(path)
     if precision != "fp32":
+        ours = f" (of ours: export it without --{precision})" if precision in LOW_PRECISIONS else ""
         raise InputError(
             f"{path}: computes in {precision}, expected the float32 network, against which an engine is verified; "
-            f"give its checkpoint or a float32 file of it (of ours: export it without --{precision})"
+            f"give its checkpoint or a float32 file of it{ours}"
         )
     engine = OnnxRuntimeEngine(path, flags=flags)
     return Source(path, engine.process, onnx.load(str(path)), engine.sha256, predict_with(engine), engine.name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ import onnxruntime as ort
 from commands.errors import DeviceUnavailableError
 from diffusion.errors import InputError
 from diffusion.process import METADATA_KEY
+from runtime.engines.network_bytes import network_sha256
 from runtime.engines.network_contract import (
     TensorSpec,
     check_batch,
@@ -62,7 +62,7 @@ class OnnxRuntimeEngine:
         metadata = self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
         self.process = process_of_onnx(path, metadata, self._x, flags or ProcessFlags())
         check_shapes(path, self.process, self._x, prediction)
-        self.sha256 = _sha256_of(path)
+        self.sha256 = network_sha256(path)
         low = "" if self.precision == "fp32" else f"{self.precision}, "
         self.name = f"ONNX Runtime {ort.__version__} ({low}{device.upper()})"
 
@@ -146,11 +146,6 @@ def _instead(precision: str) -> str:
     if precision == "bf16":
         return "run on this machine with unet.xml, made by `python -m export.to_openvino --bf16`"
     return "run on this machine with --device cpu"
-
-
-def _sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _one_line(error: Exception) -> str:

@@ -18,6 +18,7 @@ from diffusion.errors import InputError
 from diffusion.process import METADATA_KEY, Process
 from runtime.engines.first_use import Place, ensure_verified
 from runtime.engines.model_cache import compile_cached
+from runtime.engines.network_bytes import network_sha256
 from runtime.engines.network_contract import (
     TensorSpec,
     check_batch,
@@ -91,8 +92,6 @@ class OpenVinoEngine:
                 f"{self._path}: is in {self.precision}, which OpenVINO does not run as it is, expected float32; "
                 f"make an engine from the checkpoint with `{REBUILD}`, {way_out}"
             )
-        with self._path.open("rb") as file:
-            self.sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         try:
             self._model = self._core.read_model(str(self._path))
         except RuntimeError as error:
@@ -100,6 +99,7 @@ class OpenVinoEngine:
                 f"{self._path}: OpenVINO cannot read it as an ONNX model ({_one_line(error)}); "
                 "make one with `python -m export.to_onnx`, or give --backend onnxruntime"
             ) from error
+        self.sha256 = network_sha256(self._path)
         prediction = self._find_tensors()
         place = ["framework", METADATA_KEY]  # where OpenVINO keeps the metadata of an ONNX file
         metadata = self._model.get_rt_info(place).astype(str) if self._model.has_rt_info(place) else None
@@ -115,10 +115,12 @@ class OpenVinoEngine:
             )
         self.precision = str(precision)
         check_precision(self._core, self.precision, str(self._path))
-        self.sha256 = sidecar.sha256
         network = read_hashed(self._path, sidecar.sha256, REBUILD)
+        weights_sha256 = sidecar.engine.get("weights_sha256")
         # Constants are read from these bytes as they are, for as long as the model lives.
-        self._weights = read_hashed(self._path.with_suffix(".bin"), sidecar.engine.get("weights_sha256"), REBUILD)
+        self._weights = read_hashed(self._path.with_suffix(".bin"), weights_sha256, REBUILD)
+        # The .xml of two trainings of one network is the same.
+        self.sha256 = hashlib.sha256(f"{sidecar.sha256} {weights_sha256}".encode()).hexdigest()
         try:
             self._model = self._core.read_model(network.tobytes(), ov.Tensor(self._weights, shared_memory=True))
         except RuntimeError as error:  # the bytes are the exporter's, so the versions do not fit
