@@ -112,7 +112,8 @@ def slots_for(engine: Engine, num: int, largest: int) -> int:
 
     An engine that compiles for each batch size says by `padded_batch` which few sizes it has.
     """
-    if fixed_batch(engine) is not None:
-        return largest
+    fixed = fixed_batch(engine)
+    if fixed is not None:
+        return fixed
     padded = getattr(engine, "padded_batch", None)
     return num if padded is None else min(largest, padded(num))

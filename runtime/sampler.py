@@ -20,7 +20,7 @@ from runtime.device.plan import DevicePlan, device_batch_size, plan_device
 from runtime.device_batches import DeviceBatch, DeviceChains
 from runtime.engines.interface import Engine
 from runtime.engines.opening import open_engine
-from runtime.host_chain import HostChain, NonFiniteSample, check_seed_range
+from runtime.host_chain import MAX_SEED, HostChain, NonFiniteSample, check_seed_range
 from runtime.host_chains import HostChains, check_fixed_batch, fixed_batch, slots_for
 from runtime.images import quantize
 from runtime.memory import check_batch_fits, default_batch_size
@@ -216,14 +216,14 @@ class Sampler:
         if self._device_engine is not None:
             yield from self._device_batches(num, seed, start, x_init, after_step, trajectory)
             return
-        size = self.batch_size_for(num)
+        size, largest = self.batch_size_for(num), self.batch_size_for(MAX_SEED)
         for first in range(0, num, size):
             count = min(size, num - first)
             followed = trajectory if trajectory is not None and first < trajectory.num_samples else None
             indices = list(range(start + first, start + first + count))
             states = None if x_init is None else x_init[first : first + count]
             # Not held across a yield: what the caller does then may take for ever, or need a chain of this sampler.
-            with self._host_chains.lease(slots_for(self.engine, count, size), followed is not None) as chain:
+            with self._host_chains.lease(slots_for(self.engine, count, largest), followed is not None) as chain:
                 chain.begin([seed] * count, indices, states)
                 self._run(chain, first, count, after_step, followed)
                 finite = chain.finite()[:count]
