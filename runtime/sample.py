@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,8 @@ def sample(args: argparse.Namespace) -> dict[str, Any]:
     }
     with sole_run(args.out):
         folder = RunFolder.claim(args.out, identity, names, args.resume, args.overwrite)
+        if args.resume and not folder.done:
+            say(f"{args.out}: holds no finished samples to go on from; beginning with the first")
         return _run(args, sampler, folder, num, x_init, trajectory)
 
 
@@ -111,7 +114,8 @@ def _run(
 ) -> dict[str, Any]:
     """Draw and write; return the report."""
     table, process, identity = sampler.table, sampler.process, folder.identity
-    writer = open_writer(args.format, args.out, process.sample, num, args.start, folder.done)
+    broken = {sample.sample_index - args.start for sample in folder.non_finite}
+    writer = open_writer(args.format, args.out, process.sample, num, args.start, folder.done, broken)
     reason = ""
     if args.engine.suffix == ".onnx":
         reason = choose_backend(args.backend, args.device or "cpu", sampler.engine.precision).reason
@@ -128,8 +132,8 @@ def _run(
 
     broken = {broke.sample_index - args.start for broke in folder.non_finite}
     finite = np.array([place not in broken for place in range(num)])
-    files = writer.finish(finite) if finite.any() else []
-    folder.save()
+    with _kept_on_error(folder, num):
+        files = writer.finish(finite) if finite.any() else []
     if trajectory is not None:
         files += _write_trajectory(args.out, trajectory)
     if broken:
@@ -189,20 +193,19 @@ def _draw(
                 bar.update()
 
             try:
-                for batch in sampler.batches(
-                    left,
-                    args.seed,
-                    args.start + done_before,
-                    None if x_init is None else x_init[done_before:],
-                    after_step,
-                    trajectory,
-                ):
-                    writer.add(batch)
-                    folder.done += len(batch.x) + len(batch.non_finite)
-                    folder.non_finite += batch.non_finite
-                    folder.save()
-                    rate = (folder.done - done_before) / (time.perf_counter() - began)
-                    bar.set_postfix_str(f"{rate:.3g} images/s", refresh=False)
+                with _kept_on_error(folder, num):
+                    for batch in sampler.batches(
+                        left,
+                        args.seed,
+                        args.start + done_before,
+                        None if x_init is None else x_init[done_before:],
+                        after_step,
+                        trajectory,
+                    ):
+                        writer.add(batch)
+                        folder.record(len(batch.x) + len(batch.non_finite), batch.non_finite)
+                        rate = (folder.done - done_before) / (time.perf_counter() - began)
+                        bar.set_postfix_str(f"{rate:.3g} images/s", refresh=False)
             except KeyboardInterrupt:
                 raise StoppedError(
                     f"interrupted; {folder.done} of {num} samples are kept in {args.out}: "
@@ -215,6 +218,19 @@ def _draw(
         "ms_per_step": 1e3 * seconds / max(1, steps_run),
         "first_step_seconds": first_step_seconds,
     }
+
+
+@contextlib.contextmanager
+def _kept_on_error(folder: RunFolder, num: int) -> Iterator[None]:
+    """Say of an error, such as a full disk, what it does not cost."""
+    try:
+        yield
+    except InputError as error:
+        if not folder.done:
+            raise
+        raise InputError(
+            f"{error}; {folder.done} of {num} samples are kept in {folder.path}, and --resume goes on"
+        ) from error
 
 
 def _write_trajectory(out: Path, trajectory: Trajectory) -> list[Path]:

@@ -22,6 +22,7 @@ from runtime.engines.network_contract import (
     tell_inputs_apart,
 )
 from runtime.engines.onnx_precision import onnx_precision
+from runtime.own_process import OwnProcess
 from runtime.process_flags import ProcessFlags
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -45,6 +46,9 @@ class OnnxRuntimeEngine:
         threads: of the CPU provider; 0 for as many as this process may use.
         flags: what the file's metadata does not say.
 
+    Attributes:
+        fixed_batch: the batch that the file fixes; None where any number of samples may be called.
+
     Raises:
         InputError: no such file, not an ONNX file, not an ε-network, or a process nobody described.
         DeviceUnavailableError: no CUDA provider, no GPU for it, or bf16 convolutions on the CPU.
@@ -62,6 +66,8 @@ class OnnxRuntimeEngine:
         metadata = self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
         self.process = process_of_onnx(path, metadata, self._x, flags or ProcessFlags())
         check_shapes(path, self.process, self._x, prediction)
+        self.fixed_batch = self._x.batch
+        self._own_process = OwnProcess(str(path))
         self.sha256 = network_sha256(path)
         low = "" if self.precision == "fp32" else f"{self.precision}, "
         self.name = f"ONNX Runtime {ort.__version__} ({low}{device.upper()})"
@@ -72,6 +78,7 @@ class OnnxRuntimeEngine:
 
     def bind(self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray) -> Callable[[], None]:
         """As `runtime.engines.interface.Engine.bind`: ONNX Runtime reads and writes the buffers themselves."""
+        self._own_process.check()
         check_batch(self._path, self._x, x.shape[0])
         binding = self._session.io_binding()
         fed_t = t if self._t_type == np.float32 else np.empty(t.shape, dtype=self._t_type)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import threading
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -29,18 +31,22 @@ from runtime.engines.network_contract import (
 )
 from runtime.engines.onnx_precision import onnx_precision
 from runtime.engines.sidecar import Sidecar, read_hashed, read_sidecar
+from runtime.own_process import OwnProcess
 from runtime.process_flags import ProcessFlags
 
 FLAVOR = "openvino"
 REBUILD = "python -m export.to_openvino"
 # OpenVINO's own default is bf16 wherever the CPU has it, so the precision is never left to it.
 PRECISION_HINTS = {"fp32": "f32", "bf16": "bf16"}
+MAX_COMPILED = 3
+"""Models kept for one engine. A chain keeps its own as long as it is kept itself."""
+
 _PLACE_FIELDS = {field.name for field in fields(Place)}
 _TYPES = {"f32": np.float32, "f64": np.float64, "i64": np.int64, "i32": np.int32}
 
 
 class OpenVinoEngine:
-    """An ε-network run by OpenVINO, compiled anew for each batch size.
+    """An ε-network run by OpenVINO, compiled anew for each batch size; the `MAX_COMPILED` used last are kept.
 
     One stream with all threads, because a chain waits for each of its network calls; and threads are not pinned:
     beside anything else on the same cores, pinned ones wait for it while others idle.
@@ -53,6 +59,7 @@ class OpenVinoEngine:
 
     Attributes:
         sidecar: the engine's; None for an ONNX file.
+        fixed_batch: the batch that the file fixes; None where any number of samples may be called.
 
     Raises:
         InputError: files that are missing, changed, of another version, or no ε-network.
@@ -75,7 +82,10 @@ class OpenVinoEngine:
             self.sidecar = sidecar or read_sidecar(path, REBUILD)
             self._read_engine(flags, self.sidecar)
         self.name = f"OpenVINO {ov.__version__.partition('-')[0]} ({self.precision}, CPU)"
-        self._compiled: dict[int, ov.CompiledModel] = {}
+        self.fixed_batch = self._x.batch
+        self._own_process = OwnProcess(str(path))
+        self._compiling = threading.Lock()
+        self._compiled: OrderedDict[int, ov.CompiledModel] = OrderedDict()  # what was used longest ago first
 
     def _read_onnx(self, flags: ProcessFlags) -> None:
         if not self._path.is_file():
@@ -143,6 +153,7 @@ class OpenVinoEngine:
 
     def bind(self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray) -> Callable[[], None]:
         """As `runtime.engines.interface.Engine.bind`: OpenVINO reads and writes the buffers themselves."""
+        self._own_process.check()
         check_batch(self._path, self._x, x.shape[0])
         fed_t = t if _TYPES[self._t.element_type] == t.dtype else np.empty(t.shape, _TYPES[self._t.element_type])
         request = self._compile(x.shape[0]).create_infer_request()
@@ -164,6 +175,16 @@ class OpenVinoEngine:
                 ) from error
 
         return call
+
+    @staticmethod
+    def padded_batch(num: int) -> int:
+        """The size that `num` samples are called in: 1 to 8, 10, 12, 14, 16, 20, 24, … so that few are compiled.
+
+        A compiled model takes as much memory as the weights and seconds to make; less than a fifth of its slots is
+        idle. It depends on `num` alone, so that equal requests are equal calls.
+        """
+        step = 1 << max(0, (num - 1).bit_length() - 3)
+        return -(-num // step) * step
 
     def compiled(self, batch_size: int, options: Mapping[str, Any] | None = None) -> ov.CompiledModel:
         """The network as it is run at a batch size; further options are for measuring."""
@@ -199,9 +220,13 @@ class OpenVinoEngine:
         return compiled
 
     def _compile(self, batch_size: int) -> ov.CompiledModel:
-        if batch_size not in self._compiled:
-            self._compiled[batch_size] = self.compiled(batch_size)
-        return self._compiled[batch_size]
+        with self._compiling:  # one thread at a time: a second one that wants the same size finds it made
+            if batch_size not in self._compiled:
+                while len(self._compiled) >= MAX_COMPILED:
+                    self._compiled.popitem(last=False)
+                self._compiled[batch_size] = self.compiled(batch_size)
+            self._compiled.move_to_end(batch_size)
+            return self._compiled[batch_size]
 
 
 def open_openvino(path: Path, threads: int = 0, flags: ProcessFlags | None = None) -> OpenVinoEngine:

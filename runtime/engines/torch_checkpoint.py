@@ -21,7 +21,9 @@ from commands.errors import DeviceUnavailableError
 from diffusion.errors import InputError
 from diffusion.process import Process
 from runtime.engines.checkpoint_folder import read_checkpoint_folder
+from runtime.engines.torch_call import without_tf32
 from runtime.engines.torch_weights import fill, load_weights, one_line
+from runtime.own_process import OwnProcess
 from runtime.process_flags import ProcessFlags
 
 
@@ -103,6 +105,7 @@ class TorchEngine:
         self.name = f"PyTorch {torch.__version__} ({device.upper()})"
         self.precision = "fp32"
         self._folder = checkpoint.folder
+        self._own_process = OwnProcess(str(folder))
         self._network = Network(checkpoint.unet).to(self._device)
 
     def batch_range(self) -> tuple[int, int | None]:
@@ -114,6 +117,7 @@ class TorchEngine:
 
         On the CPU, PyTorch reads and writes the NumPy buffers themselves; on a GPU each call copies.
         """
+        self._own_process.check()
         self._check_buffers(x, t, prediction)
         host_x, host_t, host_prediction = map(torch.from_numpy, (x, t, prediction))
         network, device = self._network, self._device
@@ -127,8 +131,7 @@ class TorchEngine:
         device_x, device_t = torch.empty_like(host_x, device=device), torch.empty_like(host_t, device=device)
 
         def call_on_gpu() -> None:
-            # Unless told otherwise cuDNN rounds the factors of float32 convolutions to TF32: not a reference.
-            with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            with torch.inference_mode(), without_tf32():
                 device_x.copy_(host_x)
                 device_t.copy_(host_t)
                 host_prediction.copy_(network(device_x, device_t))

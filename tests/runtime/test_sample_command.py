@@ -132,7 +132,6 @@ def test_foreign_files_are_never_overwritten(folder, capsys):
         (["--timesteps", "999,0", "--spacing", "logsnr"], 2, "spacing and timesteps were both given"),
         (["--trajectory", "1"], 2, "trajectory is 1, expected 2 to 1001"),
         (["--trajectory", "4", "--resume"], 2, "both given"),
-        (["--resume"], 2, "found no run.json"),
         (["--out", "junk.txt"], 2, "junk.txt: is a file, expected a folder"),
         (["--out", "junk.txt/deeper"], 2, "junk.txt/deeper"),
         (["--out", "/proc/nowhere"], 2, "cannot be written"),

@@ -1,6 +1,7 @@
 """The Python interface."""
 
 import numpy as np
+import onnx
 import pytest
 
 from diffusion.errors import InputError
@@ -8,6 +9,7 @@ from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import Process, SampleShape
 from runtime import NonFiniteError, Sampler
 from runtime.images import quantize
+from runtime.trajectory import Trajectory
 from tests.gaussian import GaussianNetwork
 
 PROCESS = Process(SampleShape(3, 4, 6), NoiseSchedule.make("linear", 100), variance_type="fixed_small")
@@ -101,3 +103,48 @@ def test_a_network_too_large_for_the_memory_is_measured_first(onnx_file, monkeyp
     monkeypatch.setattr("runtime.memory._network_bytes_per_sample", lambda engine, table: 10_000)
     with pytest.raises(InputError, match="batch size is 64"):
         Sampler(onnx_file, batch_size=64)
+
+
+@pytest.fixture(params=["onnxruntime", "openvino"])
+def static(request, tmp_path):
+    """Arguments that open a network whose file fixes the batch at 4."""
+    path = GaussianNetwork(PROCESS, 0.1, 0.4).save_onnx(tmp_path / "static.onnx")
+    model = onnx.load(path)
+    for entry in (*model.graph.input, *model.graph.output):
+        entry.type.tensor_type.shape.dim[0].dim_value = 4
+    onnx.save(model, path)
+    return {"engine": path, "backend": request.param, "num_steps": 5}
+
+
+@pytest.mark.parametrize("num", [1, 3, 4, 6, 9])
+def test_a_static_batch_draws_any_number(onnx_file, static, num):
+    sampler = Sampler(**static)
+    assert sampler.batch_size_for(num) == 4
+    reference = Sampler(**static | {"engine": onnx_file})
+    expected = reference.sample_float32(num, seed=3)
+    for _ in range(2):
+        np.testing.assert_array_equal(sampler.sample_float32(num, seed=3), expected)
+    states = np.random.default_rng(0).normal(size=expected.shape).astype(np.float32)
+    np.testing.assert_array_equal(
+        sampler.sample_float32(num, x_init=states), reference.sample_float32(num, x_init=states)
+    )
+
+
+def test_an_idle_slot_of_a_static_batch_is_seen_by_nobody(onnx_file, static):
+    sampler = Sampler(**static)
+    kept = []
+    for each in (sampler, Sampler(**static | {"engine": onnx_file}, batch_size=4)):
+        each.sample(4, seed=1)  # other samples in the slots that are idle next
+        trajectory, moved = Trajectory(each.table, PROCESS.sample, 4, 6), []
+        batches = list(each.batches(6, seed=3, start=7, after_step=moved.append, trajectory=trajectory))
+        assert [batch.sample_indices.tolist() for batch in batches] == [[7, 8, 9, 10], [11, 12]]
+        assert moved == [4] * 5 + [2] * 5
+        kept.append((*(batch.x for batch in batches), trajectory.x, trajectory.x_start))
+    for ours, theirs in zip(*kept, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_another_batch_than_the_static_one_is_refused(static):
+    Sampler(**static, batch_size=4).sample(2)
+    with pytest.raises(InputError, match=r"batch size is 3, and .* takes batches of 4 alone; leave --batch-size out"):
+        Sampler(**static, batch_size=3)
