@@ -23,6 +23,7 @@ from commands.errors import (
     StoppedError,
     VerificationError,
 )
+from commands.plain_text import let_output_be_plain
 from diffusion.errors import InputError
 
 Report = dict[str, Any]
@@ -73,6 +74,7 @@ def run_program(
     `main` returns the report: under `--json` it is printed as one object; otherwise its key
     `"summary"`, one or more lines that say where the result is, is printed.
     """
+    let_output_be_plain()
     args = parser.parse_args(argv)
     # A terminated job deserves the same clean end as Ctrl-C: what is finished is kept.
     previous = signal.signal(signal.SIGTERM, _raise_keyboard_interrupt)
@@ -91,9 +93,16 @@ def run_program(
     except BrokenPipeError:
         _let_output_go_nowhere(sys.stdout, sys.stderr)
         return EXIT_DONE
+    except OSError as error:
+        if error.filename is None:
+            return _fail_as_bug(parser.prog, error, args)
+        # What a file system refuses is no fault of ours: a name that is too long, a folder that may not be entered.
+        message = (
+            f"{os.fsdecode(error.filename)}: {error.strerror or error}; name another file, or make this one usable"
+        )
+        return _fail(parser.prog, message, EXIT_INPUT, args)
     except Exception as error:
-        message = f"{type(error).__name__}: {error} (a bug: please report it with the output of --debug)"
-        return _fail(parser.prog, message, EXIT_BUG, args)
+        return _fail_as_bug(parser.prog, error, args)
     finally:
         signal.signal(signal.SIGTERM, previous)
     return EXIT_DONE
@@ -124,6 +133,11 @@ def _print_report(report: Report, as_json: bool) -> None:
 
 def _raise_keyboard_interrupt(signum: int, frame: object) -> NoReturn:
     raise KeyboardInterrupt
+
+
+def _fail_as_bug(prog: str, error: Exception, args: argparse.Namespace) -> int:
+    message = f"{type(error).__name__}: {error} (a bug: please report it with the output of --debug)"
+    return _fail(prog, message, EXIT_BUG, args)
 
 
 def _fail(prog: str, error: object, code: int, args: argparse.Namespace) -> int:

@@ -10,6 +10,7 @@ import numpy as np
 import onnxruntime as ort
 
 from commands.errors import DeviceUnavailableError
+from commands.reasons import reason
 from diffusion.errors import InputError
 from diffusion.process import METADATA_KEY
 from runtime.engines.network_bytes import network_sha256
@@ -98,7 +99,7 @@ class OnnxRuntimeEngine:
                 run(binding, options)
             except Exception as error:  # ONNX Runtime's exceptions have no common base
                 raise InputError(
-                    f"{self._path}: the network fails on a batch of {len(kept[0])} ({_one_line(error)}); "
+                    f"{self._path}: the network fails on a batch of {len(kept[0])} ({reason(error)}); "
                     "try a smaller --batch-size, or export again"
                 ) from error
 
@@ -128,7 +129,7 @@ def _open_session(path: Path, device: str, threads: int, precision: str) -> ort.
     except Exception as error:  # ONNX Runtime's exceptions have no common base
         if device != "cpu":
             raise DeviceUnavailableError(
-                f"device {device}: ONNX Runtime could not start {wanted} ({_one_line(error)}); {_instead(precision)}"
+                f"device {device}: ONNX Runtime could not start {wanted} ({reason(error)}); {_instead(precision)}"
             ) from error
         # It runs files that only store bf16, or cast to it, and refuses the others before their first run.
         if precision == "bf16" and "NOT_IMPLEMENTED" in str(error):
@@ -137,7 +138,7 @@ def _open_session(path: Path, device: str, threads: int, precision: str) -> ort.
                 "or make an engine that has from its checkpoint with `python -m export.to_openvino --bf16` (unet.xml)"
             ) from error
         raise InputError(
-            f"{path}: ONNX Runtime cannot read it as an ONNX model ({_one_line(error)}); "
+            f"{path}: ONNX Runtime cannot read it as an ONNX model ({reason(error)}); "
             "make one with `python -m export.to_onnx`"
         ) from error
     # Asked for CUDA where there is no GPU, ONNX Runtime warns and goes on with the CPU.
@@ -153,8 +154,3 @@ def _instead(precision: str) -> str:
     if precision == "bf16":
         return "run on this machine with unet.xml, made by `python -m export.to_openvino --bf16`"
     return "run on this machine with --device cpu"
-
-
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) <= 200 else text[:200] + "…"

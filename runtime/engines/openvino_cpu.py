@@ -16,6 +16,7 @@ import numpy as np
 import openvino as ov
 
 from commands.errors import DeviceUnavailableError
+from commands.reasons import reason
 from diffusion.errors import InputError
 from diffusion.process import METADATA_KEY, Process
 from runtime.engines.first_use import Place, ensure_verified
@@ -106,7 +107,7 @@ class OpenVinoEngine:
             self._model = self._core.read_model(str(self._path))
         except RuntimeError as error:
             raise InputError(
-                f"{self._path}: OpenVINO cannot read it as an ONNX model ({_one_line(error)}); "
+                f"{self._path}: OpenVINO cannot read it as an ONNX model ({reason(error)}); "
                 "make one with `python -m export.to_onnx`, or give --backend onnxruntime"
             ) from error
         self.sha256 = network_sha256(self._path)
@@ -136,7 +137,7 @@ class OpenVinoEngine:
         except RuntimeError as error:  # the bytes are the exporter's, so the versions do not fit
             raise InputError(
                 f"{self._path}: OpenVINO {ov.__version__} cannot read what {sidecar.engine.get('builder')} wrote "
-                f"({_one_line(error)}); make it again with `{REBUILD}`"
+                f"({reason(error)}); make it again with `{REBUILD}`"
             ) from error
         prediction = self._find_tensors()
         self.process = flags.applied_to(sidecar.process, str(self._path))
@@ -170,7 +171,7 @@ class OpenVinoEngine:
                 run(share_outputs=True)  # else a copy of the prediction is returned as well
             except RuntimeError as error:
                 raise InputError(
-                    f"{self._path}: the network fails on a batch of {len(kept[0])} ({_one_line(error)}); "
+                    f"{self._path}: the network fails on a batch of {len(kept[0])} ({reason(error)}); "
                     "try a smaller --batch-size, or export again"
                 ) from error
 
@@ -209,7 +210,7 @@ class OpenVinoEngine:
             compiled = compile_cached(key, compile_in) if self._cached else compile_in(None)
         except RuntimeError as error:
             raise InputError(
-                f"{self._path}: OpenVINO cannot compile it for a batch of {batch_size} ({_one_line(error)}); "
+                f"{self._path}: OpenVINO cannot compile it for a batch of {batch_size} ({reason(error)}); "
                 "try a smaller --batch-size, or export again"
             ) from error
         found = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
@@ -277,8 +278,3 @@ def _spec(entry: ov.ConstOutput) -> TensorSpec:
         return TensorSpec(entry.get_any_name(), entry.get_element_type().get_type_name(), ())
     sizes = tuple(dim.get_length() if dim.is_static else "N" if not i else "?" for i, dim in enumerate(shape))
     return TensorSpec(entry.get_any_name(), entry.get_element_type().get_type_name(), sizes)
-
-
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) <= 200 else text[:200] + "…"
