@@ -8,11 +8,19 @@ from pathlib import Path
 from diffusion.errors import InputError
 from runtime.pictures import is_picture_name
 from train.digits import LEVELS, load_digits_split
-from train.folder_listing import walk_files
+from train.folder_listing import MissingSplitError, walk_files
 from train.gray_levels import with_levels
 from train.image_set import ImageSet
 
-__all__ = ["DataRequest", "is_table", "load_data", "load_digits_split", "load_pictures", "load_table"]
+__all__ = [
+    "DataRequest",
+    "MissingSplitError",
+    "is_table",
+    "load_data",
+    "load_digits_split",
+    "load_pictures",
+    "load_table",
+]
 
 _IMAGE_OPTIONS = ("image_size", "image_mode")
 _TABLE_OPTIONS = ("split", "image_column")

@@ -25,6 +25,10 @@ _LITTER = frozenset(
 )  # fmt: skip
 
 
+class MissingSplitError(InputError):
+    """The data has no split of that name."""
+
+
 @dataclass(frozen=True)
 class FolderListing:
     """What a folder holds.
@@ -50,21 +54,22 @@ def list_pictures(folder: Path, split: str | None = None) -> FolderListing:
             `train` where there are such folders, else for all pictures.
 
     Raises:
-        InputError: no such split, no pictures, a folder that cannot be read, or a link to a picture that is not there.
+        InputError: no such split (`MissingSplitError`), no pictures, a folder that cannot be read, or a link to a
+            picture that is not there.
     """
     files = list(walk_files(folder))
-    found = _splits_of(folder)
+    found = splits_of(folder)
     notes: list[str] = []
     chosen = files
     if split is not None and split != ALL and not found:
-        raise InputError(
+        raise MissingSplitError(
             f"{folder}: has no split {split!r}, for it has no folder named train, validation or test at its top; "
             "leave --split out for all pictures"
         )
     if found and split != ALL:
         wanted = _kind(split or "train") or split or ""
         if wanted not in found:
-            raise InputError(
+            raise MissingSplitError(
                 f"{folder}: has no split {split or 'train'!r}, found {', '.join(sorted(_names(found)))}; "
                 f"choose one with --split, or --split {ALL} for all pictures"
             )
@@ -106,7 +111,7 @@ def walk_files(folder: Path) -> Iterator[Path]:
 
 def has_split(folder: Path, split: str) -> bool:
     """Whether `folder` has a folder at its top that is named as `split` is."""
-    return _kind(split) in _splits_of(folder)
+    return _kind(split) in splits_of(folder)
 
 
 def _walk(folder: Path, entered: set[tuple[int, int]]) -> Iterator[Path]:
@@ -140,7 +145,8 @@ def _identity(path: Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _splits_of(folder: Path) -> dict[str, list[Path]]:
+def splits_of(folder: Path) -> dict[str, list[Path]]:
+    """The folders at the top of `folder` that are named as splits are, by the kind of split."""
     found: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()):
         kind = _kind(path.name)

@@ -15,6 +15,7 @@ from commands.progress import progress_bar
 from diffusion.errors import InputError
 from diffusion.process import SampleShape
 from runtime.pictures import MODES, check_mode, read_picture, read_picture_header
+from train.folder_listing import MissingSplitError
 from train.image_folder import MAX_DECODED_BYTES
 from train.image_set import ImageSet
 from train.image_size import fit_image
@@ -22,6 +23,9 @@ from train.image_size import fit_image
 # What `save_to_disk` leaves in a folder.
 _SAVED_MARKS = ("dataset_dict.json", "state.json", "dataset_info.json")
 DEFAULT_SPLIT = "train"
+
+
+_UNKNOWN_SPLIT = "Unknown split"  # how `datasets` begins to say it
 
 
 def is_saved_dataset(folder: Path) -> bool:
@@ -125,8 +129,9 @@ def _load(name: str, split: str | None) -> Any:
     try:
         return datasets.load_dataset(name, split=wanted)
     except Exception as error:  # the library raises its own, pyarrow's, fsspec's and the hub's
+        kind = MissingSplitError if str(error).startswith(_UNKNOWN_SPLIT) else InputError
         reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise InputError(
+        raise kind(
             f"--data {name}: cannot be loaded as a Hugging Face data set, split {wanted} ({reason}); "
             "give an existing folder of images, an .npz file, a local data set, or a name that can be downloaded "
             f"from here{_offline_hint()}"
@@ -145,7 +150,7 @@ def _load_saved(folder: str, split: str | None) -> Any:
     if split is None:
         return saved
     if saved.split is None:
-        raise InputError(
+        raise MissingSplitError(
             f"{folder}: is one saved table of no named split, so --split {split} does not apply; leave it out"
         )
     return _select(folder, {str(saved.split): saved}, split)
@@ -161,7 +166,9 @@ def _select(folder: str, tables: dict[str, Any], split: str) -> Any:
     for part in split.split("+"):
         base = part.strip().partition("[")[0].partition("(")[0]
         if base not in tables:
-            raise InputError(f"{folder}: has no split {base!r}, found {', '.join(tables)}; choose one with --split")
+            raise MissingSplitError(
+                f"{folder}: has no split {base!r}, found {', '.join(tables)}; choose one with --split"
+            )
     try:
         parts = datasets.ReadInstruction.from_spec(split).to_absolute(lengths)
     except (ValueError, AssertionError) as error:

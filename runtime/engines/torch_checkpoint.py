@@ -171,7 +171,7 @@ def load_checkpoint(folder: Path | str, allow_pickle: bool = False) -> Checkpoin
     if process.checkpoint_sha256 not in (None, sha256):
         raise InputError(
             f"{path}: SHA-256 is {sha256}, but train.json was written for {process.checkpoint_sha256}; "
-            "put those weights back, or remove train.json to go by diffusers' files alone"
+            "put those weights back, or write the new SHA-256 into train.json if they are meant"
         )
     _fill(unet, _parse_weights(path, content), path)
     return Checkpoint(folder, replace(process, checkpoint_sha256=sha256), unet, sha256)

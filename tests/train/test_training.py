@@ -242,7 +242,9 @@ def test_weights_that_the_last_update_broke_are_not_kept(
 
     monkeypatch.setattr(Learner, "update", breaking)
     often = Rhythm(log_every=100, evaluate_every=100, save_seconds=0.0, num_workers=0)
-    with pytest.raises(InputError, match=r"the weights conv_in.weight are not finite after step 6: .*the state of step 5"):
+    with pytest.raises(
+        InputError, match=r"the weights conv_in.weight are not finite after step 6: .*the state of step 5"
+    ):
         train(make_run(rhythm=often))
     assert torch.load(tmp_path / "run" / "state" / "state.pt", weights_only=True)["step"] == 5
 
