@@ -59,6 +59,11 @@ def list_pictures(folder: Path, split: str | None = None) -> FolderListing:
     """
     files = list(walk_files(folder))
     found = splits_of(folder)
+    if split is not None and any(sign in split for sign in "[]+%"):
+        raise InputError(
+            f"{folder}: --split is {split!r}, but slices and sums are for Hugging Face data sets; give the name of one "
+            f"split, or {ALL}"
+        )
     notes: list[str] = []
     chosen = files
     if split is not None and split != ALL and not found:

@@ -95,22 +95,8 @@ def test_what_was_parsed_is_asked_for() -> None:
     parser = make_parser("plain", "")
     add_data_flags(parser, "digits", "train")
     assert data_request(parser.parse_args([]), "digits") == DataRequest("digits")
-    words = [
-        "--data",
-        "d",
-        "--split",
-        "s",
-        "--image-column",
-        "c",
-        "--image-size",
-        "8",
-        "--image-mode",
-        "L",
-        "--levels",
-        "17",
-        "--held-out",
-        "3",
-    ]
+    words = ["--data", "d", "--split", "s", "--image-column", "c", "--image-size", "8", "--image-mode", "L"]
+    words += ["--levels", "17", "--held-out", "3"]
     assert data_request(parser.parse_args(words), "digits", held_out_split="t") == DataRequest(
         "d", "s", "c", 8, "L", 17, 3, "t"
     )
