@@ -31,6 +31,7 @@ from runtime.run_folder import RunFolder, sole_run
 from runtime.sample_files import SampleWriter, open_writer, written_names
 from runtime.sample_flags import DEFAULT_NUM, check_flags, sample_parser
 from runtime.sampler import Sampler
+from runtime.step_clock import StepClock
 from runtime.trajectory import Trajectory
 
 _TRAJECTORY_FILES = ("trajectory_x.png", "trajectory_x_start.png", "trajectory.npz")
@@ -128,7 +129,7 @@ def _run(
     plan = sampler.device_plan(num - folder.done, trajectory is not None) if num > folder.done else None
     if plan is not None:
         say(f"on the GPU: {plan}")
-    timing = _draw(sampler, folder, writer, num, args, x_init, trajectory)
+    timing = _draw(sampler, folder, writer, num, args, x_init, trajectory, plan is not None)
 
     broken = {broke.sample_index - args.start for broke in folder.non_finite}
     finite = np.array([place not in broken for place in range(num)])
@@ -175,21 +176,22 @@ def _draw(
     args: argparse.Namespace,
     x_init: np.ndarray | None,
     trajectory: Trajectory | None,
+    on_device: bool,
 ) -> dict[str, float]:
     """Draw what is not done yet; return how long it took."""
     done_before, left = folder.done, num - folder.done
     first_step_seconds = 0.0
-    steps_run = 0
+    clock = StepClock(len(sampler.table))
     began = time.perf_counter()
     if left:
         batches = -(-left // sampler.batch_size_for(left))
         with progress_bar(batches * len(sampler.table), "sampling", unit="step") as bar:
 
             def after_step(samples_moved: int) -> None:
-                nonlocal first_step_seconds, steps_run
-                if not steps_run:
+                nonlocal first_step_seconds
+                if not clock.steps:
                     first_step_seconds = seconds_since_process_start()
-                steps_run += 1
+                clock.step()
                 bar.update()
 
             try:
@@ -212,10 +214,12 @@ def _draw(
                     "the same command with --resume goes on"
                 ) from None
     seconds = time.perf_counter() - began
+    # On a GPU the steps are told of in chunks, and the graph is made before the first.
+    whole = 1e3 * seconds / max(1, clock.steps)
     return {
         "seconds": seconds,
         "images_per_second": left / seconds,
-        "ms_per_step": 1e3 * seconds / max(1, steps_run),
+        "ms_per_step": whole if on_device else clock.ms_per_step(seconds),
         "first_step_seconds": first_step_seconds,
     }
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import shutil
 import statistics
 import subprocess
 import sys
@@ -118,7 +119,7 @@ def _measure(workers: list[Worker], folder: Path, batch_size: int, num_steps: in
     return entries
 
 
-def prepare(folder: Path, checkpoint: Path | None) -> str:
+def prepare(folder: Path, checkpoint: Path | None, allow_pickle: bool = False) -> str:
     """Fill the working folder with the checkpoint and every engine that can be made here; return the network's name."""
     from export.to_onnx import export_onnx
 
@@ -128,11 +129,25 @@ def prepare(folder: Path, checkpoint: Path | None) -> str:
         save_cifar10_checkpoint(folder / "checkpoint")
         name = "ddpm-cifar10-32 (35.7 M parameters), random weights"
     else:
-        (folder / "checkpoint").symlink_to(checkpoint.resolve())
+        if allow_pickle:
+            _copy_as_safetensors(checkpoint, folder / "checkpoint")
+        else:
+            (folder / "checkpoint").symlink_to(checkpoint.resolve())
         name = str(checkpoint)
     export_onnx(folder / "checkpoint", folder / "unet.onnx")
     _export_openvino(folder)
     return name
+
+
+def _copy_as_safetensors(checkpoint: Path, copy: Path) -> None:
+    """Make of a pickle what every peer reads. train.json, which names the pickle's hash, stays behind."""
+    from runtime.engines.torch_checkpoint import load_checkpoint
+
+    unet = load_checkpoint(checkpoint, allow_pickle=True).unet
+    for name in ("model_index.json", "scheduler/scheduler_config.json"):
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(checkpoint / name, copy / name)
+    unet.save_pretrained(copy / "unet", safe_serialization=True)
 
 
 def _export_openvino(folder: Path) -> None:
@@ -153,7 +168,7 @@ def benchmark(args: argparse.Namespace, argv: Sequence[str] | None) -> Report:
             raise InputError(f"peer is {name!r}, expected one of {', '.join(PEERS)}")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        network = prepare(folder, args.checkpoint)
+        network = prepare(folder, args.checkpoint, args.allow_pickle)
         there = [name for name, (file, _) in PEERS.items() if (folder / file).exists()]
         # The reference first, whatever else is chosen.
         names = [REFERENCE, *(name for name in there if name != REFERENCE and (not args.peers or name in args.peers))]
@@ -197,6 +212,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     parser = make_parser(PROG, "Our chain beside diffusers and others: same weights, same noise, same steps.")
     parser.add_argument("--checkpoint", type=Path, help="default: ddpm-cifar10-32 with random weights")
+    parser.add_argument("--allow-pickle", action="store_true", help="read the checkpoint's weights from a pickle")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 8], metavar="N", help="default: 1 8")
     parser.add_argument("--steps", type=int, default=50, help="of every chain (default: 50)")
     parser.add_argument("--rounds", type=int, default=3, help="measurements of each peer (default: 3)")

@@ -1,8 +1,12 @@
 """Peers that mean the same draw the same images, each in a process of its own."""
 
-import pytest
+import shutil
 
-from benchmarks.compare.command import compare, main
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from benchmarks.compare.command import compare, main, prepare
 from benchmarks.compare.peers import PEERS
 from diffusion.errors import InputError
 from diffusion.noise_schedule import NoiseSchedule
@@ -41,3 +45,18 @@ def test_a_peer_that_dies_is_an_error_of_one_line(tmp_path):
 def test_unknown_peers_are_refused(capsys):
     assert main(["--peers", "magic"]) == 2
     assert f"expected one of {', '.join(PEERS)}" in capsys.readouterr().err
+
+
+def test_a_checkpoint_whose_weights_are_a_pickle(tmp_path):
+    checkpoint = save_tiny_checkpoint(tmp_path / "safe")
+    shutil.copytree(checkpoint, tmp_path / "pickle")
+    weights = tmp_path / "pickle" / "unet" / "diffusion_pytorch_model.safetensors"
+    torch.save(load_file(weights), weights.with_suffix(".bin"))
+    weights.unlink()
+    with pytest.raises(InputError, match="--allow-pickle"):
+        prepare(tmp_path, tmp_path / "pickle")
+    (tmp_path / "checkpoint").unlink()
+    prepare(tmp_path, tmp_path / "pickle", allow_pickle=True)
+    copied, saved = (load_file(folder / "unet" / weights.name) for folder in (tmp_path / "checkpoint", checkpoint))
+    assert copied.keys() == saved.keys()
+    assert all(torch.equal(copied[name], value) for name, value in saved.items())
