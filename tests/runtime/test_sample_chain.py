@@ -34,6 +34,14 @@ def test_trajectory_runs_from_noise_to_image(folder):
         assert pixels(f"samples/{name}").shape[::-1] == (4 * 66 + 2, 3 * 66 + 2)
 
 
+def test_a_trajectory_follows_the_first_eight_samples_whatever_the_batch(folder):
+    command = ["--format", "npy", "--num", "11", "--steps", "5", "--trajectory", "2"]
+    assert main([*command, "--batch-size", "3"]) == 0
+    with np.load("samples/trajectory.npz") as file:
+        assert file["x"].shape == file["x_start"].shape == (2, 8, 1, 8, 8)
+        np.testing.assert_array_equal(file["x"][-1], np.load("samples/samples.npy")[:8])
+
+
 def test_explicit_timesteps_and_spacing(folder, capsys):
     assert main(["--json", "--timesteps", "999,500,0", "--num", "1"]) == 0
     assert json.loads(capsys.readouterr().out)["steps"] == 3
