@@ -23,6 +23,7 @@ from commands.errors import (
     StoppedError,
     VerificationError,
 )
+from ddpm_rt.command_names import as_called, program_name
 from diffusion.errors import InputError
 
 Report = dict[str, Any]
@@ -38,9 +39,9 @@ class OneLineParser(argparse.ArgumentParser):
 def make_parser(prog: str, description: str, epilog: str | None = None) -> OneLineParser:
     """A parser with the flags that every command has: `--json` and `--debug`."""
     parser = OneLineParser(
-        prog=prog,
-        description=description,
-        epilog=epilog,
+        prog=program_name(prog),
+        description=as_called(description),
+        epilog=as_called(epilog or ""),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -55,7 +56,7 @@ def make_parser(prog: str, description: str, epilog: str | None = None) -> OneLi
 
 def say(message: str) -> None:
     """Tell the user something on standard error, where it never mixes with a `--json` result."""
-    print(message, file=sys.stderr, flush=True)
+    print(as_called(message), file=sys.stderr, flush=True)
 
 
 def run_program(
@@ -108,7 +109,7 @@ def _print_report(report: Report, as_json: bool) -> None:
         report.pop("summary", None)
         print(json.dumps(report, allow_nan=False), flush=True)
     else:
-        print(report["summary"], flush=True)
+        print(as_called(report["summary"]), flush=True)
 
 
 def _raise_keyboard_interrupt(signum: int, frame: object) -> NoReturn:
