@@ -24,6 +24,7 @@ from commands.errors import (
     VerificationError,
 )
 from ddpm_rt.command_names import as_called, program_name
+from ddpm_rt.missing_package import describe_missing_package
 from diffusion.errors import InputError
 
 Report = dict[str, Any]
@@ -87,9 +88,11 @@ def run_program(
     except BrokenPipeError:
         _let_output_go_nowhere()
         return EXIT_DONE
+    except ModuleNotFoundError as error:
+        missing = describe_missing_package(error, parser.prog)
+        return _bug(parser.prog, error, args) if missing is None else _fail(parser.prog, missing, EXIT_DEVICE, args)
     except Exception as error:
-        message = f"{type(error).__name__}: {error} (a bug: please report it with the output of --debug)"
-        return _fail(parser.prog, message, EXIT_BUG, args)
+        return _bug(parser.prog, error, args)
     finally:
         signal.signal(signal.SIGTERM, previous)
     return EXIT_DONE
@@ -122,3 +125,8 @@ def _fail(prog: str, error: object, code: int, args: argparse.Namespace) -> int:
     message = " ".join(str(error).split()) if code != EXIT_VERIFICATION else str(error)
     say(f"{prog}: {message}")
     return code
+
+
+def _bug(prog: str, error: Exception, args: argparse.Namespace) -> int:
+    message = f"{type(error).__name__}: {error} (a bug: please report it with the output of --debug)"
+    return _fail(prog, message, EXIT_BUG, args)

@@ -7,10 +7,11 @@ import sys
 from collections.abc import Callable, Sequence
 
 from ddpm_rt.command_names import COMMANDS, Command, speak_as_console_script
+from ddpm_rt.missing_package import describe_missing_package
 from ddpm_rt.own_packages import import_own_packages
 
 # As commands.errors has it, which is not imported for help.
-_EXIT_DONE, _EXIT_INPUT = 0, 2
+_EXIT_DONE, _EXIT_INPUT, _EXIT_DEVICE = 0, 2, 4
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,7 +25,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _EXIT_DONE
     for command in COMMANDS:
         if tuple(arguments[: len(command.words)]) == command.words:
-            return _entry(command)(arguments[len(command.words) :])
+            try:
+                entry = _entry(command)
+            except ModuleNotFoundError as error:
+                missing = describe_missing_package(error, " ".join(command.words))
+                if missing is None:
+                    raise
+                print(f"ddpm-rt {' '.join(command.words)}: {missing}", file=sys.stderr)
+                return _EXIT_DEVICE
+            return entry(arguments[len(command.words) :])
     return _not_a_command(arguments)
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from ddpm_rt import command_names, console
 from ddpm_rt.command_names import COMMANDS, as_called, program_name
+from ddpm_rt.missing_package import describe_missing_package
 from ddpm_rt.own_packages import PACKAGES, command_of_own_process
 
 ROOT = Path(__file__).parents[2]
@@ -134,6 +135,34 @@ def test_processes_of_our_own_find_our_packages_too(hostile: Path) -> None:
     done = run(words, hostile, PYTHONPATH=".")
     assert done.returncode == 0, done.stderr
     assert "usage: benchmarks.chain" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("program", "module", "install"),
+    [
+        ("runtime.sample", "onnxruntime.capi", '"ddpm-rt[cpu]"'),
+        ("export.to_onnx", "onnxruntime", '"ddpm-rt[export]"'),
+        ("ddpm-rt export onnx", "torch", '"ddpm-rt[export]"'),
+        ("ddpm-rt train", "torch", '"ddpm-rt[train]"'),
+        ("benchmarks.kernels", "torch", '"ddpm-rt[train]"'),
+        ("benchmarks.quality", "sklearn", '"ddpm-rt[train]"'),
+        ("export.to_trt", "onnx_graphsurgeon", '"ddpm-rt[export]"'),
+        ("export.to_trt", "tensorrt_rtx", '"ddpm-rt[rtx]"'),
+        ("runtime.sample", "pycuda", '"ddpm-rt[gpu]"'),
+        ("runtime.sample", "something_else", "something-else"),
+    ],
+)
+def test_a_package_that_is_missing_is_named_with_its_extra(program: str, module: str, install: str) -> None:
+    message = describe_missing_package(ModuleNotFoundError(f"No module named {module!r}", name=module), program)
+    name = module.partition(".")[0]
+    assert message == f"needs the Python module {name}, which is not installed; pip install {install}"
+
+
+def test_a_missing_module_of_our_own_is_a_bug() -> None:
+    assert (
+        describe_missing_package(ModuleNotFoundError("No module named 'runtime.x'", name="runtime.x"), "train.run")
+        is None
+    )
 
 
 def test_help_imports_nothing_heavy() -> None:
