@@ -4,7 +4,6 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 JOBS   ?= 2
 
-PACKAGES := commands diffusion train export runtime benchmarks
 KERNELS  := CMakeLists.txt $(wildcard kernels/*)
 
 .DEFAULT_GOAL := help

@@ -24,6 +24,8 @@ from commands.errors import (
     VerificationError,
 )
 from commands.plain_text import let_output_be_plain
+from ddpm_rt.command_names import as_called, program_name
+from ddpm_rt.missing_package import describe_missing_package
 from diffusion.errors import InputError
 
 Report = dict[str, Any]
@@ -39,9 +41,9 @@ class OneLineParser(argparse.ArgumentParser):
 def make_parser(prog: str, description: str, epilog: str | None = None) -> OneLineParser:
     """A parser with the flags that every command has: `--json` and `--debug`."""
     parser = OneLineParser(
-        prog=prog,
-        description=description,
-        epilog=epilog,
+        prog=program_name(prog),
+        description=as_called(description),
+        epilog=as_called(epilog or ""),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -57,7 +59,7 @@ def make_parser(prog: str, description: str, epilog: str | None = None) -> OneLi
 def say(message: str) -> None:
     """Tell the user something on standard error, where it never mixes with a `--json` result."""
     try:
-        print(message, file=sys.stderr, flush=True)
+        print(as_called(message), file=sys.stderr, flush=True)
     except BrokenPipeError:
         raise
     except OSError:  # a full disk under standard error: what is done is done all the same
@@ -93,6 +95,13 @@ def run_program(
     except BrokenPipeError:
         _let_output_go_nowhere(sys.stdout, sys.stderr)
         return EXIT_DONE
+    except ModuleNotFoundError as error:
+        missing = describe_missing_package(error, parser.prog)
+        return (
+            _fail_as_bug(parser.prog, error, args)
+            if missing is None
+            else _fail(parser.prog, missing, EXIT_DEVICE, args)
+        )
     except OSError as error:
         if error.filename is None:
             return _fail_as_bug(parser.prog, error, args)
@@ -118,7 +127,7 @@ def _let_output_go_nowhere(*streams: TextIO) -> None:
 
 
 def _print_report(report: Report, as_json: bool) -> None:
-    summary = report.pop("summary", None) if as_json else report["summary"]
+    summary = report.pop("summary", None) if as_json else as_called(report["summary"])
     text = json.dumps(report, allow_nan=False) if as_json else summary
     try:
         print(text, flush=True)

@@ -34,7 +34,7 @@ from runtime.sampler import Sampler
 from runtime.step_clock import StepClock
 from runtime.trajectory import Trajectory
 
-_TRAJECTORY_FILES = ("trajectory_x.png", "trajectory_x_start.png", "trajectory.npz")
+_TRAJECTORY_FILES = ("trajectory_x.png", "trajectory_x_start.png", "trajectory.npz", "trajectory.webp")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -238,13 +238,15 @@ def _kept_on_error(folder: RunFolder, num: int) -> Iterator[None]:
 
 
 def _write_trajectory(out: Path, trajectory: Trajectory) -> list[Path]:
-    strip_x, strip_x_start, arrays = (out / name for name in _TRAJECTORY_FILES)
+    strip_x, strip_x_start, arrays, animation = (out / name for name in _TRAJECTORY_FILES)
     for path, states in ((strip_x, trajectory.x), (strip_x_start, trajectory.x_start)):
         with whole_file(path) as temporary:
             trajectory.draw(states).save(temporary)
     with whole_file(arrays) as temporary:
         np.savez(temporary, timesteps=trajectory.timesteps, x=trajectory.x, x_start=trajectory.x_start)
-    return [strip_x, strip_x_start, arrays]
+    with whole_file(animation) as temporary:
+        trajectory.save_animation(temporary)
+    return [strip_x, strip_x_start, arrays, animation]
 
 
 def _non_finite_message(broken: list[NonFiniteSample], num: int, out: Path) -> str:

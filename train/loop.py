@@ -67,7 +67,7 @@ class TrainingLoop:
         meter = Meter(self._accelerator, None if state is None else state["meter"])
         began = saved_at = time.monotonic()
         saved_step = start
-        with progress_bar(steps, description, unit="step", initial=start) as bar:
+        with progress_bar(steps, description, unit="step", lines_in_a_log=self._is_main, initial=start) as bar:
             for step, batch in enumerate(self._batches.iterate(start, steps, self._rhythm.num_workers), start):
                 loss, grad_norm = self._learner.update(step, batch)
                 meter.add(loss, grad_norm)

@@ -59,7 +59,7 @@ def train_mlp(network: Mlp, loss: Callable[[Mlp], torch.Tensor], training: MlpTr
 def _train(network: Mlp, loss: Callable[[Mlp], torch.Tensor], training: MlpTraining, description: str) -> Mlp:
     optimizer = torch.optim.Adam(network.parameters(), lr=training.learning_rate, fused=True)
     ema = Ema(network, max(0.0, 1.0 - 1.0 / (EMA_PART * training.steps)))
-    with progress_bar(training.steps, description, unit="step") as bar:
+    with progress_bar(training.steps, description, unit="step", lines_in_a_log=True) as bar:
         for step in range(training.steps):
             for group in optimizer.param_groups:
                 warmup = min(1.0, (step + 1) / WARMUP_STEPS)

@@ -190,7 +190,7 @@ def _make_grid(run: Run, ema: Ema, process: Process, device: torch.device, stop:
         return None
     batch_size = min(run.num_samples, 128)
     num_calls = process.schedule.num_train_timesteps * -(-run.num_samples // batch_size)
-    with progress_bar(num_calls, "samples", unit="step") as bar:
+    with progress_bar(num_calls, "samples", unit="step", lines_in_a_log=True) as bar:
 
         def on_step() -> None:
             bar.update()

@@ -173,7 +173,8 @@ def load_checkpoint(folder: Path | str, allow_pickle: bool = False) -> Checkpoin
     if process.checkpoint_sha256 not in (None, weights.sha256):
         raise InputError(
             f"{weights.source}: SHA-256 is {weights.sha256}, but train.json was written for "
-            f"{process.checkpoint_sha256}; put those weights back, or write the new SHA-256 into train.json if they are meant"
+            f"{process.checkpoint_sha256}; put those weights back, or write the new SHA-256 into train.json if they "
+            "are meant"
         )
     fill(unet, weights)
     # Names with an underscore say who saved it, and where.
