@@ -62,17 +62,14 @@ def binary(b: Builder, x: str, shape: Shape) -> str:
 
 def softmax(b: Builder, x: str, shape: Shape) -> str:
     """Softmax and its relatives; before opset 13 they flatten what is behind the axis."""
-    if b.opset < 13:
-        axis = b.pick((1, 2, 3, None))
-    else:
-        axis = b.pick((1, 2, 3, -1, -3, None))
+    axis = b.pick((1, 2, 3, None)) if b.opset < 13 else b.pick((1, 2, 3, -1, -3, None))
     f = b.one(b.pick(("Softmax", "LogSoftmax", "Hardmax")), x, axis=axis)
     return b.one("Add", x, f) if b.flip() else f
 
 
 def normalization(b: Builder, x: str, shape: Shape) -> str:
     """Normalizations that ONNX has a name for."""
-    c, h, w = shape
+    c, _h, w = shape
     eps = b.pick((1e-5, 1e-3, 0.1))
     match b.number(0, 8):
         case 0:

@@ -100,7 +100,9 @@ def gathered(b: Builder, x: str, shape: Shape) -> str:
             index = b.one("Expand", b.constant(full, np.int64), b.one("Shape", x))
             return b.one("GatherElements", x, index, axis=axis)
         case 2:
-            hard = b.one("ArgMax", x, axis=axis, keepdims=1, select_last_index=b.number(0, 1) if b.opset >= 12 else None)
+            hard = b.one(
+                "ArgMax", x, axis=axis, keepdims=1, select_last_index=b.number(0, 1) if b.opset >= 12 else None
+            )
             return b.one("Add", x, b.one("Mul", b.one("Cast", hard, to=1), b.constant(0.1)))
         case _:
             k = b.one("TopK", x, b.ints(size), num_outputs=2, axis=axis, largest=b.number(0, 1), sorted=1) \
@@ -141,7 +143,11 @@ def computed_shape(b: Builder, x: str, shape: Shape) -> str:
     """A reshape to a shape read off a tensor, as PyTorch's exporters write it."""
     c, h, w = shape
     n = _batch(b, x)
-    to_rows = b.one("Concat", *b.pick([(n, b.ints(c, h * w)), (n, b.ints(-1, w)), (b.one("Mul", n, b.ints(c)), b.ints(h * w))]), axis=0)
+    to_rows = b.one(
+        "Concat",
+        *b.pick([(n, b.ints(c, h * w)), (n, b.ints(-1, w)), (b.one("Mul", n, b.ints(c)), b.ints(h * w))]),
+        axis=0,
+    )
     f = b.one("Tanh", b.one("Reshape", x, to_rows))
     return b.one("Reshape", f, b.pick([b.one("Shape", x), b.one("Concat", n, b.ints(c, h, w), axis=0)]))
 

@@ -68,9 +68,7 @@ class Network:
         """Write the file."""
         model = onnx.ModelProto()
         model.CopyFrom(self.model)
-        onnx.save(
-            model, str(path), save_as_external_data=self.external, location=f"{path.name}.data", size_threshold=0
-        )
+        onnx.save(model, str(path), save_as_external_data=self.external, location=f"{path.name}.data", size_threshold=0)
 
     def reference(self, path: Path, num: int) -> tuple[np.ndarray, np.ndarray] | None:
         """x_0 of `num` samples by ONNX Runtime, each sample alone, and what is uncertain about it.
@@ -139,7 +137,9 @@ def networks(draw: Any, blocks: int = 3) -> Network:
 
     process = Process(
         SampleShape(*shape),
-        NoiseSchedule.make("linear", num_train_timesteps, *((1e-4, 0.02) if num_train_timesteps == 1000 else (0.02, 0.5))),
+        NoiseSchedule.make(
+            "linear", num_train_timesteps, *((1e-4, 0.02) if num_train_timesteps == 1000 else (0.02, 0.5))
+        ),
         b.pick(("epsilon", "epsilon", "sample", "v_prediction")),
         "learned_range" if learned else b.pick(("fixed_small", "fixed_large")),
         b.pick((1.0, 1.0, None)),
@@ -152,7 +152,7 @@ def networks(draw: Any, blocks: int = 3) -> Network:
 
 
 def _with_time(b: Builder, y: str, t: str, t_type: int, shape: tuple[int, int, int], num_train_timesteps: int) -> str:
-    c, h, w = shape
+    c, _h, _w = shape
     value = t if t_type == TensorProto.FLOAT else b.one("Cast", t, to=TensorProto.FLOAT)
     match b.number(0, 4):
         case 0:  # a number for each sample
