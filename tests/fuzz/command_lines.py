@@ -51,12 +51,12 @@ PATHS = (
     "unet.onnx", "color.onnx", "swiss_roll.onnx", "heartbeat.onnx", "unet.xml", "unet.bin", "unet.xml.json", "ckpt",
     "roll", "bits", "images.npz", "images.npy", "states.npy", "floats.npz", "table.json", "betas.json", "picture.png",
     "pictures", "samples", "out", "out.onnx", "out.xml", "out.plan", "out.npy", "out.json", "out.png",
-    "new/deep/out.onnx", "empty", "empty.onnx", "empty.xml", "empty.json", "empty.npz", "empty.png", "empty.npy", "junk.onnx", "junk.xml",
-    "junk.json", "junk.npz", "junk.npy", "junk.png", "junk.plan", "folder.onnx", "folder.xml", "folder.json",
-    "folder.npz", "folder.png", "empty_folder", "dangling.onnx", "loop.onnx", "nothing", "nothing.onnx", "nothing.json",
-    "nothing.npz", ".", "..", "/", "~", "", "/dev/null", "/dev/full", "/proc/self/mem", "/proc/self/environ", "unet.onnx/x", "x" * 300,
-    f"{'x' * 300}.onnx", f"{'d/' * 600}x.onnx", "nul\0.onnx", "\udcff.onnx", "ünï.onnx", "a b.xml", "-x.onnx",
-    "new\nline.onnx",
+    "new/deep/out.onnx", "empty", "empty.onnx", "empty.xml", "empty.json", "empty.npz", "empty.png", "empty.npy",
+    "junk.onnx", "junk.xml", "junk.json", "junk.npz", "junk.npy", "junk.png", "junk.plan", "folder.onnx",
+    "folder.xml", "folder.json", "folder.npz", "folder.png", "empty_folder", "dangling.onnx", "loop.onnx", "nothing",
+    "nothing.onnx", "nothing.json", "nothing.npz", ".", "..", "/", "~", "", "/dev/null", "/dev/full",
+    "/proc/self/mem", "/proc/self/environ", "unet.onnx/x", "x" * 300, f"{'x' * 300}.onnx", f"{'d/' * 600}x.onnx",
+    "nul\0.onnx", "\udcff.onnx", "ünï.onnx", "a b.xml", "-x.onnx", "new\nline.onnx",
 )  # fmt: skip
 
 
