@@ -136,12 +136,12 @@ def _walk(folder: Path, entered: set[tuple[int, int]]) -> Iterator[Path]:
         if entry.name.startswith(".") or entry.name.lower() in _LITTER:
             continue
         path = Path(entry.path)
-        if entry.is_dir():
+        if path.is_dir():
             identity = _identity(path)
             if identity not in entered:
                 entered.add(identity)
                 yield from _walk(path, entered)
-        elif entry.is_file():
+        elif path.is_file():
             yield path
         elif is_picture_name(path):
             raise InputError(f"{path}: is a link to nothing, or no file; repair it, or take it out of the data")

@@ -139,6 +139,14 @@ def test_links_to_nothing_and_folders_that_cannot_be_read(tmp_path: Path, monkey
     with pytest.raises(InputError, match=r"b\.png: is a link to nothing"):
         list_pictures(tmp_path)
     (tmp_path / "b.png").unlink()
+    (tmp_path / "b.png").symlink_to("b.png")
+    with pytest.raises(InputError, match=r"b\.png: is a link to nothing"):
+        list_pictures(tmp_path)
+    (tmp_path / "b.png").unlink()
+    os.mkfifo(tmp_path / "b.png")
+    with pytest.raises(InputError, match=r"b\.png: is a link to nothing, or no file"):
+        list_pictures(tmp_path)
+    (tmp_path / "b.png").unlink()
     (tmp_path / "locked").mkdir()
     scandir = os.scandir
 
