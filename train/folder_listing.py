@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,8 +45,9 @@ class FolderListing:
 def list_pictures(folder: Path, split: str | None = None) -> FolderListing:
     """The pictures under `folder`, its sub-folders included.
 
-    Folders at the top that are named as splits are, `train`, `val`, `test`, are not mixed: one of them is taken.
-    A linked folder is entered once, and a file that has several names is one picture.
+    Folders at the top that are named as splits are, `train`, `val`, `test`, are not mixed: one of them is taken. Where
+    other folders beside them hold pictures too, `train` may be a class, and a split must be given. A linked folder is
+    entered once, and a file that has several names is one picture.
 
     Args:
         folder: to be searched.
@@ -58,7 +59,7 @@ def list_pictures(folder: Path, split: str | None = None) -> FolderListing:
             picture that is not there.
     """
     files = list(walk_files(folder))
-    found = splits_of(folder)
+    found = _splits_among(folder, files)
     if split is not None and any(sign in split for sign in "[]+%"):
         raise InputError(
             f"{folder}: --split is {split!r}, but slices and sums are for Hugging Face data sets; give the name of one "
@@ -78,18 +79,21 @@ def list_pictures(folder: Path, split: str | None = None) -> FolderListing:
                 f"{folder}: has no split {split or 'train'!r}, found {', '.join(sorted(_names(found)))}; "
                 f"choose one with --split, or --split {ALL} for all pictures"
             )
-        tops = {path.name for path in found[wanted]}
-        chosen = [path for path in files if path.relative_to(folder).parts[0] in tops]
+        tops = set(found[wanted])
+        chosen = [path for path in files if _top(folder, path) in tops]
         others = collections.Counter(
-            path.relative_to(folder).parts[0] if len(path.relative_to(folder).parts) > 1 else "the top"
-            for path in files
-            if is_picture_name(path) and path.relative_to(folder).parts[0] not in tops
+            _top(folder, path) for path in files if is_picture_name(path) and _top(folder, path) not in tops
         )
+        classes = sorted(name for name in others if name and _kind(name) is None)
+        if split is None and classes:
+            raise InputError(
+                f"{folder}: holds {', '.join(sorted(_names(found)))}, as splits are named, and pictures in "
+                f"{', '.join(classes[:3])} too; give --split {wanted} for that one, or --split {ALL} for all pictures"
+            )
         given = "" if split is not None else f" (--split {wanted} is the default)"
-        left = ", ".join(f"{count:,} in {name}" for name, count in sorted(others.items()))
-        notes.append(
-            f"split {wanted}: pictures in {', '.join(sorted(tops))} are used{given}, not used: {left or 'none'}"
-        )
+        left = ", ".join(f"{count:,} in {name or 'the top'}" for name, count in sorted(others.items()))
+        used = ", ".join(sorted(tops))
+        notes.append(f"split {wanted}: pictures in {used} are used{given}, not used: {left or 'none'}")
     named = [path for path in chosen if is_picture_name(path)]
     pictures = list({_identity(path): path for path in reversed(named)}.values())
     if len(pictures) < len(named):
@@ -122,7 +126,8 @@ def has_split(folder: Path, split: str) -> bool:
 def _walk(folder: Path, entered: set[tuple[int, int]]) -> Iterator[Path]:
     try:
         with os.scandir(folder) as entries:
-            inside = sorted(entries, key=lambda entry: entry.name)
+            # Splits first: of a folder and a link to it that is named as a split, the link is what is meant.
+            inside = sorted(entries, key=lambda entry: (_kind(entry.name) is None, entry.name))
     except OSError as error:
         raise InputError(
             f"{folder}: cannot be read ({error.strerror or error}); allow it, or take it out of the data"
@@ -131,12 +136,12 @@ def _walk(folder: Path, entered: set[tuple[int, int]]) -> Iterator[Path]:
         if entry.name.startswith(".") or entry.name.lower() in _LITTER:
             continue
         path = Path(entry.path)
-        if entry.is_dir():
+        if path.is_dir():
             identity = _identity(path)
             if identity not in entered:
                 entered.add(identity)
                 yield from _walk(path, entered)
-        elif entry.is_file():
+        elif path.is_file():
             yield path
         elif is_picture_name(path):
             raise InputError(f"{path}: is a link to nothing, or no file; repair it, or take it out of the data")
@@ -150,13 +155,21 @@ def _identity(path: Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def splits_of(folder: Path) -> dict[str, list[Path]]:
-    """The folders at the top of `folder` that are named as splits are, by the kind of split."""
-    found: dict[str, list[Path]] = {}
-    for path in sorted(folder.iterdir()):
-        kind = _kind(path.name)
-        if kind is not None and path.is_dir():
-            found.setdefault(kind, []).append(path)
+def splits_of(folder: Path) -> dict[str, list[str]]:
+    """The names of folders at the top of `folder` that are splits and hold pictures, by the kind of split.
+
+    Raises:
+        InputError: as `walk_files`.
+    """
+    return _splits_among(folder, walk_files(folder))
+
+
+def _splits_among(folder: Path, files: Iterable[Path]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for top in sorted({_top(folder, path) for path in files if is_picture_name(path)}):
+        kind = _kind(top)
+        if kind is not None:
+            found.setdefault(kind, []).append(top)
     return found
 
 
@@ -164,8 +177,14 @@ def _kind(name: str) -> str | None:
     return next((kind for kind, names in SPLITS.items() if name.lower() in names), None)
 
 
-def _names(found: dict[str, list[Path]]) -> list[str]:
-    return [path.name for paths in found.values() for path in paths]
+def _top(folder: Path, path: Path) -> str:
+    """The folder at the top of `folder` that `path` is in; none for a file that lies there itself."""
+    parts = path.relative_to(folder).parts
+    return parts[0] if len(parts) > 1 else ""
+
+
+def _names(found: dict[str, list[str]]) -> list[str]:
+    return [name for names in found.values() for name in names]
 
 
 def _by_suffix(folder: Path, paths: Sequence[Path]) -> str:

@@ -18,7 +18,7 @@ DARKEST = 63
 # A coincidence that no data set will ever be.
 _CHANCE = 1e-3
 _MOST_FEWER = 64
-_LOOKED_AT = 2000
+_LOOKED_AT = 500  # of images that do not lie in memory
 MAX_BYTES = 2**30
 
 
@@ -71,7 +71,9 @@ def fewer_levels(images: ImageSet) -> tuple[int, bool] | None:
     """
     if images.shape.levels != FULL:
         return None
-    chosen = np.unique(np.linspace(0, images.num_images - 1, _LOOKED_AT).astype(np.int64))
+    all_of_them = images.num_images * images.shape.num_elements <= MAX_BYTES
+    wanted = images.num_images if all_of_them else _LOOKED_AT
+    chosen = np.unique(np.linspace(0, images.num_images - 1, wanted).astype(np.int64))
     counts = np.zeros(FULL, dtype=np.int64)
     for index in chosen:
         counts += np.bincount(images.read(int(index)).ravel(), minlength=FULL)

@@ -25,6 +25,11 @@ _SAVED_MARKS = ("dataset_dict.json", "state.json", "dataset_info.json")
 DEFAULT_SPLIT = "train"
 
 
+# Names that `datasets` takes for a reader of files.
+_PACKAGED = (
+    "csv", "json", "pandas", "parquet", "arrow", "text", "imagefolder", "audiofolder", "videofolder", "pdffolder",
+    "webdataset", "xml", "hdf5", "sql", "spark", "generator", "cache", "niftifolder", "lance", "iceberg", "eval",
+)  # fmt: skip
 _UNKNOWN_SPLIT = "Unknown split"  # how `datasets` begins to say it
 
 
@@ -126,8 +131,14 @@ def _load(name: str, split: str | None) -> Any:
     if Path(name).is_dir() and is_saved_dataset(Path(name)):
         return _load_saved(name, split)
     wanted = split or DEFAULT_SPLIT
+    is_folder = Path(name).is_dir()
+    if not is_folder and name in _PACKAGED:
+        raise InputError(
+            f"--data {name}: is a kind of data set, which would read whatever lies here; give the folder that holds one"
+        )
     try:
-        return datasets.load_dataset(name, split=wanted)
+        # A folder of that name, too, would be taken for the kind.
+        return datasets.load_dataset(str(Path(name).absolute()) if is_folder else name, split=wanted)
     except Exception as error:  # the library raises its own, pyarrow's, fsspec's and the hub's
         kind = MissingSplitError if str(error).startswith(_UNKNOWN_SPLIT) else InputError
         reason = " ".join(str(error).split())[:300] or type(error).__name__

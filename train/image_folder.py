@@ -110,8 +110,11 @@ def _fingerprint(folder: Path, paths: Sequence[Path], options: str) -> str:
     with progress_bar(len(paths), "hashing images", unit="image") as bar:
         for path in paths:
             digest.update(f"{path.relative_to(folder)}\0".encode(errors="surrogateescape"))
-            with path.open("rb") as stream:
-                digest.update(hashlib.file_digest(stream, "sha256").digest())
+            try:
+                with path.open("rb") as stream:
+                    digest.update(hashlib.file_digest(stream, "sha256").digest())
+            except OSError as error:
+                raise InputError(f"{path}: cannot be read ({error.strerror or error}); take it out") from None
             bar.update()
     keep(_FINGERPRINTS, key, digest.hexdigest().encode())
     return digest.hexdigest()

@@ -48,8 +48,8 @@ class ImageSet:
         Raises:
             InputError: no images, or a value that is not a level.
         """
-        if not len(pixels):
-            raise InputError(f"{name}: holds no images, expected at least one")
+        if not pixels.size:
+            raise InputError(f"{name}: holds no images, expected at least one of at least one pixel")
         if int(pixels.max()) >= levels:
             raise InputError(f"{name}: a pixel is {int(pixels.max())}, expected 0 to {levels - 1}")
         pixels = np.ascontiguousarray(pixels, dtype=np.uint8)

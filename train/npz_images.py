@@ -38,7 +38,7 @@ def load_npy(path: Path) -> ImageSet:
     """The images in `path`: uint8 [N, H, W] or [N, H, W, C].
 
     Raises:
-        InputError: not a whole .npy file, or another type or shape.
+        InputError: not a whole .npy file, another type or shape, or more than the memory that is free.
     """
     try:
         pixels = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -48,6 +48,7 @@ def load_npy(path: Path) -> ImageSet:
         found = f"{pixels.dtype} {list(pixels.shape)}" if isinstance(pixels, np.ndarray) else "an archive"
         raise InputError(f"--data {path}: found {found}, expected uint8 [N, H, W] or [N, H, W, C] of gray levels")
     _check_shape(str(path), pixels.shape)
+    _check_memory(str(path), pixels.nbytes)
     return ImageSet.from_array(str(path), _channels_first(pixels))
 
 
@@ -58,6 +59,15 @@ def _check_shape(where: str, shape: tuple[int, ...]) -> None:
         raise InputError(
             f"{where} has shape {list(shape)}, which may be one image of {shape[2]} channels or {shape[0]} gray images "
             f"{shape[2]} pixels wide; give [1, H, W, C] or [N, H, W, 1]"
+        )
+
+
+def _check_memory(where: str, num_bytes: int) -> None:
+    free, needed = _free_memory_bytes(), 2 * num_bytes  # once as stored, once as channels first
+    if needed > free:
+        raise InputError(
+            f"{where} needs {needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB of memory are free; "
+            "give a folder of images instead, which is read piece by piece"
         )
 
 
@@ -95,12 +105,7 @@ def _read(path: Path, archive: zipfile.ZipFile, member: str) -> np.ndarray:
             raise InputError(
                 f"{path}: array {key} has {declared} bytes of pixels, its shape {list(shape)} needs {num_bytes}"
             )
-        free, needed = _free_memory_bytes(), 2 * num_bytes  # once as stored, once as channels first
-        if needed > free:
-            raise InputError(
-                f"{path}: array {key} needs {needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB of memory are free; "
-                "give a folder of images instead, which is read piece by piece"
-            )
+        _check_memory(f"{path}: array {key}", num_bytes)
         values = np.frombuffer(stream.read(num_bytes), dtype=np.uint8)
     if len(values) != num_bytes:
         raise InputError(f"{path}: array {key} ends after {len(values)} of {num_bytes} bytes; write it again")

@@ -25,10 +25,16 @@ def cache_key(paths: Sequence[Path], options: str) -> str:
     """What the decoded pixels depend on: every file's place, size and times, the options and the programs.
 
     The time of a file's last change of state, unlike that of its content, cannot be set back.
+
+    Raises:
+        InputError: a file that is not there any more.
     """
     digest = hashlib.sha256(f"{LOADER_VERSION} {PIL.__version__} {options}\n".encode())
     for path in paths:
-        status = path.stat()
+        try:
+            status = path.stat()
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror or error}); take it out of the data") from None
         digest.update(
             f"{path.absolute()}\0{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} "
             f"{status.st_dev} {status.st_ino}\n".encode(errors="surrogateescape")
@@ -45,11 +51,12 @@ def read_pixels(key: str) -> np.ndarray | None:
         with path.open("rb") as stream:
             sha256 = stream.read(32)
             pixels = np.load(stream, allow_pickle=False)
-        path.touch()
     except (OSError, ValueError, EOFError):
         return None
     if pixels.ndim != 4 or pixels.dtype != np.uint8 or hashlib.sha256(pixels.data).digest() != sha256:
         return None
+    with contextlib.suppress(OSError):
+        path.touch()  # used just now
     return np.asarray(pixels)
 
 

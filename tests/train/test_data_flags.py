@@ -13,6 +13,7 @@ from benchmarks.likelihood import command as likelihood
 from benchmarks.quality import command as quality
 from commands.program import make_parser
 from diffusion.errors import InputError
+from runtime.sample_flags import sample_parser
 from train.data_flags import add_data_flags, data_request
 from train.datasets import DataRequest
 from train.run import make_train_parser
@@ -89,6 +90,10 @@ def test_the_likelihood_and_quality_speak_of_their_own_flags(monkeypatch: pytest
         flags = flags_of(parser_of(command, monkeypatch))
         for path in (ROOT / "benchmarks" / folder).glob("*.py"):
             assert spoken(path) <= flags, path
+
+
+def test_sampling_speaks_of_its_own_flags() -> None:
+    assert spoken(ROOT / "runtime" / "initial_states.py") <= flags_of(sample_parser())
 
 
 def test_what_was_parsed_is_asked_for() -> None:

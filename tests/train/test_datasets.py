@@ -237,3 +237,24 @@ def test_one_color_image_is_not_many_narrow_ones(tmp_path: Path) -> None:
             InputError, match=r"has shape \[32, 32, 3\], which may be one image of 3 channels or 32 gray"
         ):
             load_data(DataRequest(str(tmp_path / name)))
+
+
+def test_a_folder_named_as_a_kind_of_data_set_is_that_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = save_table(tmp_path / "set")
+    table = datasets.load_from_disk(str(tmp_path / "set"))["train"]
+    (tmp_path / "work" / "parquet").mkdir(parents=True)
+    table.to_parquet(str(tmp_path / "work" / "parquet" / "a.parquet"))
+    table.select([5]).to_parquet(str(tmp_path / "work" / "stray.parquet"))
+    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    images, _ = load_data(DataRequest("parquet", held_out=0))
+    assert images.num_images == 40
+    np.testing.assert_array_equal(images.read(3), pixels[3].transpose(2, 0, 1))
+    with pytest.raises(InputError, match="--data imagefolder: is a kind of data set"):
+        load_data(DataRequest("imagefolder"))
+
+
+def test_arrays_without_pixels(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", np.zeros((3, 0, 8), np.uint8))
+    with pytest.raises(InputError, match="holds no images"):
+        load_data(DataRequest(str(tmp_path / "a.npz")))

@@ -45,11 +45,19 @@ def test_splits_are_never_mixed(splits: Path) -> None:
     assert len(names(splits, "all")) == 6
     (note,) = list_pictures(splits).notes
     assert "split train: pictures in train are used (--split train is the default)" in note
-    assert "not used: 1 in Val, 1 in test, 1 in the top" in note
+    assert "not used: 1 in the top, 1 in Val, 1 in test" in note
     train, held_out = load_data(DataRequest(str(splits), held_out=1, split="train"))
     assert held_out is not None
     assert (train.num_images, held_out.num_images) == (2, 1)
     assert int(load_data(DataRequest(str(splits), split="test"))[0].read(0)[0, 1, 1]) == 30
+
+
+def test_a_class_named_as_a_split_is(splits: Path) -> None:
+    save(splits / "bus" / "0.png", 50)
+    with pytest.raises(InputError, match="holds Val, test, train, as splits are named, and pictures in bus too"):
+        list_pictures(splits)
+    assert len(names(splits, "train")) == 3
+    assert len(names(splits, "all")) == 7
 
 
 def test_a_split_that_is_not_there(splits: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -102,6 +110,20 @@ def test_linked_folders_are_entered_once(tmp_path: Path) -> None:
     assert names(tmp_path / "data") == ["a/0.png", "c/1.png"]
 
 
+def test_a_link_that_is_named_as_a_split(tmp_path: Path) -> None:
+    save(tmp_path / "all_images" / "0.png")
+    save(tmp_path / "test" / "1.png")
+    (tmp_path / "train").symlink_to(tmp_path / "all_images")
+    assert names(tmp_path) == ["train/0.png"]
+
+
+def test_a_folder_of_notes_is_no_split(tmp_path: Path) -> None:
+    save(tmp_path / "cat" / "0.png")
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test" / "test.py").write_text("pass")
+    assert names(tmp_path) == ["cat/0.png"]
+
+
 def test_a_file_of_several_names_is_one_picture(tmp_path: Path) -> None:
     save(tmp_path / "a.png")
     (tmp_path / "b.png").symlink_to(tmp_path / "a.png")
@@ -115,6 +137,14 @@ def test_links_to_nothing_and_folders_that_cannot_be_read(tmp_path: Path, monkey
     save(tmp_path / "a.png")
     (tmp_path / "b.png").symlink_to(tmp_path / "gone.png")
     with pytest.raises(InputError, match=r"b\.png: is a link to nothing"):
+        list_pictures(tmp_path)
+    (tmp_path / "b.png").unlink()
+    (tmp_path / "b.png").symlink_to("b.png")
+    with pytest.raises(InputError, match=r"b\.png: is a link to nothing"):
+        list_pictures(tmp_path)
+    (tmp_path / "b.png").unlink()
+    os.mkfifo(tmp_path / "b.png")
+    with pytest.raises(InputError, match=r"b\.png: is a link to nothing, or no file"):
         list_pictures(tmp_path)
     (tmp_path / "b.png").unlink()
     (tmp_path / "locked").mkdir()
