@@ -103,7 +103,7 @@ def run_program(
             else _fail(parser.prog, missing, EXIT_DEVICE, args)
         )
     except OSError as error:
-        if error.filename is None:
+        if not isinstance(error.filename, str | bytes):
             return _fail_as_bug(parser.prog, error, args)
         # What a file system refuses is no fault of ours: a name that is too long, a folder that may not be entered.
         message = (

@@ -187,7 +187,8 @@ def infer(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
     while True:
         graph = onnx.shape_inference.infer_shapes(light, data_prop=True).graph
         entries = [*graph.input, *graph.value_info, *graph.output]
-        if not _keep_batches(light.graph, entries):
+        kinds = {entry.name: entry.type.tensor_type for entry in entries}
+        if not _keep_in_reshapes(light.graph, kinds) and not _keep_in_resizes(light.graph, kinds):
             return entries
 
 
@@ -203,9 +204,33 @@ def _open_input(entry: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
     return opened
 
 
-def _keep_batches(graph: onnx.GraphProto, entries: list[onnx.ValueInfoProto]) -> bool:
+def _keep_in_resizes(graph: onnx.GraphProto, kinds: dict[str, onnx.TypeProto.Tensor]) -> bool:
+    """Note that a Resize by 1 along the first axis keeps the batch: ONNX's inference multiplies numbers alone."""
+    constants = {entry.name: entry for entry in graph.initializer}
+    noted = {entry.name for entry in (*graph.value_info, *graph.output)}
+    changed = False
+    for node in graph.node:
+        if not is_standard(node, "Resize") or len(node.input) < 3 or node.input[2] not in constants:
+            continue
+        scales = numpy_helper.to_array(constants[node.input[2]]).reshape(-1).tolist()
+        before, after = (kinds.get(name) for name in (node.input[0], node.output[0]))
+        if before is None or after is None or not before.shape.dim or node.output[0] in noted:
+            continue
+        of_all = len(scales) == len(before.shape.dim) == len(after.shape.dim) and not attribute(node, "axes", [])
+        if attribute(node, "coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize":
+            continue  # which resizes a part
+        if of_all and scales[0] == 1 and _size(before.shape.dim[0]) == BATCH != _size(after.shape.dim[0]):
+            note = onnx.ValueInfoProto(name=node.output[0])
+            note.type.tensor_type.CopyFrom(after)
+            note.type.tensor_type.shape.dim[0].Clear()
+            note.type.tensor_type.shape.dim[0].dim_param = BATCH
+            graph.value_info.append(note)
+            changed = True
+    return changed
+
+
+def _keep_in_reshapes(graph: onnx.GraphProto, kinds: dict[str, onnx.TypeProto.Tensor]) -> bool:
     """Say "as the input's" (0) for "what is left" (−1) where that is certain; ONNX's inference does not find it."""
-    kinds = {entry.name: entry.type.tensor_type for entry in entries}
     constants = {entry.name: entry for entry in graph.initializer}
     changed = False
     for node in graph.node:

@@ -46,6 +46,16 @@ def raising(error: BaseException):
         ),
         (StoppedError("stopped, kept"), 130, "tool: stopped, kept\n"),
         (KeyboardInterrupt(), 130, "tool: interrupted\n"),
+        (
+            OSError(36, "File name too long", "n.onnx"),
+            2,
+            "tool: n.onnx: File name too long; name another file, or make this one usable\n",
+        ),
+        (
+            OSError(5, "Input/output error"),
+            1,
+            "tool: OSError: [Errno 5] Input/output error (a bug: please report it with the output of --debug)\n",
+        ),
         (KeyError("x"), 1, "tool: KeyError: 'x' (a bug: please report it with the output of --debug)\n"),
     ],
 )
