@@ -13,6 +13,7 @@ from diffusion.forward import q_sample
 from diffusion.normal import draw_number, normal_batch
 from diffusion.process import Process
 from runtime.images import dequantize
+from runtime.states import check_states
 
 _PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 
@@ -45,20 +46,20 @@ def load_initial_states(
     shape = process.sample
     if array.dtype == np.uint8:
         expected: tuple[int, ...] = (shape.height, shape.width, shape.channels)
-    elif array.dtype in (np.float32, np.float64):
+    elif array.dtype.kind == "f":
         expected = shape.chw
     else:
         raise InputError(f"{path}: holds {array.dtype}, expected float32 states or uint8 images")
     if array.ndim != 4 or array.shape[1:] != expected or len(array) == 0:
         layout = "N, " + ", ".join(map(str, expected))
         raise InputError(f"{path}: holds {array.dtype} of shape {list(array.shape)}, expected [{layout}]")
-    if not np.isfinite(array).all():
-        raise InputError(f"{path}: holds NaN or infinite values, expected finite states")
+    if array.dtype != np.uint8:
+        array = check_states(array, array.shape, str(path))
     num = len(array) if num is None else num
     if len(array) not in (1, num):
         raise InputError(f"{path}: holds {len(array)} states, expected 1 or {num}; give --num {len(array)}")
     if array.dtype != np.uint8:
-        return np.ascontiguousarray(np.broadcast_to(array.astype(np.float32), (num, *shape.chw))), sha256
+        return np.ascontiguousarray(np.broadcast_to(array, (num, *shape.chw))), sha256
     images = np.ascontiguousarray(np.broadcast_to(dequantize(array), (num, *shape.chw)))
     if timestep is None:
         return images, sha256

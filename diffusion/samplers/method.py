@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from diffusion.errors import InputError
-from diffusion.number_checks import is_number
+from diffusion.number_checks import real_number
 from diffusion.process import Process
 from diffusion.step_table import StepTable
 
@@ -55,10 +55,8 @@ class Method:
         Raises:
             InputError: an option that it does not have or that is not a number; what the method itself refuses.
         """
-        for name, value in options.items():
+        for name in options:
             if name not in self.options:
                 has = f"its options are {', '.join(self.options)}" if self.options else "it has no options"
                 raise InputError(f"{name} was given, but sampler {self.name} does not take it: {has}")
-            if not is_number(value):
-                raise InputError(f"{name} is {value!r}, expected a number")
-        return self.make(process, timesteps, **{name: float(value) for name, value in options.items()})
+        return self.make(process, timesteps, **{name: real_number(value, name) for name, value in options.items()})
