@@ -29,6 +29,9 @@ from runtime.process_flags import ProcessFlags
 from runtime.states import check_states
 from runtime.trajectory import Trajectory
 
+# More than most machines have; a hundred thousand would be made, and the machine would stand still.
+MAX_THREADS = 1024
+
 
 class NonFiniteError(ArithmeticError):
     """Samples came out NaN or infinite; `samples` says which, and where each one broke."""
@@ -119,9 +122,9 @@ class Sampler:
             ("force", force),
         ):
             yes_or_no(choice, name)
-        threads = whole_number(threads, "threads", 0)
+        threads = whole_number(threads, "threads", 0, MAX_THREADS)
         if batch_size is not None:
-            batch_size = whole_number(batch_size, "batch size", 1)
+            batch_size = whole_number(batch_size, "batch size", 1, MAX_SEED)
         if isinstance(engine, Path | str):
             engine = open_engine(engine, device, threads, flags, allow_pickle, backend, precision, compiled)
         self.engine = engine
