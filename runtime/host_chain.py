@@ -9,7 +9,7 @@ import numpy as np
 
 from diffusion.errors import InputError
 from diffusion.normal import draw_number
-from diffusion.number_checks import is_whole
+from diffusion.number_checks import shown, whole_number
 from diffusion.step_table import StepTable
 from runtime.engines.interface import Engine
 from runtime.kernels_module import import_kernels
@@ -162,14 +162,19 @@ class HostChain:
         return sum(array.nbytes for array in arrays) + (0 if self.x_start is None else self.x_start.nbytes)
 
 
-def check_seed_range(seed: int, start: int, num: int) -> None:
-    """Raises InputError unless all are whole, 0 ≤ seed < 2⁶⁴, num ≥ 1 and every start..start+num−1 fits 64 bits."""
-    for name, value in (("seed", seed), ("start", start), ("num", num)):
-        if not is_whole(value):
-            raise InputError(f"{name} is {value!r}, expected a whole number")
+def check_seed_range(seed: int, start: int, num: int) -> tuple[int, int, int]:
+    """The three as Python's integers, which do not overflow.
+
+    Raises:
+        InputError: unless all are whole, 0 ≤ seed < 2⁶⁴, num ≥ 1 and every start..start+num−1 fits 64 bits.
+    """
+    seed, start, num = (whole_number(value, name) for name, value in (("seed", seed), ("start", start), ("num", num)))
     if not 0 <= seed < MAX_SEED:
-        raise InputError(f"seed is {seed}, expected 0 to 2^64 - 1")
+        raise InputError(f"seed is {shown(seed)}, expected 0 to 2^64 - 1")
     if num < 1:
-        raise InputError(f"num is {num}, expected at least 1")
+        raise InputError(f"num is {shown(num)}, expected at least 1")
+    if num > MAX_SEED:
+        raise InputError(f"num is {shown(num)}, expected at most 2^64")
     if not 0 <= start <= MAX_SEED - num:
-        raise InputError(f"start is {start}, expected 0 to 2^64 - {num}, so that start + num fits 64 bits")
+        raise InputError(f"start is {shown(start)}, expected 0 to 2^64 - {num}, so that start + num fits 64 bits")
+    return seed, start, num

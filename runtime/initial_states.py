@@ -13,6 +13,7 @@ from diffusion.normal import draw_number, normal_batch
 from diffusion.process import Process
 from runtime.images import dequantize
 from runtime.pictures import MODES, is_picture_name, picture_array, read_picture, read_picture_header
+from runtime.states import check_states
 
 
 def load_initial_states(
@@ -44,7 +45,7 @@ def load_initial_states(
     shape = process.sample
     if array.dtype == np.uint8:
         expected: tuple[int, ...] = (shape.height, shape.width, shape.channels)
-    elif array.dtype in (np.float32, np.float64):
+    elif array.dtype.kind == "f":
         expected = shape.chw
     else:
         raise InputError(f"{path}: holds {array.dtype}, expected float32 states or uint8 images")
@@ -57,10 +58,7 @@ def load_initial_states(
             f"{shape.levels} gray levels; spread them over 0 to 255, or give float32 states"
         )
     if array.dtype != np.uint8:
-        with np.errstate(over="ignore"):
-            array = array.astype(np.float32)
-    if not np.isfinite(array).all():
-        raise InputError(f"{path}: holds NaN or infinite values, expected finite states")
+        array = check_states(array, array.shape, str(path))
     num = len(array) if num is None else num
     if len(array) not in (1, num):
         raise InputError(f"{path}: holds {len(array)} states, expected 1 or {num}; give --num {len(array)}")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 
 from diffusion.errors import InputError
 from diffusion.noise_schedule import SCHEDULE_KINDS, NoiseSchedule
+from diffusion.number_checks import is_finite_number, real_number, shown, whole_number
 from diffusion.process import PREDICTION_TYPES, VARIANCE_TYPES, Process, SampleShape
 
 
@@ -18,6 +19,9 @@ class ProcessFlags:
         beta_schedule, beta_start, beta_end, num_train_timesteps: of the noise schedule.
         prediction_type, variance_type: as in `diffusion.process.Process`.
         clip_sample: a bound, or "none".
+
+    Raises:
+        InputError: an unknown name, or what is no number; numbers of any type are taken by their value.
     """
 
     beta_schedule: str | None = None
@@ -28,10 +32,31 @@ class ProcessFlags:
     variance_type: str | None = None
     clip_sample: float | str | None = None
 
+    def __post_init__(self) -> None:
+        choices = {
+            "beta_schedule": SCHEDULE_KINDS,
+            "prediction_type": PREDICTION_TYPES,
+            "variance_type": VARIANCE_TYPES,
+        }
+        for name, known in choices.items():
+            value = getattr(self, name)
+            if value is not None and value not in known:
+                raise InputError(f"{_spelling(name)} is {shown(value)}, expected one of {', '.join(known)}")
+        for name in ("beta_start", "beta_end", "num_train_timesteps"):
+            value = getattr(self, name)
+            if value is not None:
+                check = whole_number if name == "num_train_timesteps" else real_number
+                object.__setattr__(self, name, check(value, _spelling(name)))
+        clip = self.clip_sample
+        if clip is not None and clip != "none":
+            if not is_finite_number(clip) or not clip > 0:
+                raise InputError(f"--clip-sample is {shown(clip)}, expected a positive number or none")
+            object.__setattr__(self, "clip_sample", float(clip))
+
     @property
     def clip(self) -> float | None:
         """The bound that was asked for; None for none."""
-        return self.clip_sample if isinstance(self.clip_sample, float) else None
+        return None if self.clip_sample is None or self.clip_sample == "none" else float(self.clip_sample)
 
     def process(self, sample: SampleShape, source: str) -> Process:
         """The process of a network whose file says nothing of it.

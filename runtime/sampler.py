@@ -11,6 +11,7 @@ import numpy as np
 
 from diffusion.conditioning import check_conditioning
 from diffusion.errors import InputError
+from diffusion.number_checks import whole_number, yes_or_no
 from diffusion.process import Process
 from diffusion.samplers import make_table
 from diffusion.step_table import StepTable, start_note
@@ -24,7 +25,11 @@ from runtime.host_chains import HostChains, check_fixed_batch, fixed_batch, slot
 from runtime.images import quantize
 from runtime.memory import check_batch_fits, default_batch_size
 from runtime.process_flags import ProcessFlags
+from runtime.states import check_states
 from runtime.trajectory import Trajectory
+
+# More than most machines have; a hundred thousand would be made, and the machine would stand still.
+MAX_THREADS = 1024
 
 
 class NonFiniteError(ArithmeticError):
@@ -113,6 +118,16 @@ class Sampler:
         compiled: bool = False,
         force: bool = False,
     ) -> None:
+        for name, choice in (
+            ("invert", invert),
+            ("allow_pickle", allow_pickle),
+            ("compiled", compiled),
+            ("force", force),
+        ):
+            yes_or_no(choice, name)
+        threads = whole_number(threads, "threads", 0, MAX_THREADS)
+        if batch_size is not None:
+            batch_size = whole_number(batch_size, "batch size", 1, MAX_SEED)
         if isinstance(engine, Path | str):
             engine = open_engine(engine, device, threads, flags, allow_pickle, backend, precision, compiled)
         self.engine = engine
@@ -169,7 +184,7 @@ class Sampler:
             num: how many.
             seed: 0..2⁶⁴−1.
             start: the first sample index.
-            x_init: float32 [num, C, H, W], states to begin from instead of noise.
+            x_init: float32 [num, C, H, W], states to begin from instead of noise; float16 and float64 are rounded.
 
         Returns:
             uint8 [num, H, W, C].
@@ -182,7 +197,7 @@ class Sampler:
 
     def sample_float32(self, num: int, seed: int = 0, start: int = 0, x_init: np.ndarray | None = None) -> np.ndarray:
         """As `sample`, before quantization: float32 [num, C, H, W]."""
-        check_seed_range(seed, start, num)
+        seed, start, num = check_seed_range(seed, start, num)
         x = np.empty((num, *self.process.sample.chw), dtype=np.float32)
         first = 0
         for batch in self.batches(num, seed, start, x_init):
@@ -193,7 +208,8 @@ class Sampler:
         return x
 
     def batch_size_for(self, num: int) -> int:
-        """Samples per network call when `num` are drawn."""
+        """Samples per network call when `num` are drawn. Raises InputError where that is no number of samples."""
+        num = whole_number(num, "num", 1)
         if self._device_engine is not None:
             return device_batch_size(self._device_engine, num, self._batch_size)
         return fixed_batch(self.engine) or min(num, self._batch_size or default_batch_size(self.process, num))
@@ -217,14 +233,14 @@ class Sampler:
         Raises:
             InputError: a number out of its range, states of another shape, or none for a chain that begins with data.
         """
-        check_seed_range(seed, start, num)
+        seed, start, num = check_seed_range(seed, start, num)
         if x_init is None and self.begins_with_data:
             raise InputError(
                 f"the chain of {self.table.sampler} runs from data to noise and was given nothing to begin with; "
                 "expected x_init, images"
             )
-        if x_init is not None and x_init.shape != (num, *self.process.sample.chw):
-            raise InputError(f"initial states have shape {x_init.shape}, expected {(num, *self.process.sample.chw)}")
+        if x_init is not None:
+            x_init = check_states(x_init, (num, *self.process.sample.chw))
         if self._device_engine is not None:
             yield from self._device_batches(num, seed, start, x_init, after_step, trajectory)
             return
