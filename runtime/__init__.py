@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+import commands  # noqa: F401  # before any library of somebody else's, see commands/__init__.py
+
 if TYPE_CHECKING:
     from runtime.sampler import NonFiniteError, Sampler
 else:
