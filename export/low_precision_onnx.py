@@ -18,8 +18,8 @@ from diffusion.process import Process
 from export.cuda_bf16_form import in_cuda_bf16_form
 from export.low_precision import failure, fold_and_report, lower_precision
 from export.plan_verification import PlanVerification, verify_network
-from export.trajectories import make_golden
 from runtime.engines.onnx_precision import PRECISION_KEY
+from runtime.engines.trajectories import make_golden
 
 if TYPE_CHECKING:
     from export.fold_time import Folding

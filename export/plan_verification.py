@@ -100,7 +100,7 @@ def verify_network(
 def compare_predictions(
     networks: Mapping[str, Predict], golden: Golden, precision: str, reference: str
 ) -> dict[str, float]:
-    """The largest relative L2 error of each network over the reference's timesteps, by Polygraphy's Comparator.
+    """The largest relative L2 error of each network over the reference's batches, by Polygraphy's Comparator.
 
     Args:
         networks: to be compared, by name.
@@ -108,14 +108,14 @@ def compare_predictions(
         precision: which tolerance is the Comparator's threshold.
         reference: the name of the reference.
     """
-    num = golden.x.shape[1]
+    batches = golden.batches()
     feeds = [
-        OrderedDict([(X, x), (T, np.full(num, timestep, np.float32))])
-        for timestep, x in zip(golden.timesteps, golden.x, strict=True)
+        OrderedDict([(X, golden.x[batch]), (T, golden.timesteps[batch[0]].astype(np.float32))]) for batch in batches
     ]
+    expected = [OrderedDict([(PREDICTION, golden.prediction[batch])]) for batch in batches]
     with _quiet():
         results = RunResults()
-        results.add([OrderedDict([(PREDICTION, expected)]) for expected in golden.prediction], runner_name=reference)
+        results.add(expected, runner_name=reference)
         results.extend(Comparator.run([_Runner(name, predict, golden) for name, predict in networks.items()], feeds))
         pairs = [(0, place) for place in range(1, len(networks) + 1)]
         accuracy = Comparator.compare_accuracy(

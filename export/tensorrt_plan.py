@@ -127,7 +127,7 @@ def make_plan(source: Source, request: PlanRequest, settings: BuildSettings) -> 
 def _prepare(source: Source, request: PlanRequest, settings: BuildSettings) -> _Network:
     from export.group_norm import write_group_norm
     from export.network_io import name_nodes, with_contract_names
-    from export.trajectories import make_golden
+    from runtime.engines.trajectories import make_golden
 
     model, folding = with_contract_names(source.model, str(source.path)), None
     _refuse_attention(model, settings, source.path)
@@ -229,10 +229,9 @@ def _verify_executed(
 ) -> PlanVerification:
     """Run the plan itself on the GPU that is here."""
     from export.plan_verification import PlanVerification, compare_predictions
-    from runtime.engines.first_use import predict_in_batches
     from runtime.engines.tensorrt_engine import TensorRtEngine
     from runtime.engines.tensorrt_refusals import accept_plan
-    from runtime.engines.verification import verify_engine
+    from runtime.engines.verification import predict_with, verify_engine
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / request.out.name
@@ -240,7 +239,7 @@ def _verify_executed(
         accepted = accept_plan(path, sidecar)
         engine = TensorRtEngine(accepted)
         say(f"verifying {engine.name}")
-        predict = predict_in_batches(engine, accepted.plan.fitting_batch(network.golden.x.shape[1]))
+        predict = predict_with(engine, accepted.plan.fitting_batch)
         where, precision = f"{engine.name}, driver {request.driver.version}", request.precision
         compared = compare_predictions({where: predict}, network.golden, precision, source.reference)
         measured = verify_engine(network.golden, source.process, predict, precision, source.reference, where)

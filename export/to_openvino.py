@@ -144,9 +144,9 @@ def _verified(
     """Run the very files that will be published, and describe them."""
     import openvino
 
-    from export.trajectories import make_golden
     from runtime.engines.openvino_cpu import FLAVOR, OpenVinoEngine, place_here
     from runtime.engines.sidecar import Sidecar
+    from runtime.engines.trajectories import make_golden
     from runtime.engines.verification import predict_with, verify_engine
 
     say(f"running the reference, {source.reference}")

@@ -47,6 +47,10 @@ class GaussianEngine:
         self.process = network.process
         self._slope, self._offset = network.slope.cpu().numpy(), network.offset.cpu().numpy()
 
+    def batch_range(self) -> tuple[int, int | None]:
+        """As `runtime.engines.interface.Engine.batch_range`: any."""
+        return 1, None
+
     def bind(self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray) -> Callable[[], None]:
         """As `runtime.engines.interface.Engine.bind`."""
         channels = self.process.sample.channels

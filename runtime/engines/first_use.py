@@ -9,11 +9,10 @@ user's cache folder, never in the sidecar, which belongs to all machines.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from commands.errors import VerificationError
 from commands.program import say
@@ -21,7 +20,7 @@ from runtime.engines.cache_folder import keep, read_kept
 from runtime.engines.golden import Golden
 from runtime.engines.interface import Engine
 from runtime.engines.sidecar import Sidecar, golden_path, read_hashed
-from runtime.engines.verification import EngineVerification, Predict, verify_engine
+from runtime.engines.verification import EngineVerification, predict_with, verify_engine
 
 _KIND = "verified"
 
@@ -46,7 +45,13 @@ class Place:
 
 
 def ensure_verified(
-    engine: Engine, path: Path, sidecar: Sidecar, place: Place, batch_size: int, rebuild: str, verified_at: Place | None
+    engine: Engine,
+    path: Path,
+    sidecar: Sidecar,
+    place: Place,
+    rebuild: str,
+    verified_at: Place | None,
+    fitting_batch: Callable[[int], int] | None = None,
 ) -> None:
     """Verify an engine here unless that was done already.
 
@@ -55,9 +60,9 @@ def ensure_verified(
         path: its file.
         sidecar: of that file.
         place: this machine.
-        batch_size: that the engine takes.
         rebuild: the command that makes the engine.
         verified_at: where its exporter ran it; None if it did not.
+        fitting_batch: as `predict_with`'s.
 
     Raises:
         VerificationError: it differs from its reference; the message holds the table.
@@ -75,7 +80,7 @@ def ensure_verified(
     result = verify_engine(
         golden,
         sidecar.process,
-        predict_in_batches(engine, batch_size),
+        predict_with(engine, fitting_batch),
         engine.precision,
         str(sidecar.verification.get("reference", "the reference")),
         str(place),
@@ -91,32 +96,6 @@ def ensure_verified(
         _summary(path, result)
         + ("" if kept else "; the cache folder cannot be written, so the next run verifies again")
     )
-
-
-def predict_in_batches(engine: Engine, batch_size: int) -> Predict:
-    """An engine as a function of any number of samples, bound once: rows that are too few are filled up.
-
-    Args:
-        engine: takes this batch.
-        batch_size: of every call.
-    """
-    process = engine.process
-    shape = process.sample
-    x = np.zeros((batch_size, *shape.chw), np.float32)
-    t = np.zeros(batch_size, np.float32)
-    prediction = np.zeros((batch_size, process.prediction_channels, shape.height, shape.width), np.float32)
-    call = engine.bind(x, t, prediction)
-
-    def predict(given_x: np.ndarray, given_t: np.ndarray) -> np.ndarray:
-        found = np.empty((len(given_x), *prediction.shape[1:]), np.float32)
-        for first in range(0, len(given_x), batch_size):
-            count = min(batch_size, len(given_x) - first)
-            x[:count], t[:count] = given_x[first : first + count], given_t[first : first + count]
-            call()
-            found[first : first + count] = prediction[:count]
-        return found
-
-    return predict
 
 
 def _passed(content: bytes | None) -> bool:

@@ -6,6 +6,8 @@ Kept beside the engine, so that it can be verified again where it runs, without 
 from __future__ import annotations
 
 import io
+import itertools
+import math
 import zipfile
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -17,7 +19,11 @@ from diffusion.process import Process
 from diffusion.samplers import make_table
 from diffusion.step_table import StepTable
 
-GOLDEN_FORMAT = 1
+GOLDEN_FORMAT = 2
+GATE_BATCHES = (5, 2, 1)
+"""Sizes of the batches that every engine is verified with."""
+
+_GOLDEN_SECTION = 0.618
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,14 +32,15 @@ class Golden:
 
     Attributes:
         timesteps: int64 [K], descending, over the whole range.
-        x: float32 [K, N, C, H, W], x_t of N reference chains at those timesteps.
-        prediction: float32 [K, M], the reference's, [N, C or 2C, H, W] flattened, every `stride`-th element.
+        x: float32 [K, N, C, H, W], N different states at each of those timesteps, x_t of reference chains.
+        prediction: float32 [K, N, M], the reference's, each computed alone: [C or 2C, H, W] flattened, every
+            `stride`-th element.
         stride: 1 for small networks.
         input_rounding: float64 [K], relative L2 error of the reference itself if x is rounded to the engine's
             precision; 0 for float32.
-        seed: of the chains; their samples have indices 0..N−1.
+        seed: of the chains; their samples have indices 0..B−1.
         chain_timesteps: int64 [R], of a `ddpm` chain.
-        x_0: float32 [N, C, H, W], its end.
+        x_0: float32 [B, C, H, W], its end, each computed alone.
     """
 
     timesteps: np.ndarray
@@ -50,8 +57,31 @@ class Golden:
         return make_table(process, "ddpm", timesteps=self.chain_timesteps)
 
     def flat(self, prediction: np.ndarray) -> np.ndarray:
-        """The elements of a prediction that `prediction` keeps, [M]."""
-        return prediction.reshape(-1)[:: self.stride]
+        """The elements that `prediction` keeps of predictions [B, C or 2C, H, W]: [B, M]."""
+        return prediction.reshape(len(prediction), -1)[:, :: self.stride]
+
+    def batches(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """All states once, in batches of 5, 2 and 1 by turns whose samples and timesteps differ.
+
+        A graph that mixes the samples of a batch is right at a batch of 1, and may be right for equal samples.
+
+        Returns:
+            int64 [B], int64 [B] each: the places along the first two axes of `x`.
+        """
+        num_timesteps, num = self.x.shape[:2]
+        # Neighbours in this order are far apart in time.
+        stride = round(num_timesteps * _GOLDEN_SECTION)
+        while math.gcd(stride, num_timesteps) != 1:
+            stride += 1
+        along = np.arange(num_timesteps) * stride % num_timesteps
+        rows, columns = np.tile(along, num), np.repeat(np.arange(num), num_timesteps)
+        batches, first = [], 0
+        for size in itertools.cycle(GATE_BATCHES):
+            batches.append((rows[first : first + size], columns[first : first + size]))
+            first += size
+            if first >= len(rows):
+                return batches
+        raise AssertionError("unreachable")
 
     def to_bytes(self) -> bytes:
         """The `.npz` file."""

@@ -25,6 +25,9 @@ class Engine(Protocol):
     precision: str
     """Of the network's arithmetic: `fp32`, `fp16` or `bf16`. Tables are checked against it."""
 
+    def batch_range(self) -> tuple[int, int | None]:
+        """The smallest and the largest batch that it takes; None where only memory limits it."""
+
     def bind(self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray) -> Callable[[], None]:
         """A call that reads `x` and `t` and writes `prediction`, in place and every time the same buffers.
 

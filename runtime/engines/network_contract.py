@@ -30,6 +30,10 @@ class TensorSpec:
         """The first size, if the file fixes it."""
         return self.shape[0] if isinstance(self.shape[0], int) else None
 
+    def batch_range(self) -> tuple[int, int | None]:
+        """The smallest and the largest batch of a network with this input."""
+        return (1, None) if self.batch is None else (self.batch, self.batch)
+
 
 def tell_inputs_apart(
     path: Path, inputs: Sequence[TensorSpec], x_type: str, t_types: Collection[str]

@@ -66,6 +66,10 @@ class OnnxRuntimeEngine:
         low = "" if self.precision == "fp32" else f"{self.precision}, "
         self.name = f"ONNX Runtime {ort.__version__} ({low}{device.upper()})"
 
+    def batch_range(self) -> tuple[int, int | None]:
+        """As `Engine.batch_range`: one batch alone where the file fixes it."""
+        return self._x.batch_range()
+
     def bind(self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray) -> Callable[[], None]:
         """As `runtime.engines.interface.Engine.bind`: ONNX Runtime reads and writes the buffers themselves."""
         check_batch(self._path, self._x, x.shape[0])

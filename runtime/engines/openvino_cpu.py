@@ -135,6 +135,10 @@ class OpenVinoEngine:
         self._x, self._t = tell_inputs_apart(self._path, inputs, "f32", _TYPES)
         return only_output(self._path, [_spec(entry) for entry in self._model.outputs], "f32")
 
+    def batch_range(self) -> tuple[int, int | None]:
+        """As `Engine.batch_range`: one batch alone where the file fixes it."""
+        return self._x.batch_range()
+
     def bind(self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray) -> Callable[[], None]:
         """As `runtime.engines.interface.Engine.bind`: OpenVINO reads and writes the buffers themselves."""
         check_batch(self._path, self._x, x.shape[0])
@@ -213,7 +217,7 @@ def open_openvino(path: Path, threads: int = 0, flags: ProcessFlags | None = Non
     if sidecar is not None:
         found = sidecar.engine.get("verified_on")
         verified_at = Place(**found) if isinstance(found, dict) and found.keys() == _PLACE_FIELDS else None
-        ensure_verified(engine, path, sidecar, place_here(), 1, REBUILD, verified_at)
+        ensure_verified(engine, path, sidecar, place_here(), REBUILD, verified_at)
     return engine
 
 

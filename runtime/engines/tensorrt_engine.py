@@ -31,8 +31,6 @@ from runtime.engines.tensorrt_refusals import AcceptedPlan, accept_plan
 from runtime.process_flags import ProcessFlags
 
 _DATA_TYPES = {"float32": "FLOAT", "float16": "HALF", "bfloat16": "BF16", "int64": "INT64"}
-# Enough for the states of the reference predictions at once, where the plan takes it.
-_VERIFICATION_BATCH = 8
 _KERNELS = "rtx-kernels"
 # Of every address, by the documentation of setTensorAddress. TensorRT does not check it.
 _ALIGNMENT = 256
@@ -51,10 +49,8 @@ def open_plan(path: Path, flags: ProcessFlags | None = None) -> TensorRtEngine:
     """
     accepted = accept_plan(path)
     engine = TensorRtEngine(accepted, flags)
-    batch_size = accepted.plan.fitting_batch(_VERIFICATION_BATCH)
-    ensure_verified(
-        engine, path, accepted.sidecar, engine.place, batch_size, REBUILD, verified_at(accepted.sidecar, accepted)
-    )
+    exported_at = verified_at(accepted.sidecar, accepted)
+    ensure_verified(engine, path, accepted.sidecar, engine.place, REBUILD, exported_at, accepted.plan.fitting_batch)
     return engine
 
 

@@ -105,6 +105,10 @@ class TorchEngine:
         self._folder = checkpoint.folder
         self._network = Network(checkpoint.unet).to(self._device)
 
+    def batch_range(self) -> tuple[int, int | None]:
+        """As `Engine.batch_range`: any."""
+        return 1, None
+
     def bind(self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray) -> Callable[[], None]:
         """As `runtime.engines.interface.Engine.bind`.
 

@@ -106,7 +106,7 @@ class EngineVerification:
 def verify_engine(
     golden: Golden, process: Process, predict: Predict, precision: str, reference: str, ran_on: str
 ) -> EngineVerification:
-    """Compare a network with its reference.
+    """Compare a network with its reference, in batches of 1, 2 and 5 of different samples and timesteps.
 
     At each timestep the error may be the tolerance, and at most twice the largest of these: the median over
     timesteps; what rounding x alone makes of the reference, since near t = 0 a trained network amplifies it; a tenth
@@ -115,16 +115,15 @@ def verify_engine(
     Args:
         golden: the reference.
         process: what the network was trained to do.
-        predict: the engine.
+        predict: the engine; it takes these batches, and one of all chains.
         precision: one of `TOLERANCES`.
         reference, ran_on: for the report.
     """
     tolerance = TOLERANCES[precision]
-    num = golden.x.shape[1]
-    relative = [
-        relative_error(golden.flat(predict(x, np.full(num, timestep, np.float32))), expected)
-        for timestep, x, expected in zip(golden.timesteps, golden.x, golden.prediction, strict=True)
-    ]
+    found = np.empty_like(golden.prediction)
+    for rows, columns in golden.batches():
+        found[rows, columns] = golden.flat(predict(golden.x[rows, columns], golden.timesteps[rows].astype(np.float32)))
+    relative = [relative_error(each, expected) for each, expected in zip(found, golden.prediction, strict=True)]
     usual = max(float(np.median(relative)), _NEGLIGIBLE * tolerance)
     errors = tuple(
         TimestepError(int(timestep), error, min(tolerance, MOST_ABOVE_MEDIAN * max(usual, float(rounding))))
@@ -137,23 +136,44 @@ def verify_engine(
 
 
 def chain_end(golden: Golden, process: Process, predict: Predict) -> np.ndarray:
-    """x_0 of the chain, its arithmetic in float64 so that all that differs is the network, [N, C, H, W]."""
+    """x_0 of the chains, [B, C, H, W], their arithmetic in float64 so that all that differs is the network."""
 
     def float32(x: np.ndarray, t: np.ndarray) -> np.ndarray:
         return predict(x.astype(np.float32), t.astype(np.float32))
 
-    x = initial_noise(golden.x.shape[1:], golden.seed, 0)
+    x = initial_noise(golden.x_0.shape, golden.seed, 0)
     return reference_loop(golden.chain_table(process), float32, x, golden.seed)
 
 
-def predict_with(engine: Engine) -> Predict:
-    """An engine as a function; bound anew for every call, which compiled networks are kept for."""
+def predict_with(engine: Engine, fitting_batch: Callable[[int], int] | None = None) -> Predict:
+    """An engine as a function of any number of samples; bound anew for every call.
+
+    Where the engine does not take a batch, it is given another: several, or one that is filled up with copies of the
+    samples themselves, so that a network that mixes the samples of a batch sees no others.
+
+    Args:
+        engine: ready to run.
+        fitting_batch: the batch that the engine takes for so many samples; None to go by its `batch_range`.
+    """
+    smallest, largest = engine.batch_range()
+
+    def within_range(num: int) -> int:
+        return max(smallest, num if largest is None else min(num, largest))
+
+    fitting = fitting_batch or within_range
 
     def predict(x: np.ndarray, t: np.ndarray) -> np.ndarray:
-        num, _, height, width = x.shape
-        prediction = np.empty((num, engine.process.prediction_channels, height, width), dtype=np.float32)
-        engine.bind(np.ascontiguousarray(x), t, prediction)()
-        return prediction
+        parts, first = [], 0
+        while first < len(x):
+            size = fitting(len(x) - first)
+            count = min(size, len(x) - first)
+            filled = first + np.arange(size) % count
+            part_x = np.ascontiguousarray(x[filled], dtype=np.float32)
+            prediction = np.empty((size, engine.process.prediction_channels, *x.shape[2:]), dtype=np.float32)
+            engine.bind(part_x, np.ascontiguousarray(t[filled], dtype=np.float32), prediction)()
+            parts.append(prediction[:count])
+            first += count
+        return np.concatenate(parts)
 
     return predict
 

@@ -10,9 +10,9 @@ from diffusion.errors import InputError
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.reference_loop import initial_noise, reference_loop
 from diffusion.samplers import make_table
-from diffusion.step import float32_from, rounded_to
 from diffusion.step_table import StepTable
 from tests.diffusion.samplers.networks import a_process, gaussian
+from tests.kernels.numpy_step import float32_from, rounded_to
 
 COSINE = a_process(schedule=NoiseSchedule.make("squaredcos_cap_v2"))
 

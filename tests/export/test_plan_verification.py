@@ -16,8 +16,8 @@ from export.fold_time import fold_time
 from export.mixed_precision import to_mixed_precision
 from export.network_io import name_nodes
 from export.plan_verification import PlanVerification, compare_predictions, verify_network
-from export.trajectories import make_golden
 from runtime.engines.golden import Golden
+from runtime.engines.trajectories import make_golden
 from runtime.engines.verification import TOLERANCES
 from tests.gaussian import GaussianNetwork
 
@@ -57,8 +57,9 @@ def test_every_precision(precision: str, compared: list[str], float32: onnx.Mode
     assert not result.executed
     assert len(result.compared) == len(compared)
     assert all(name.endswith(end) for name, end in zip(result.compared, compared, strict=True))
-    # The last is the strictest, and the one that is measured by timestep; Polygraphy finds the same.
-    assert result.compared[result.measured.ran_on] == result.measured.worst
+    # The last is the strictest, and the one that is measured by timestep; Polygraphy measures by batch.
+    assert list(result.compared)[-1] == result.measured.ran_on
+    assert 0.3 * result.measured.median <= result.compared[result.measured.ran_on] <= 3 * result.measured.worst
     assert result.measured.worst < TOLERANCES[precision]
     assert len(result.measured.errors) == 16
     fields = json.loads(json.dumps(result.to_json(), allow_nan=False))
@@ -89,15 +90,15 @@ def test_polygraphy_is_asked_about_every_network(float32: onnx.ModelProto) -> No
         return NETWORK(x, t).astype(np.float32)
 
     def wrong(x: np.ndarray, t: np.ndarray) -> np.ndarray:
-        return exact(x, t) * np.float32(1.001 if t[0] == 49 else 1)
+        return exact(x, t) * np.where(t == 49, 1.001, 1).astype(np.float32)[:, None, None, None]
 
     def broken(x: np.ndarray, t: np.ndarray) -> np.ndarray:
-        return np.full_like(x, np.nan if t[0] == 0 else 0)
+        return np.zeros_like(x) * np.where(t == 0, np.nan, 1).astype(np.float32)[:, None, None, None]
 
     networks = {"exact": exact, "wrong": wrong, "broken": broken}
     found = compare_predictions(networks, reference, "fp32", "the closed form")
     assert found["exact"] == 0
-    assert found["wrong"] == pytest.approx(1e-3, rel=1e-3)
+    assert 4e-4 < found["wrong"] < 1.001e-3  # over a batch, of which one sample has that error
     assert math.isnan(found["broken"])
     measured = verify_network(float32, reference, PROCESS, "fp32", "the closed form").measured
     for error in found.values():

@@ -1,4 +1,4 @@
-"""The compiled step has the bits of `diffusion.step.ReferenceStep` in every buffer."""
+"""The compiled step has the bits of `tests.kernels.numpy_step.ReferenceStep` in every buffer."""
 
 import copy
 import os
@@ -8,9 +8,9 @@ import warnings
 import numpy as np
 import pytest
 
-from diffusion.step import ReferenceStep
 from diffusion.step_table import COLUMNS
 from runtime import _kernels
+from tests.kernels.numpy_step import ReferenceStep
 from tests.kernels.random_steps import assert_same_bits, random_buffers, random_table
 
 every_isa = pytest.mark.parametrize("isa", _kernels.isa_levels())

@@ -9,9 +9,9 @@ from typing import Any
 
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import Process, SampleShape
-from export.trajectories import make_golden
 from runtime.device.driver import DriverFacts, Gpu
 from runtime.engines.sidecar import Sidecar, golden_path, sidecar_path
+from runtime.engines.trajectories import make_golden
 from tests.gaussian import GaussianNetwork
 
 PROCESS = Process(SampleShape(2, 4, 6), NoiseSchedule.make("linear", 100), variance_type="fixed_large")

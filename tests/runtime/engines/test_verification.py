@@ -10,9 +10,9 @@ import pytest
 from diffusion.errors import InputError
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import Process, SampleShape
-from export.trajectories import make_golden, rounded
 from runtime.engines.golden import Golden
-from runtime.engines.verification import TOLERANCES, EngineVerification, TimestepError, verify_engine
+from runtime.engines.trajectories import make_golden, rounded
+from runtime.engines.verification import TOLERANCES, EngineVerification, TimestepError, predict_with, verify_engine
 from tests.gaussian import GaussianNetwork
 
 PROCESS = Process(SampleShape(1, 8, 8), NoiseSchedule.make("linear"), variance_type="fixed_large")
@@ -44,7 +44,8 @@ def alternating(x):
 def scaled(x, t, error):
     """The network with a relative error of this size at every timestep."""
     prediction = NETWORK(x, t)
-    return prediction + error * np.sqrt((prediction**2).mean()) * alternating(x)
+    size = np.sqrt((prediction**2).mean(axis=(1, 2, 3)))
+    return prediction + (error * size)[:, None, None, None] * alternating(x)
 
 
 def test_equal_networks_pass(golden, precision):
@@ -70,7 +71,7 @@ def test_an_error_that_stands_out_at_some_timestep_is_caught_within_the_toleranc
     tolerance = TOLERANCES[precision]
 
     def uneven(factor):
-        return verified(golden, precision, lambda x, t: scaled(x, t, tolerance * (factor if t[0] == 999 else 0.25)))
+        return verified(golden, precision, lambda x, t: scaled(x, t, tolerance * np.where(t == 999, factor, 0.25)))
 
     assert uneven(0.45).passed
     result = uneven(0.55)
@@ -82,9 +83,9 @@ def test_an_error_that_stands_out_at_some_timestep_is_caught_within_the_toleranc
 
 def test_what_is_negligible_does_not_stand_out(golden, precision):
     tolerance = TOLERANCES[precision]
-    result = verified(golden, precision, lambda x, t: scaled(x, t, tolerance * (0.15 if t[0] == 999 else 1e-4)))
+    result = verified(golden, precision, lambda x, t: scaled(x, t, tolerance * np.where(t == 999, 0.15, 1e-4)))
     assert result.passed
-    result = verified(golden, precision, lambda x, t: scaled(x, t, tolerance * (0.25 if t[0] == 999 else 1e-4)))
+    result = verified(golden, precision, lambda x, t: scaled(x, t, tolerance * np.where(t == 999, 0.25, 1e-4)))
     assert not result.passed
 
 
@@ -110,6 +111,92 @@ def test_where_rounding_x_alone_is_worse_more_is_allowed(precision_of_x):
     assert result.errors[0].allowed < result.errors[-1].allowed
 
 
+def first_of_the_batch(x, t):
+    return NETWORK(x, t) + 0.1 * (x[:1] - x)
+
+
+def mean_of_the_batch(x, t):
+    return NETWORK(x, t) + 0.1 * (x.mean(axis=0) - x) * (len(x) > 1)
+
+
+def timestep_of_the_first(x, t):
+    return NETWORK(x, np.full_like(t, t[0]))
+
+
+def two_in_the_wrong_order(x, t):
+    return NETWORK(x, t)[:: -1 if len(x) == 2 else 1]
+
+
+def the_last_of_five_is_not_written(x, t):
+    prediction = NETWORK(x, t)
+    prediction[4:5] = 0
+    return prediction
+
+
+def wrong_where_it_is_alone(x, t):
+    return NETWORK(x, t) * (0.9 if len(x) == 1 else 1)
+
+
+@pytest.mark.parametrize("chw", [(1, 8, 8), (3, 64, 64)])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        first_of_the_batch,
+        mean_of_the_batch,
+        timestep_of_the_first,
+        two_in_the_wrong_order,
+        the_last_of_five_is_not_written,
+        wrong_where_it_is_alone,
+    ],
+    ids=lambda wrong: wrong.__name__,
+)
+def test_an_engine_that_is_wrong_for_some_samples_of_a_batch_is_caught(chw, wrong, monkeypatch):
+    """By the predictions alone, whatever the size of a sample: a chain's batch has one timestep."""
+    process = Process(SampleShape(*chw), NoiseSchedule.make("linear", 100), variance_type="fixed_large")
+    network = GaussianNetwork(process, 0.2, 0.5)
+    monkeypatch.setitem(globals(), "NETWORK", network)
+    reference = make_golden(process, network, "bf16")
+    assert verify_engine(reference, process, lambda x, t: network(x, t), "bf16", "", "").passed
+    result = verify_engine(reference, process, wrong, "bf16", "", "")
+    assert result.worst > result.tolerance
+
+
+class StaticEngine:
+    """Takes a range of batches alone; a sample sees the mean of its batch, as some exported graphs have it."""
+
+    name, sha256, precision, process = "static", "0" * 64, "fp32", PROCESS
+
+    def __init__(self, smallest, largest):
+        self._range, self.batches = (smallest, largest), []
+
+    def batch_range(self):
+        return self._range
+
+    def bind(self, x, t, prediction):
+        def call():
+            smallest, largest = self._range
+            assert smallest <= len(x) <= (largest or len(x))
+            self.batches.append(len(x))
+            prediction[:] = NETWORK(x, t) + (x - x.mean(axis=0))
+
+        return call
+
+
+@pytest.mark.parametrize(("batch_range", "given"), [((4, 4), [4]), ((1, 3), [1, 2, 3]), ((2, None), [2, 5, 8])])
+def test_an_engine_that_does_not_take_a_batch_is_given_another(batch_range, given):
+    engine = StaticEngine(*batch_range)
+    predict = predict_with(engine)
+    x = np.random.default_rng(0).standard_normal((5, 1, 8, 8)).astype(np.float32)
+    t = np.array([999, 500, 3, 4, 0], dtype=np.float32)
+    # Alone, a sample is mixed with copies of itself.
+    np.testing.assert_allclose(predict(x[:1], t[:1]), NETWORK(x[:1], t[:1]), rtol=0, atol=1e-6)
+    assert predict(x, t).shape == (5, 1, 8, 8)
+    golden = make_golden(PROCESS, predict, "fp32")
+    assert verify_engine(golden, PROCESS, NETWORK, "fp32", "", "").passed
+    assert not verify_engine(golden, PROCESS, predict, "fp32", "", "").passed
+    assert sorted(set(engine.batches)) == given
+
+
 def test_an_error_that_only_a_chain_shows_is_caught(golden, precision):
     checked = set(golden.timesteps.tolist())
     visited = set(golden.chain_timesteps.tolist())
@@ -117,7 +204,9 @@ def test_an_error_that_only_a_chain_shows_is_caught(golden, precision):
     result = verified(
         golden,
         precision,
-        lambda x, t: NETWORK(x, t) * (1.0 if int(t[0]) in checked else 1 + 30 * TOLERANCES[precision]),
+        lambda x, t: (
+            NETWORK(x, t) * np.where(np.isin(t, list(checked)), 1, 1 + 30 * TOLERANCES[precision])[:, None, None, None]
+        ),
     )
     assert all(error.passed for error in result.errors)
     assert not result.passed
@@ -126,7 +215,9 @@ def test_an_error_that_only_a_chain_shows_is_caught(golden, precision):
 
 
 def test_nan_never_passes(golden, precision):
-    result = verified(golden, precision, lambda x, t: NETWORK(x, t) * (np.nan if t[0] == 0 else 1.0))
+    result = verified(
+        golden, precision, lambda x, t: NETWORK(x, t) * np.where(t == 0, np.nan, 1.0)[:, None, None, None]
+    )
     assert not result.passed
     assert math.isnan(result.worst)
     fields = json.loads(json.dumps(result.to_json(), allow_nan=False))

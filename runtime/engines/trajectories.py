@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -12,13 +13,15 @@ from diffusion.process import Process
 from diffusion.reference_loop import initial_noise, reference_states
 from diffusion.samplers import make_table
 from diffusion.step_table import StepTable
-from runtime.engines.golden import Golden
+from runtime.engines.golden import GATE_BATCHES, Golden
 from runtime.engines.verification import Predict, relative_error
 
 NUM_TIMESTEPS, NUM_STEPS = 16, 20
 MOST_PREDICTIONS = 65_536
 # A relative error over fewer elements than this is a matter of luck; small samples are checked by eight.
 _ELEMENTS, _MOST_SAMPLES = 4096, 8
+# One chain alone would make every batch of states that are alike.
+_LEAST_CHAINS = 2
 # Lu et al. 2022 (DPM-Solver): where a cosine schedule's chain begins, if its first steps amplify rounding too much.
 _LAMBDA_MIN = -5.1
 _SEED = 0
@@ -27,16 +30,15 @@ _DROPPED_BITS = {"bf16": 16, "fp16": 13}
 
 
 def make_golden(process: Process, predict: Predict, precision: str) -> Golden:
-    """Run the reference.
+    """Run the reference, one sample at a time: what it does with a batch is no part of what is right.
 
     Args:
         process: what the network was trained to do.
-        predict: the network, float32.
+        predict: the network, float32; it is called with batches of 1.
         precision: of the engine that will be compared: `fp32`, `fp16` or `bf16`.
     """
     last = process.schedule.num_train_timesteps - 1
     elements = process.sample.num_elements
-    num = max(1, min(_MOST_SAMPLES, _ELEMENTS // elements))
     visited = _spread(last, NUM_STEPS)
     trajectory = make_table(process, "ddpm", timesteps=visited)
     chain = trajectory
@@ -45,34 +47,47 @@ def make_golden(process: Process, predict: Predict, precision: str) -> Golden:
         if len(chain) > NUM_STEPS:
             chain = make_table(process, "ddpm", NUM_STEPS, "leading", lambda_min=_LAMBDA_MIN)
     rows = [int(row) for row in _spread(len(visited) - 1, NUM_TIMESTEPS)[::-1]]
-    x_T = initial_noise((num, *process.sample.chw), _SEED, 0)
-    calls = len(trajectory) + len(rows) * (precision != "fp32") + len(chain) * (chain is not trajectory)
-    with progress_bar(calls, "running the reference", unit="call") as bar:
+    # Of few timesteps more states are needed, so that there are enough for a batch of each size.
+    num = max(1, min(_MOST_SAMPLES, _ELEMENTS // elements), -(-sum(GATE_BATCHES) // len(rows)))
+    num_chains = max(_LEAST_CHAINS, num)
+    x_T = initial_noise((num_chains, *process.sample.chw), _SEED, 0)
+    steps = len(trajectory) + len(rows) * (precision != "fp32") + len(chain) * (chain is not trajectory)
+    with progress_bar(steps, "running the reference", unit="step") as bar:
 
         def reference(x: np.ndarray, t: np.ndarray) -> np.ndarray:
-            prediction = predict(x.astype(np.float32), t.astype(np.float32))
+            each = [predict(one, at) for one, at in zip(_alone(x), _alone(t), strict=True)]
             bar.update()
-            return prediction
+            return np.concatenate(each)
 
         x, predictions, x_0 = _follow(trajectory, reference, x_T)
         if chain is not trajectory:
             x_0 = _follow(chain, reference, x_T)[2]
+        # By turns from all chains, so that neighbours in time are of different samples.
+        places = [np.arange(place, place + num) % num_chains for place in range(len(rows))]
+        states = np.stack([x[row][chosen] for row, chosen in zip(rows, places, strict=True)])
+        expected = [predictions[row][chosen] for row, chosen in zip(rows, places, strict=True)]
         input_rounding = np.zeros(len(rows))
         if precision != "fp32":
             for place, row in enumerate(rows):
                 t = np.full(num, visited[row], np.float32)
-                input_rounding[place] = relative_error(reference(rounded(x[row], precision), t), predictions[row])
-    stride = _stride(len(rows) * predictions[0].size, process.sample.height * process.sample.width)
+                input_rounding[place] = relative_error(reference(rounded(states[place], precision), t), expected[place])
+    stride = _stride(len(rows) * expected[0].size, process.sample.height * process.sample.width)
     return Golden(
         timesteps=visited[rows],
-        x=np.stack([x[row] for row in rows]),
-        prediction=np.stack([predictions[row].reshape(-1)[::stride] for row in rows]),
+        x=states,
+        prediction=np.stack([predicted.reshape(num, -1)[:, ::stride] for predicted in expected]),
         stride=stride,
         input_rounding=input_rounding,
         seed=_SEED,
         chain_timesteps=chain.timesteps,
         x_0=x_0.astype(np.float32),
     )
+
+
+def _alone(batch: np.ndarray) -> Iterator[np.ndarray]:
+    """Batches of 1, float32 and contiguous."""
+    for place in range(len(batch)):
+        yield np.ascontiguousarray(batch[place : place + 1], dtype=np.float32)
 
 
 def rounded(x: np.ndarray, precision: str) -> np.ndarray:
