@@ -6,13 +6,13 @@ under `"process"`.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from diffusion.errors import InputError
+from diffusion.json_text import parse_json
 from diffusion.noise_schedule import NoiseSchedule
 
 PROCESS_FORMAT = 1
@@ -149,9 +149,9 @@ class Process:
     def from_json_text(cls, text: str, source: str = "process") -> Process:
         """As `from_json`, from text. Raises InputError if the text is not JSON."""
         try:
-            fields = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{source}: not JSON ({error}); export again") from None
+            fields = parse_json(text)
+        except InputError as error:
+            raise InputError(f"{source}: {error}; export again") from None
         return cls.from_json(fields, source)
 
     def to_json(self) -> dict[str, Any]:

@@ -18,7 +18,6 @@ see `diffusion.prediction.x_start_coefficients`. Numbers written by `table_to_js
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from collections.abc import Mapping
@@ -28,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from diffusion.errors import InputError
+from diffusion.json_text import read_json
 from diffusion.number_checks import is_number, is_whole
 from diffusion.prediction import x_start_coefficients
 from diffusion.process import Process
@@ -50,16 +50,7 @@ def read_table(path: str | Path) -> StepTable:
     Raises:
         InputError: a file that cannot be read, that is not JSON, or that is not such a table.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot read it as a table ({error})") from None
-    try:
-        fields = json.loads(text, object_pairs_hook=_without_repeats)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
-    except (ValueError, RecursionError) as error:  # a number of more digits than Python reads is a ValueError alone
-        raise InputError(f"{path}: not JSON ({error})") from None
+    fields = read_json(Path(path), "expected a table, as `table_to_json` describes it")
     return table_from_json(fields, str(path))
 
 
@@ -193,12 +184,3 @@ def _check_names(fields: Mapping[str, Any], required: tuple[str, ...], known: tu
 def _is_number(value: object) -> bool:
     # An integer of a thousand digits is JSON too, and so, to Python, is NaN.
     return is_number(value) and abs(value) <= sys.float_info.max
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    fields = dict(pairs)
-    if len(fields) < len(pairs):
-        names = [name for name, _ in pairs]
-        repeated = next(name for name in names if names.count(name) > 1)
-        raise InputError(f"the field {repeated!r} stands twice in one object")
-    return fields
