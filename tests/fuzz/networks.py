@@ -137,6 +137,8 @@ def networks(draw: Any, blocks: int = 3) -> Network:
     learned = b.number(0, 5) == 3
 
     ends = b.pick(_ENDS)
+    if ends == "nhwc":  # of few channels and many pixels: where both could be either, nobody can tell
+        shape = (b.pick((1, 3)), 8, 8)
     y, t_inner = _beginning(b, ends, x_name, t_name)
     x_inner = y
     every = layout_blocks.BLOCKS + arithmetic_blocks.BLOCKS + window_blocks.BLOCKS + control_blocks.BLOCKS
