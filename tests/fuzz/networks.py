@@ -22,7 +22,12 @@ from tests.fuzz.network_builder import Builder
 
 SPACING = "trailing"
 _T_TYPES = (TensorProto.FLOAT, TensorProto.FLOAT, TensorProto.INT64, TensorProto.INT32, TensorProto.DOUBLE)
+_NUMPY = {
+    "float": np.float32, "double": np.float64, "float16": np.float16, "int64": np.int64, "int32": np.int32
+}  # fmt: skip
 _NAMES = ("x", "t", "sample", "timestep", "images/in:0", "time_tables", "prediction", "ünïcode", "a b", "N", "y" * 300)
+# How a file differs from the contract where it meets the outside; None, mostly: not at all.
+_ENDS = (None,) * 15 + ("scalar t", "t [N, 1]", "half x", "open H W", "extra output", "first output", "label", "nhwc")
 _OPSETS = (9, 11, 12, 13, 14, 15, 16, 17, 17, 18, 18, 19, 20, 21, 22, 23)
 
 
@@ -36,8 +41,9 @@ class Network:
         described: whether the process stands in its metadata.
         steps: of the chain.
         baked_batch: the batch that the file declares, if it does.
-        external: whether its weights lie in a file beside it.
+        external: the size in bytes from which its weights lie in a file beside it; None for all in one.
         mixes: whether samples of a batch see each other.
+        ends: what is unusual about its inputs and outputs.
     """
 
     model: onnx.ModelProto
@@ -45,11 +51,13 @@ class Network:
     described: bool
     steps: int
     baked_batch: int | None
-    external: bool
+    external: int | None
     mixes: bool
+    ends: str | None
 
     def __repr__(self) -> str:
-        return f"Network({self.steps} steps, external={self.external})\n{onnx.printer.to_text(self.model)}"
+        story = f"{self.steps} steps, external={self.external}, ends={self.ends}"
+        return f"Network({story})\n{onnx.printer.to_text(self.model)}"
 
     @property
     def flags(self) -> list[str]:
@@ -77,22 +85,31 @@ class Network:
             float64 [num, C, H, W] twice: x_0, and how far it moves if every prediction is off by 1e-6; None where
             ONNX Runtime does not run the file.
         """
+        if self.ends == "label":
+            return None
         options = ort.SessionOptions()
         options.log_severity_level = 4
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.intra_op_num_threads = 1
         try:
             session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-            x, t = sorted(session.get_inputs(), key=lambda entry: -len(entry.shape))
-            t_type = {"float": np.float32, "double": np.float64, "int64": np.int64, "int32": np.int32}[t.type[7:-1]]
-            output = session.get_outputs()[0].name
+            x = next(entry for entry in session.get_inputs() if len(entry.shape) == 4)
+            t = next(entry for entry in session.get_inputs() if entry.name != x.name)
+            x_type, t_type = (_NUMPY[entry.type[7:-1]] for entry in (x, t))
+            entries = {0: (), 1: (-1,), 2: (-1, 1)}[len(t.shape)]
+            output = session.get_outputs()[1 if self.ends == "first output" else 0].name
             copies = self.baked_batch or 1
 
             def predict(state: np.ndarray, timesteps: np.ndarray) -> np.ndarray:
                 rows = []
-                for sample, timestep in zip(state.astype(np.float32), timesteps, strict=True):
-                    feed = {x.name: np.stack([sample] * copies), t.name: np.full(copies, timestep, t_type)}
-                    rows.append(session.run([output], feed)[0][:1])
+                for sample, timestep in zip(state, timesteps, strict=True):
+                    images = np.stack([sample.astype(x_type)] * copies)
+                    if self.ends == "nhwc":
+                        images = images.transpose(0, 2, 3, 1)
+                    times = np.full(copies, timestep, t_type)
+                    feed = {x.name: images, t.name: times.reshape(entries) if entries else times[0]}
+                    row = session.run([output], feed)[0][:1].astype(np.float32)
+                    rows.append(row.transpose(0, 3, 1, 2) if self.ends == "nhwc" else row)
                 return np.concatenate(rows)
 
             table = make_table(self.process, "ddpm", self.steps, SPACING)
@@ -119,7 +136,11 @@ def networks(draw: Any, blocks: int = 3) -> Network:
     baked = b.pick((None, None, None, None, None, None, None, 1, 4))
     learned = b.number(0, 5) == 3
 
-    y = x_name
+    ends = b.pick(_ENDS)
+    if ends == "nhwc":  # of few channels and many pixels: where both could be either, nobody can tell
+        shape = (b.pick((1, 3)), 8, 8)
+    y, t_inner = _beginning(b, ends, x_name, t_name)
+    x_inner = y
     every = layout_blocks.BLOCKS + arithmetic_blocks.BLOCKS + window_blocks.BLOCKS + control_blocks.BLOCKS
     for _ in range(b.number(1, blocks)):
         y = b.pick(every)(b, y, shape)
@@ -128,12 +149,13 @@ def networks(draw: Any, blocks: int = 3) -> Network:
     mixes = b.number(0, 24) == 17
     if mixes:
         y = _mixed(b, y)
-    y = _with_time(b, y, t_name, t_type, shape, num_train_timesteps)
+    before_time = y
+    y = _with_time(b, y, t_inner, t_type, shape, num_train_timesteps)
     if b.flip():
-        y = b.one("Add", b.one("Tanh", y), b.one("Mul", x_name, b.constant(0.5)))
+        y = b.one("Add", b.one("Tanh", y), b.one("Mul", x_inner, b.constant(0.5)))
     if learned:
         y = b.one("Concat", y, b.one("Tanh", y), axis=1)
-    b.nodes.append(helper.make_node("Identity", [y], [out_name]))
+    b.nodes.append(_end(ends, y, out_name))
 
     process = Process(
         SampleShape(*shape),
@@ -144,11 +166,37 @@ def networks(draw: Any, blocks: int = 3) -> Network:
         "learned_range" if learned else b.pick(("fixed_small", "fixed_large")),
         b.pick((1.0, 1.0, None)),
     )
-    model = _model(b, x_name, t_name, t_type, out_name, shape, baked, 2 * shape[0] if learned else shape[0])
+    channels = 2 * shape[0] if learned else shape[0]
+    model = _model(b, (x_name, t_name, t_type), out_name, shape, baked, channels, ends, before_time)
     described = b.flip()
     if described:
         helper.set_model_props(model, {METADATA_KEY: json.dumps(process.to_json())})
-    return Network(model, process, described, min(4, num_train_timesteps), baked, b.number(0, 5) == 3, mixes)
+    external = b.pick((None, None, None, None, None, 0, 64))
+    return Network(model, process, described, min(4, num_train_timesteps), baked, external, mixes, ends)
+
+
+def _beginning(b: Builder, ends: str | None, x: str, t: str) -> tuple[str, str]:
+    """x as float32 [N, C, H, W] and t as [N], from what the file's inputs are."""
+    match ends:
+        case "half x":
+            return b.one("Cast", x, to=TensorProto.FLOAT), t
+        case "nhwc":
+            return b.one("Transpose", x, perm=[0, 3, 1, 2]), t
+        case "t [N, 1]":
+            return x, b.reshape(t, [-1])
+        case "scalar t":
+            n = b.one("Gather", b.one("Shape", x), b.ints(0), axis=0)
+            return x, b.one("Expand", b.reshape(t, [1]), n)
+        case _:
+            return x, t
+
+
+def _end(ends: str | None, y: str, out: str) -> onnx.NodeProto:
+    if ends == "half x":
+        return helper.make_node("Cast", [y], [out], to=TensorProto.FLOAT16)
+    if ends == "nhwc":
+        return helper.make_node("Transpose", [y], [out], perm=[0, 2, 3, 1])
+    return helper.make_node("Identity", [y], [out])
 
 
 def _with_time(b: Builder, y: str, t: str, t_type: int, shape: tuple[int, int, int], num_train_timesteps: int) -> str:
@@ -190,24 +238,37 @@ def _mixed(b: Builder, y: str) -> str:
 
 
 def _model(
-    b: Builder, x: str, t: str, t_type: int, out: str, shape: tuple[int, int, int], baked: int | None, channels: int
+    b: Builder,
+    named: tuple[str, str, int],
+    out: str,
+    shape: tuple[int, int, int],
+    baked: int | None,
+    channels: int,
+    ends: str | None,
+    inner: str,
 ) -> onnx.ModelProto:
+    x, t, t_type = named
+    kind = TensorProto.FLOAT16 if ends == "half x" else TensorProto.FLOAT
     batch: int | str | None = baked or b.pick(("N", "N", "batch", None))
     other = batch if baked or b.flip() else b.pick(("M", None, "N"))
-    inputs = [
-        helper.make_tensor_value_info(x, TensorProto.FLOAT, [batch, *shape]),
-        helper.make_tensor_value_info(t, t_type, [other]),
-    ]
+    chw, predicted = list(shape), [channels, *shape[1:]]
+    if ends == "open H W":
+        chw[1:] = ["H", "W"]
+    if ends == "nhwc":
+        chw, predicted = [*shape[1:], shape[0]], [*shape[1:], channels]
+    times = {"scalar t": [], "t [N, 1]": [other, 1]}.get(str(ends), [other])
+    inputs = [helper.make_tensor_value_info(x, kind, [batch, *chw]), helper.make_tensor_value_info(t, t_type, times)]
     if b.flip():
         inputs.reverse()
-    sizes = b.pick([[batch, channels, *shape[1:]], [batch, channels, *shape[1:]], [None] * 4, ["a", "b", "c", "d"]])
-    graph = helper.make_graph(
-        b.nodes,
-        b.pick(("g", "", "main graph")),
-        [*inputs, *b.inputs],
-        [helper.make_tensor_value_info(out, TensorProto.FLOAT, sizes)],
-        b.initializers,
-    )
+    if ends == "label":
+        inputs.append(helper.make_tensor_value_info("class_labels", TensorProto.INT64, [batch]))
+    sizes = b.pick([[batch, *predicted], [batch, *predicted], [None] * 4, ["a", "b", "c", "d"]])
+    outputs = [helper.make_tensor_value_info(out, kind, sizes)]
+    if ends in ("extra output", "first output") and inner not in (x, t):
+        outputs.append(helper.make_tensor_value_info(inner, TensorProto.FLOAT, None))
+        if ends == "first output":
+            outputs.reverse()
+    graph = helper.make_graph(b.nodes, b.pick(("g", "", "main graph")), [*inputs, *b.inputs], outputs, b.initializers)
     opsets = [helper.make_opsetid("", b.opset), *(helper.make_opsetid(*item) for item in b.domains.items())]
     ir_version = 11 if b.opset >= 23 else 10 if b.opset >= 21 else 9 if b.opset >= 19 else 8
     model = helper.make_model(graph, opset_imports=opsets, functions=b.functions, ir_version=ir_version)

@@ -26,6 +26,7 @@ def sampled(network: Network, folder: Path, engine: str, out: str, batch_size: i
     outcome = run(runtime.sample.main, argv, folder)
     # Samples that are not finite are refused one by one: the others are kept.
     outcome.check(may_keep=lambda name: name.startswith(out) and outcome.code == 3)
+    assert not (outcome.code == 0 and network.ends == "label"), f"{out}: nobody said which class\n{network!r}"
     return outcome
 
 
