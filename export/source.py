@@ -112,15 +112,16 @@ def _from_onnx(path: Path, flags: ProcessFlags) -> Source:
     from export.foreign_network import read_network
     from export.network_io import check_open_batch
     from export.time_path import tell_inputs_apart
-    from runtime.engines.onnx_precision import onnx_precision
+    from runtime.engines.onnx_precision import LOW_PRECISIONS, onnx_precision
     from runtime.engines.onnx_runtime import OnnxRuntimeEngine
     from runtime.engines.verification import predict_with
 
     precision = onnx_precision(path)
     if precision != "fp32":
+        ours = f" (of ours: export it without --{precision})" if precision in LOW_PRECISIONS else ""
         raise InputError(
             f"{path}: computes in {precision}, expected the float32 network, against which an engine is verified; "
-            f"give its checkpoint or a float32 file of it (of ours: export it without --{precision})"
+            f"give its checkpoint or a float32 file of it{ours}"
         )
     engine = OnnxRuntimeEngine(path, flags=flags)
     model, predict = read_network(path), predict_with(engine)

@@ -52,6 +52,47 @@ def test_a_relative_cache_folder_is_ignored(monkeypatch):
     assert str(user_cache_folder("kernels")) == "/home/somebody/.cache/ddpm-rt/kernels"
 
 
+def test_a_damaged_file_is_not_read(root):
+    keep("verified", "a", b"0123")
+    (path,) = (root / "verified").iterdir()
+    for content in (b"0122", b"012", b"", b"01234"):
+        path.write_bytes(content)
+        assert read_kept("verified", "a") is None
+    assert keep("verified", "a", b"0123")
+    assert read_kept("verified", "a") == b"0123"
+
+
+def test_what_others_may_write_is_not_read(root, monkeypatch):
+    keep("verified", "a", b"0123")
+    folder = root / "verified"
+    (path,) = folder.iterdir()
+    for place in (path, folder):
+        mode = place.stat().st_mode
+        place.chmod(mode | 0o020)
+        assert read_kept("verified", "a") is None
+        place.chmod(mode)
+        assert read_kept("verified", "a") == b"0123"
+    folder.chmod(0o777)
+    assert not keep("verified", "b", b"0123")
+    folder.chmod(0o700)
+    path.rename(root / "elsewhere")
+    path.symlink_to(root / "elsewhere")
+    assert read_kept("verified", "a") is None
+    path.unlink()
+    (root / "elsewhere").rename(path)
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    assert read_kept("verified", "a") is None
+
+
+def test_under_a_group_s_umask_too(root):
+    umask = os.umask(0o002)
+    try:
+        assert keep("verified", "a", b"0123")
+        assert read_kept("verified", "a") == b"0123"
+    finally:
+        os.umask(umask)
+
+
 @pytest.mark.parametrize("home", ["unknown", "empty", "relative"])
 def test_without_a_home_nothing_is_kept(home, tmp_path, monkeypatch):
     monkeypatch.delenv("XDG_CACHE_HOME")
