@@ -40,6 +40,24 @@ def whole_file(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def check_name(path: Path) -> None:
+    """Find out before any work that a file cannot be called so.
+
+    Raises:
+        InputError: it is a folder, or its name or that of its temporary file is too long for the file system.
+    """
+    try:
+        is_folder = path.is_dir()
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # which is said when it is written
+            path.with_name(f".{path.name}.{'x' * 8}").lstat()
+    except OSError as error:
+        raise InputError(
+            f"{path}: no file can have this name ({error.strerror or error}); choose another with --out"
+        ) from error
+    if is_folder:
+        raise InputError(f"{path}: is a folder, expected the name of a file; choose another name with --out")
+
+
 def write_whole_text(path: Path, text: str) -> None:
     """Write `text` to `path` as UTF-8, whole or not at all. Raises InputError as `whole_file`."""
     with whole_file(path) as temporary:

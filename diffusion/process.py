@@ -14,6 +14,7 @@ from diffusion.errors import InputError
 from diffusion.json_text import parse_json
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.number_checks import is_finite_number, is_whole, shown, whole_number
+from diffusion.spacing import SPACINGS
 
 PROCESS_FORMAT = 1
 METADATA_KEY = "ddpm-rt"
@@ -61,9 +62,11 @@ class Process:
         variance_type: `fixed_small` (β̃), `fixed_large` (β) or `learned_range` (the network has 2C channels).
         clip_sample: bound for |x_start|, or None for no clipping.
         checkpoint_sha256: of the weights the network came from, if known.
+        timestep_spacing: how fewer timesteps than T are chosen unless a user says it, one of
+            `diffusion.spacing.SPACINGS`; None where the checkpoint does not say.
 
     Raises:
-        InputError: an unknown type, a bound that is not positive, or a schedule that ends at ᾱ = 0 with a
+        InputError: an unknown type or spacing, a bound that is not positive, or a schedule that ends at ᾱ = 0 with a
             prediction that cannot recover x_start there.
     """
 
@@ -73,8 +76,13 @@ class Process:
     variance_type: str = "fixed_small"
     clip_sample: float | None = 1.0
     checkpoint_sha256: str | None = None
+    timestep_spacing: str | None = None
 
     def __post_init__(self) -> None:
+        if self.timestep_spacing is not None and self.timestep_spacing not in SPACINGS:
+            raise InputError(
+                f"process: timestep_spacing is {self.timestep_spacing!r}, expected null or one of {', '.join(SPACINGS)}"
+            )
         if self.prediction_type not in PREDICTION_TYPES:
             raise InputError(
                 f"process: prediction_type is {self.prediction_type!r}, expected one of {', '.join(PREDICTION_TYPES)}"
@@ -143,6 +151,7 @@ class Process:
                 variance_type=fields["variance_type"],
                 clip_sample=fields["clip_sample"],
                 checkpoint_sha256=fields.get("checkpoint_sha256"),
+                timestep_spacing=fields.get("timestep_spacing"),
             )
         except InputError as error:
             raise InputError(f"{source}: {error}") from None
@@ -157,9 +166,13 @@ class Process:
         return cls.from_json(fields, source)
 
     def to_json(self) -> dict[str, Any]:
-        """The JSON object of this process."""
+        """The JSON object of this process.
+
+        `timestep_spacing` stands in it only where there is one: a reader that does not know the field passes over it
+        and takes its own default, as it does for a file without it.
+        """
         shape = self.sample
-        return {
+        described: dict[str, Any] = {
             "format": PROCESS_FORMAT,
             "sample": {
                 "channels": shape.channels,
@@ -173,3 +186,6 @@ class Process:
             "clip_sample": self.clip_sample,
             "checkpoint_sha256": self.checkpoint_sha256,
         }
+        if self.timestep_spacing is not None:
+            described["timestep_spacing"] = self.timestep_spacing
+        return described

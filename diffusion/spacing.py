@@ -20,13 +20,15 @@ def _leading(num_steps: int, schedule: NoiseSchedule) -> np.ndarray:
 
 
 def _trailing(num_steps: int, schedule: NoiseSchedule) -> np.ndarray:
-    # Lin et al. 2024, table 2: always begins at T−1.
+    # Lin et al. 2024, table 2: always begins at T−1. In diffusers' own arithmetic, whose rounding decides ties;
+    # for some N it makes one timestep too many, −1.
     total = schedule.num_train_timesteps
-    return np.round(total - np.arange(num_steps)[::-1] * total / num_steps).astype(np.int64) - 1
+    return np.round(np.arange(total, 0, -total / num_steps)[:num_steps])[::-1].astype(np.int64) - 1
 
 
 def _linspace(num_steps: int, schedule: NoiseSchedule) -> np.ndarray:
-    return np.round(_unit_interval(num_steps) * (schedule.num_train_timesteps - 1)).astype(np.int64)
+    # In diffusers' own arithmetic, whose rounding decides ties.
+    return np.round(np.linspace(0, schedule.num_train_timesteps - 1, num_steps)).astype(np.int64)
 
 
 def _quadratic(num_steps: int, schedule: NoiseSchedule) -> np.ndarray:

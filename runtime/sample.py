@@ -19,6 +19,7 @@ from commands.program import run_program, say
 from commands.progress import progress_bar
 from commands.whole_files import whole_file
 from diffusion.errors import InputError
+from diffusion.samplers import chosen_spacing
 from diffusion.step_table import StepTable
 from runtime.engines.backend_choice import choose_backend
 from runtime.host_chain import NonFiniteSample, check_seed_range
@@ -30,9 +31,10 @@ from runtime.run_folder import RunFolder, sole_run
 from runtime.sample_files import SampleWriter, open_writer, written_names
 from runtime.sample_flags import DEFAULT_NUM, check_flags, sample_parser
 from runtime.sampler import Sampler
+from runtime.step_clock import StepClock
 from runtime.trajectory import Trajectory
 
-_TRAJECTORY_FILES = ("trajectory_x.png", "trajectory_x_start.png", "trajectory.npz")
+_TRAJECTORY_FILES = ("trajectory_x.png", "trajectory_x_start.png", "trajectory.npz", "trajectory.webp")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,6 +57,7 @@ def sample(args: argparse.Namespace) -> dict[str, Any]:
         from_timestep=args.from_timestep,
         lambda_min=args.lambda_min,
         eta=args.eta,
+        use_clipped_model_output=args.use_clipped_model_output,
         invert=args.invert,
         batch_size=args.batch_size,
         threads=args.threads,
@@ -118,14 +121,15 @@ def _run(
     if args.engine.suffix == ".onnx":
         reason = choose_backend(args.backend, args.device or "cpu", sampler.engine.precision).reason
     chosen = f" because {reason}" if reason else ""
-    say(f"{args.engine}: {sampler.engine.name}{chosen}, {table.sampler} with {len(table)} steps, {num} samples")
+    spacing, spaced = _spacing(args, sampler)
+    say(f"{args.engine}: {sampler.engine.name}{chosen}, {table.sampler} with {len(table)} steps{spaced}, {num} samples")
     notes = sampler.notes(with_x_init=x_init is not None)
     for note in notes:
         say(f"note: {note}")
     plan = sampler.device_plan(num - folder.done, trajectory is not None) if num > folder.done else None
     if plan is not None:
         say(f"on the GPU: {plan}")
-    timing = _draw(sampler, folder, writer, num, args, x_init, trajectory)
+    timing = _draw(sampler, folder, writer, num, args, x_init, trajectory, plan is not None)
 
     broken = {broke.sample_index - args.start for broke in folder.non_finite}
     finite = np.array([place not in broken for place in range(num)])
@@ -143,10 +147,25 @@ def _run(
         "files": [str(file) for file in files],
         "engine": {"path": str(args.engine), "name": sampler.engine.name, "sha256": sampler.engine.sha256},
         **{name: identity[name] for name in ("sampler", "steps", "seed", "start", "num", "format")},
+        "spacing": spacing,
         "conditioning": table.conditioning,
         "notes": notes,
         **timing,
     }
+
+
+def _spacing(args: argparse.Namespace, sampler: Sampler) -> tuple[str | None, str]:
+    """Which spacing chose the timesteps, None if they are all of them or were listed; and what to say of it."""
+    if args.steps is None or args.steps >= sampler.process.schedule.num_train_timesteps:
+        return None, ""
+    spacing = chosen_spacing(sampler.process, args.spacing)
+    if args.spacing is not None:
+        said_by = "as --spacing says"
+    elif sampler.process.timestep_spacing is not None:
+        said_by = "as the checkpoint says"
+    else:
+        said_by = "as the checkpoint does not say"
+    return spacing, f" ({spacing} spacing, {said_by})"
 
 
 def _draw(
@@ -157,21 +176,22 @@ def _draw(
     args: argparse.Namespace,
     x_init: np.ndarray | None,
     trajectory: Trajectory | None,
+    on_device: bool,
 ) -> dict[str, float]:
     """Draw what is not done yet; return how long it took."""
     done_before, left = folder.done, num - folder.done
     first_step_seconds = 0.0
-    steps_run = 0
+    clock = StepClock(len(sampler.table))
     began = time.perf_counter()
     if left:
         batches = -(-left // sampler.batch_size_for(left))
         with progress_bar(batches * len(sampler.table), "sampling", unit="step") as bar:
 
             def after_step(samples_moved: int) -> None:
-                nonlocal first_step_seconds, steps_run
-                if not steps_run:
+                nonlocal first_step_seconds
+                if not clock.steps:
                     first_step_seconds = seconds_since_process_start()
-                steps_run += 1
+                clock.step()
                 bar.update()
 
             try:
@@ -194,10 +214,12 @@ def _draw(
                     "the same command with --resume goes on"
                 ) from None
     seconds = time.perf_counter() - began
+    # On a GPU the steps are told of in chunks, and the graph is made before the first.
+    whole = 1e3 * seconds / max(1, clock.steps)
     return {
         "seconds": seconds,
         "images_per_second": left / seconds,
-        "ms_per_step": 1e3 * seconds / max(1, steps_run),
+        "ms_per_step": whole if on_device else clock.ms_per_step(seconds),
         "first_step_seconds": first_step_seconds,
     }
 
@@ -216,13 +238,15 @@ def _kept_on_error(folder: RunFolder, num: int) -> Iterator[None]:
 
 
 def _write_trajectory(out: Path, trajectory: Trajectory) -> list[Path]:
-    strip_x, strip_x_start, arrays = (out / name for name in _TRAJECTORY_FILES)
+    strip_x, strip_x_start, arrays, animation = (out / name for name in _TRAJECTORY_FILES)
     for path, states in ((strip_x, trajectory.x), (strip_x_start, trajectory.x_start)):
         with whole_file(path) as temporary:
             trajectory.draw(states).save(temporary)
     with whole_file(arrays) as temporary:
         np.savez(temporary, timesteps=trajectory.timesteps, x=trajectory.x, x_start=trajectory.x_start)
-    return [strip_x, strip_x_start, arrays]
+    with whole_file(animation) as temporary:
+        trajectory.save_animation(temporary)
+    return [strip_x, strip_x_start, arrays, animation]
 
 
 def _non_finite_message(broken: list[NonFiniteSample], num: int, out: Path) -> str:

@@ -14,7 +14,6 @@ from diffusion.errors import InputError
 from diffusion.number_checks import whole_number, yes_or_no
 from diffusion.process import Process
 from diffusion.samplers import make_table
-from diffusion.spacing import DEFAULT_SPACING
 from diffusion.step_table import StepTable, start_note
 from runtime.device.interface import DeviceEngine
 from runtime.device.plan import DevicePlan, device_batch_size, plan_device
@@ -74,11 +73,14 @@ class Sampler:
         sampler: the method, see `diffusion.samplers.SAMPLERS`; or a table of one's own, or its JSON file; None for
             `ddpm`, or for `ddim` where `invert` is given.
         num_steps: network calls; None for every timestep of training.
-        spacing: how the timesteps are chosen where there are fewer.
+        spacing: how the timesteps are chosen where there are fewer; None for what the checkpoint says, or `trailing`
+            where it says nothing.
         timesteps: an explicit, strictly descending choice instead.
         from_timestep: where the chain begins, T−1 unless said.
         lambda_min: leaves out the timesteps with less half-log-SNR than this, the noisiest.
         eta: how much noise `ddim` adds, 0 to 1.
+        use_clipped_model_output: whether `ddim` takes eps from the clipped x_start (None, True) or, as diffusers does
+            unless told otherwise, from the network (False).
         invert: run the sampler upwards, from images to the noise it would make them from; `x_init` is the images.
         batch_size: samples per network call; None to choose by size.
         threads: of the CPU; 0 for as many as this process may use.
@@ -100,11 +102,12 @@ class Sampler:
         device: str | None = None,
         sampler: str | Path | StepTable | None = None,
         num_steps: int | None = None,
-        spacing: str = DEFAULT_SPACING,
+        spacing: str | None = None,
         timesteps: Sequence[int] | None = None,
         from_timestep: int | None = None,
         lambda_min: float | None = None,
         eta: float | None = None,
+        use_clipped_model_output: bool | None = None,
         invert: bool = False,
         batch_size: int | None = None,
         threads: int = 0,
@@ -129,7 +132,16 @@ class Sampler:
             engine = open_engine(engine, device, threads, flags, allow_pickle, backend, precision, compiled)
         self.engine = engine
         self.table: StepTable = make_table(
-            engine.process, sampler, num_steps, spacing, timesteps, from_timestep, lambda_min, invert, eta=eta
+            engine.process,
+            sampler,
+            num_steps,
+            spacing,
+            timesteps,
+            from_timestep,
+            lambda_min,
+            invert,
+            eta=eta,
+            use_clipped_model_output=use_clipped_model_output,
         )
         self.begins_with_data = invert or self.table.ascending
         if engine.precision != "fp32" and not force:

@@ -33,8 +33,29 @@ def raising(error: BaseException):
         (InputError("two\n  lines"), 2, "tool: two lines\n"),
         (VerificationError("wrong:\n t  error\n 0  0.5"), 3, "tool: wrong:\n t  error\n 0  0.5\n"),
         (DeviceUnavailableError("no GPU"), 4, "tool: no GPU\n"),
+        (
+            ModuleNotFoundError("No module named 'onnx'", name="onnx"),
+            4,
+            'tool: needs the Python module onnx, which is not installed; pip install "ddpm-rt[export]"\n',
+        ),
+        (
+            ModuleNotFoundError("No module named 'runtime.x'", name="runtime.x"),
+            1,
+            "tool: ModuleNotFoundError: No module named 'runtime.x' "
+            "(a bug: please report it with the output of --debug)\n",
+        ),
         (StoppedError("stopped, kept"), 130, "tool: stopped, kept\n"),
         (KeyboardInterrupt(), 130, "tool: interrupted\n"),
+        (
+            OSError(36, "File name too long", "n.onnx"),
+            2,
+            "tool: n.onnx: File name too long; name another file, or make this one usable\n",
+        ),
+        (
+            OSError(5, "Input/output error"),
+            1,
+            "tool: OSError: [Errno 5] Input/output error (a bug: please report it with the output of --debug)\n",
+        ),
         (KeyError("x"), 1, "tool: KeyError: 'x' (a bug: please report it with the output of --debug)\n"),
     ],
 )

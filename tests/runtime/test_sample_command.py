@@ -137,7 +137,7 @@ def test_foreign_files_are_never_overwritten(folder, capsys):
         (["--out", "/proc/nowhere"], 2, "cannot be written"),
         (["--x-init", "none.npy"], 2, "none.npy: no such file"),
         (["--x-init", "junk.npy"], 2, "junk.npy: cannot be read as .npy or .npz"),
-        (["--x-init", "junk.png"], 2, "junk.png: cannot be read as a picture"),
+        (["--x-init", "junk.png"], 2, "junk.png: cannot be read as an image"),
         (["--x-init", "wrong.npy"], 2, "shape [2, 1, 4, 4], expected [N, 1, 8, 8]"),
         (["--beta-schedule", "squaredcos_cap_v2"], 2, "but unet.onnx was trained with linear"),
         (["--variance-type", "learned_range"], 2, "only fixed_small and fixed_large"),
