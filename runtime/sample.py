@@ -19,7 +19,6 @@ from commands.progress import progress_bar
 from commands.whole_files import whole_file
 from diffusion.errors import InputError
 from diffusion.step_table import StepTable
-from runtime.engines.backend_choice import choose_backend
 from runtime.host_chain import NonFiniteSample, check_seed_range
 from runtime.images import check_drawable
 from runtime.initial_states import load_initial_states
@@ -110,9 +109,7 @@ def _run(
     """Draw and write; return the report."""
     table, process, identity = sampler.table, sampler.process, folder.identity
     writer = open_writer(args.format, args.out, process.sample, num, args.start, folder.done)
-    reason = ""
-    if args.engine.suffix == ".onnx":
-        reason = choose_backend(args.backend, args.device or "cpu", sampler.engine.precision).reason
+    reason = getattr(sampler.engine, "chosen_because", "")
     chosen = f" because {reason}" if reason else ""
     say(f"{args.engine}: {sampler.engine.name}{chosen}, {table.sampler} with {len(table)} steps, {num} samples")
     notes = sampler.notes(with_x_init=x_init is not None)
