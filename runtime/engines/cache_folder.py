@@ -16,14 +16,32 @@ from diffusion.errors import InputError
 
 # Of one kind; the files least recently written go first.
 MOST_BYTES = 2**28
+# It is no folder, so that nothing is ever found in it or made in it, whoever asks.
+NOWHERE = Path(os.devnull)
 
 
 def user_cache_folder(kind: str) -> Path:
-    """The folder of the project for one kind of content; it need not exist."""
+    """The folder of the project for one kind of content; it need not exist.
+
+    Where no home folder is known, as of a user without an entry and without HOME, nothing can be kept there.
+    """
     base = os.environ.get("XDG_CACHE_HOME", "")
     # The XDG Base Directory Specification: a relative path is to be ignored.
-    root = Path(base) if base.startswith("/") else Path.home() / ".cache"
+    root = Path(base) if base.startswith("/") else _home_cache()
     return root / "ddpm-rt" / kind
+
+
+def can_keep() -> bool:
+    """Whether there is a place for a cache folder at all."""
+    return NOWHERE not in user_cache_folder("any").parents
+
+
+def _home_cache() -> Path:
+    try:
+        home = Path.home() if os.environ.get("HOME") != "" else NOWHERE
+    except RuntimeError:
+        home = NOWHERE
+    return home / ".cache" if home.is_absolute() else NOWHERE
 
 
 def read_kept(kind: str, key: str) -> bytes | None:

@@ -10,6 +10,7 @@ import numpy as np
 import onnxruntime as ort
 
 from commands.errors import DeviceUnavailableError
+from commands.reasons import reason
 from diffusion.errors import InputError
 from diffusion.process import METADATA_KEY
 from runtime.engines.fed_timesteps import FedTimesteps
@@ -23,6 +24,7 @@ from runtime.engines.network_contract import (
     tell_inputs_apart,
 )
 from runtime.engines.onnx_precision import onnx_precision
+from runtime.own_process import OwnProcess
 from runtime.process_flags import ProcessFlags
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -47,6 +49,7 @@ class OnnxRuntimeEngine:
         flags: what the file's metadata does not say.
 
     Attributes:
+        fixed_batch: the batch that the file fixes; None where any number of samples may be called.
         shares_timestep: whether all samples of a call must be at one timestep.
         output_name: of the prediction.
         chosen_because: why this backend runs the file; empty where the user said so.
@@ -72,6 +75,8 @@ class OnnxRuntimeEngine:
         metadata = self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
         self.process = process_of_onnx(path, metadata, self._x, flags)
         check_shapes(path, self.process, self._x, prediction)
+        self.fixed_batch = self._x.batch
+        self._own_process = OwnProcess(str(path))
         self.sha256 = network_sha256(path)
         low = "" if self.precision == "fp32" else f"{self.precision}, "
         self.name = f"ONNX Runtime {ort.__version__} ({low}{device.upper()})"
@@ -88,6 +93,7 @@ class OnnxRuntimeEngine:
 
     def bind(self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray) -> Callable[[], None]:
         """As `runtime.engines.interface.Engine.bind`: ONNX Runtime reads and writes the buffers themselves."""
+        self._own_process.check()
         check_batch(self._path, self._x, x.shape[0])
         binding = self._session.io_binding()
         fed_t = FedTimesteps(self._path, self._t, t, self._x, self._t_type)
@@ -104,7 +110,7 @@ class OnnxRuntimeEngine:
                 run(binding, options)
             except Exception as error:  # ONNX Runtime's exceptions have no common base
                 raise InputError(
-                    f"{self._path}: the network fails on a batch of {len(kept[0])} ({_one_line(error)}); "
+                    f"{self._path}: the network fails on a batch of {len(kept[0])} ({reason(error)}); "
                     "try a smaller --batch-size, or export again"
                 ) from error
 
@@ -134,7 +140,7 @@ def _open_session(path: Path, device: str, threads: int, precision: str) -> ort.
     except Exception as error:  # ONNX Runtime's exceptions have no common base
         if device != "cpu":
             raise DeviceUnavailableError(
-                f"device {device}: ONNX Runtime could not start {wanted} ({_one_line(error)}); {_instead(precision)}"
+                f"device {device}: ONNX Runtime could not start {wanted} ({reason(error)}); {_instead(precision)}"
             ) from error
         # It runs files that only store bf16, or cast to it, and refuses the others before their first run.
         if precision == "bf16" and "NOT_IMPLEMENTED" in str(error):
@@ -143,7 +149,7 @@ def _open_session(path: Path, device: str, threads: int, precision: str) -> ort.
                 "or make an engine that has from its checkpoint with `python -m export.to_openvino --bf16` (unet.xml)"
             ) from error
         raise InputError(
-            f"{path}: ONNX Runtime cannot read it as an ONNX model ({_one_line(error)}); "
+            f"{path}: ONNX Runtime cannot read it as an ONNX model ({reason(error)}); "
             "make one with `python -m export.to_onnx`"
         ) from error
     # Asked for CUDA where there is no GPU, ONNX Runtime warns and goes on with the CPU.
@@ -159,8 +165,3 @@ def _instead(precision: str) -> str:
     if precision == "bf16":
         return "run on this machine with unet.xml, made by `python -m export.to_openvino --bf16`"
     return "run on this machine with --device cpu"
-
-
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) <= 200 else text[:200] + "…"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import threading
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -14,6 +16,7 @@ import numpy as np
 import openvino as ov
 
 from commands.errors import DeviceUnavailableError
+from commands.reasons import reason
 from diffusion.errors import InputError
 from diffusion.process import METADATA_KEY, Process
 from runtime.engines.fed_timesteps import FedTimesteps, timesteps_shape
@@ -30,18 +33,22 @@ from runtime.engines.network_contract import (
 )
 from runtime.engines.onnx_precision import onnx_precision
 from runtime.engines.sidecar import Sidecar, read_hashed, read_sidecar
+from runtime.own_process import OwnProcess
 from runtime.process_flags import ProcessFlags
 
 FLAVOR = "openvino"
 REBUILD = "python -m export.to_openvino"
 # OpenVINO's own default is bf16 wherever the CPU has it, so the precision is never left to it.
 PRECISION_HINTS = {"fp32": "f32", "bf16": "bf16"}
+MAX_COMPILED = 3
+"""Models kept for one engine. A chain keeps its own as long as it is kept itself."""
+
 _PLACE_FIELDS = {field.name for field in fields(Place)}
 _TYPES = {"f32": np.float32, "f64": np.float64, "i64": np.int64, "i32": np.int32}
 
 
 class OpenVinoEngine:
-    """An ε-network run by OpenVINO, compiled anew for each batch size.
+    """An ε-network run by OpenVINO, compiled anew for each batch size; the `MAX_COMPILED` used last are kept.
 
     One stream with all threads, because a chain waits for each of its network calls; and threads are not pinned:
     beside anything else on the same cores, pinned ones wait for it while others idle.
@@ -54,6 +61,7 @@ class OpenVinoEngine:
 
     Attributes:
         sidecar: the engine's; None for an ONNX file.
+        fixed_batch: the batch that the file fixes; None where any number of samples may be called.
         shares_timestep: whether all samples of a call must be at one timestep.
         chosen_because: why this backend runs an ONNX file; empty where the user said so.
 
@@ -80,7 +88,10 @@ class OpenVinoEngine:
             self.sidecar = sidecar or read_sidecar(path, REBUILD)
             self._read_engine(flags, self.sidecar)
         self.name = f"OpenVINO {ov.__version__.partition('-')[0]} ({self.precision}, CPU)"
-        self._compiled: dict[int, ov.CompiledModel] = {}
+        self.fixed_batch = self._x.batch
+        self._own_process = OwnProcess(str(path))
+        self._compiling = threading.Lock()
+        self._compiled: OrderedDict[int, ov.CompiledModel] = OrderedDict()  # what was used longest ago first
 
     def _read_onnx(self, flags: ProcessFlags) -> None:
         if not self._path.is_file():
@@ -101,7 +112,7 @@ class OpenVinoEngine:
             self._model = self._core.read_model(str(self._path))
         except RuntimeError as error:
             raise InputError(
-                f"{self._path}: OpenVINO cannot read it as an ONNX model ({_one_line(error)}); "
+                f"{self._path}: OpenVINO cannot read it as an ONNX model ({reason(error)}); "
                 "make one with `python -m export.to_onnx`, or give --backend onnxruntime"
             ) from error
         self.sha256 = network_sha256(self._path)
@@ -131,7 +142,7 @@ class OpenVinoEngine:
         except RuntimeError as error:  # the bytes are the exporter's, so the versions do not fit
             raise InputError(
                 f"{self._path}: OpenVINO {ov.__version__} cannot read what {sidecar.engine.get('builder')} wrote "
-                f"({_one_line(error)}); make it again with `{REBUILD}`"
+                f"({reason(error)}); make it again with `{REBUILD}`"
             ) from error
         prediction = self._find_tensors(flags)
         self.process = flags.applied_to(sidecar.process, str(self._path))
@@ -151,6 +162,7 @@ class OpenVinoEngine:
 
     def bind(self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray) -> Callable[[], None]:
         """As `runtime.engines.interface.Engine.bind`: OpenVINO reads and writes the buffers themselves."""
+        self._own_process.check()
         check_batch(self._path, self._x, x.shape[0])
         fed_t = FedTimesteps(self._path, self._t, t, self._x, _TYPES[self._t.element_type])
         request = self._compile(x.shape[0]).create_infer_request()
@@ -166,11 +178,21 @@ class OpenVinoEngine:
                 run(share_outputs=True)  # else a copy of the prediction is returned as well
             except RuntimeError as error:
                 raise InputError(
-                    f"{self._path}: the network fails on a batch of {len(kept[0])} ({_one_line(error)}); "
+                    f"{self._path}: the network fails on a batch of {len(kept[0])} ({reason(error)}); "
                     "try a smaller --batch-size, or export again"
                 ) from error
 
         return call
+
+    @staticmethod
+    def padded_batch(num: int) -> int:
+        """The size that `num` samples are called in: 1 to 8, 10, 12, 14, 16, 20, 24, … so that few are compiled.
+
+        A compiled model takes as much memory as the weights and seconds to make; less than a fifth of its slots is
+        idle. It depends on `num` alone, so that equal requests are equal calls.
+        """
+        step = 1 << max(0, (num - 1).bit_length() - 3)
+        return -(-num // step) * step
 
     def compiled(self, batch_size: int, options: Mapping[str, Any] | None = None) -> ov.CompiledModel:
         """The network as it is run at a batch size; further options are for measuring."""
@@ -196,7 +218,7 @@ class OpenVinoEngine:
             compiled = compile_cached(key, compile_in) if self._cached else compile_in(None)
         except RuntimeError as error:
             raise InputError(
-                f"{self._path}: OpenVINO cannot compile it for a batch of {batch_size} ({_one_line(error)}); "
+                f"{self._path}: OpenVINO cannot compile it for a batch of {batch_size} ({reason(error)}); "
                 "try a smaller --batch-size, or export again"
             ) from error
         sample = self.process.sample
@@ -215,9 +237,13 @@ class OpenVinoEngine:
         return compiled
 
     def _compile(self, batch_size: int) -> ov.CompiledModel:
-        if batch_size not in self._compiled:
-            self._compiled[batch_size] = self.compiled(batch_size)
-        return self._compiled[batch_size]
+        with self._compiling:  # one thread at a time: a second one that wants the same size finds it made
+            if batch_size not in self._compiled:
+                while len(self._compiled) >= MAX_COMPILED:
+                    self._compiled.popitem(last=False)
+                self._compiled[batch_size] = self.compiled(batch_size)
+            self._compiled.move_to_end(batch_size)
+            return self._compiled[batch_size]
 
 
 def open_openvino(path: Path, threads: int = 0, flags: ProcessFlags | None = None) -> OpenVinoEngine:
@@ -268,8 +294,3 @@ def _spec(entry: ov.ConstOutput) -> TensorSpec:
         return TensorSpec(entry.get_any_name(), entry.get_element_type().get_type_name(), ())
     sizes = tuple(dim.get_length() if dim.is_static else "N" if not i else "?" for i, dim in enumerate(shape))
     return TensorSpec(entry.get_any_name(), entry.get_element_type().get_type_name(), sizes)
-
-
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) <= 200 else text[:200] + "…"

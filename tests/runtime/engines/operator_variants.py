@@ -17,8 +17,8 @@ g (float[N,3,8,8] x, float[N] t) => (float[N,3,8,8] p)
  int64[4] eight = {{-1,3,8,8}}, int64[3] behind = {{1,2,3}}, int64[2] axes23 = {{2,3}}, int64[2] small = {{5,6}},
  float s = {{0.001}}, float h = {{0.5}}, float three_f = {{3}}, float neg = {{-1.5}}, float big = {{60}},
  float zero = {{0}}, int64 one = {{1}}, int64 two = {{2}}, int64[1] k = {{2}}, int64[1] axis2 = {{2}},
- int64[1] axis1 = {{1}}, int64[8] pads = {{0,0,1,2,0,0,2,1}}, int64[8] wide = {{0,0,5,6,0,0,6,5}}, float tiny = {{1e-7}},
- float[8] roi = {{0,0,0.1,0.2,1,1,0.9,0.8}}, int64[3] perm = {{2,0,1}},
+ int64[1] axis1 = {{1}}, int64[8] pads = {{0,0,1,2,0,0,2,1}}, int64[8] wide = {{0,0,5,6,0,0,6,5}},
+ float tiny = {{1e-7}}, float[8] roi = {{0,0,0.1,0.2,1,1,0.9,0.8}}, int64[3] perm = {{2,0,1}},
  int64[1] first = {{0}}, float most = {{0.9}}> {{
   u = Mul(t, s)  v = Unsqueeze(u, behind)  m = Add(x, v)
   {body}

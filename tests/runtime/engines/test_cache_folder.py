@@ -4,8 +4,10 @@ import os
 
 import pytest
 
+from export.timing_cache import default_timing_cache
 from runtime.engines import cache_folder
-from runtime.engines.cache_folder import keep, read_kept, user_cache_folder
+from runtime.engines.cache_folder import can_keep, keep, read_kept, user_cache_folder
+from runtime.engines.model_cache import compile_cached
 
 
 @pytest.fixture(autouse=True)
@@ -89,3 +91,27 @@ def test_under_a_group_s_umask_too(root):
         assert read_kept("verified", "a") == b"0123"
     finally:
         os.umask(umask)
+
+
+@pytest.mark.parametrize("home", ["unknown", "empty", "relative"])
+def test_without_a_home_nothing_is_kept(home, tmp_path, monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.chdir(tmp_path)
+    if home == "unknown":
+
+        def no_home():
+            raise RuntimeError("Could not determine home directory.")
+
+        monkeypatch.setattr(cache_folder.Path, "home", no_home)
+    else:
+        monkeypatch.setenv("HOME", {"empty": "", "relative": "here"}[home])
+    assert not can_keep()
+    assert not keep("verified", "a", b"one")
+    assert read_kept("verified", "a") is None
+    assert compile_cached("key", lambda folder: folder) is None
+    assert default_timing_cache("10.0", "8.9") is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_with_a_home_things_are_kept():
+    assert can_keep()

@@ -281,3 +281,36 @@ def test_a_bound_call_keeps_its_buffers_alive(engine_path):
     del call
     gc.collect()
     assert all(buffer() is None for buffer in buffers)
+
+
+def test_few_sizes_are_compiled_and_fewer_kept(engine_path, monkeypatch):
+    compiled = []
+    compile_size = OpenVinoEngine.compiled
+
+    def counted(engine, batch_size, options=None):
+        compiled.append(batch_size)
+        return compile_size(engine, batch_size, options)
+
+    monkeypatch.setattr(OpenVinoEngine, "compiled", counted)
+    sampler = Sampler(engine_path, num_steps=2, threads=2)
+    expected = Sampler(engine_path, num_steps=2, batch_size=1).sample_float32(30)
+    compiled.clear()
+    threads = len(os.listdir("/proc/self/task"))
+    for num in range(1, 31):
+        np.testing.assert_array_equal(sampler.sample_float32(num), expected[:num])
+    assert compiled == [*range(1, 9), 10, 12, 14, 16, 20, 24, 28, 32]
+    assert len(sampler.engine._compiled) == openvino_cpu.MAX_COMPILED
+    assert len(os.listdir("/proc/self/task")) - threads <= 2 * (openvino_cpu.MAX_COMPILED + 1)
+    # What was used last is kept.
+    compiled.clear()
+    for num in (30, 28, 31, 22, 23):
+        sampler.sample(num)
+    assert compiled == []
+
+
+def test_a_full_batch_is_compiled_as_it_is_and_the_last_one_filled_up(engine_path, monkeypatch):
+    sampler = Sampler(engine_path, num_steps=2, batch_size=9, threads=1)
+    expected = Sampler(engine_path, num_steps=2, batch_size=1, threads=1).sample_float32(20)
+    np.testing.assert_array_equal(sampler.sample_float32(20), expected)  # 9, 9 and 2
+    np.testing.assert_array_equal(sampler.sample_float32(9), expected[:9])
+    assert set(sampler.engine._compiled) == {2, 9}
