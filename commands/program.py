@@ -23,6 +23,7 @@ from commands.errors import (
     StoppedError,
     VerificationError,
 )
+from commands.missing_module import missing_module
 from diffusion.errors import InputError
 
 Report = dict[str, Any]
@@ -86,9 +87,13 @@ def run_program(
     except BrokenPipeError:
         _let_output_go_nowhere()
         return EXIT_DONE
+    except ModuleNotFoundError as error:
+        missing = missing_module(error, parser.prog.removeprefix("python -m "))
+        if missing is None:
+            return _fail(parser.prog, _bug(error), EXIT_BUG, args)
+        return _fail(parser.prog, missing, EXIT_DEVICE, args)
     except Exception as error:
-        message = f"{type(error).__name__}: {error} (a bug: please report it with the output of --debug)"
-        return _fail(parser.prog, message, EXIT_BUG, args)
+        return _fail(parser.prog, _bug(error), EXIT_BUG, args)
     finally:
         signal.signal(signal.SIGTERM, previous)
     return EXIT_DONE
@@ -113,6 +118,10 @@ def _print_report(report: Report, as_json: bool) -> None:
 
 def _raise_keyboard_interrupt(signum: int, frame: object) -> NoReturn:
     raise KeyboardInterrupt
+
+
+def _bug(error: Exception) -> str:
+    return f"{type(error).__name__}: {error} (a bug: please report it with the output of --debug)"
 
 
 def _fail(prog: str, error: object, code: int, args: argparse.Namespace) -> int:

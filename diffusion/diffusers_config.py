@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from diffusion.diffusers_fields import check_scheduler_fields, check_unet_fields, shown
+from diffusion.diffusers_fields import check_scheduler_fields, check_unet_fields
 from diffusion.errors import InputError
+from diffusion.json_text import shown
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import Process, SampleShape
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import importlib.util
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -24,7 +23,8 @@ from benchmarks.quality.results import Results
 from benchmarks.quality.samples import SampleStore, all_samplers, all_spacings, check_sampler, method_of
 from benchmarks.quality.score import Features, Scorer
 from benchmarks.quality.search import Search
-from commands.errors import DeviceUnavailableError, StoppedError
+from commands.errors import StoppedError
+from commands.missing_module import require_module
 from commands.program import Report, make_parser, run_program, say
 from commands.progress import progress_bar
 from diffusion.errors import InputError
@@ -126,8 +126,7 @@ def time_samplers(engine: Engine, samplers: Sequence[str], rounds: int) -> Repor
 
 def benchmark(args: argparse.Namespace, argv: Sequence[str] | None) -> Report:
     """Run the command; return its report."""
-    if importlib.util.find_spec("matplotlib") is None:
-        raise DeviceUnavailableError('the plot needs matplotlib, which is not installed; pip install "ddpm-rt[dev]"')
+    require_module("matplotlib")
     engine = open_engine(args.engine, args.device, args.threads)
     process = engine.process
     samplers = [check_sampler(name, process) for name in args.samplers or all_samplers(process)]
