@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable, Sequence
 
 from ddpm_rt.command_names import COMMANDS, Command, speak_as_console_script
-from ddpm_rt.missing_package import describe_missing_package
 from ddpm_rt.own_packages import import_own_packages
 
 # As commands.errors has it, which is not imported for help.
@@ -28,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             try:
                 entry = _entry(command)
             except ModuleNotFoundError as error:
-                missing = describe_missing_package(error, " ".join(command.words))
+                missing = importlib.import_module("commands.missing_module").missing_module(error, command.module)
                 if missing is None:
                     raise
                 print(f"ddpm-rt {' '.join(command.words)}: {missing}", file=sys.stderr)

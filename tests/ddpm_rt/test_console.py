@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from commands.missing_module import missing_module
 from ddpm_rt import command_names, console
 from ddpm_rt.command_names import COMMANDS, as_called, program_name
-from ddpm_rt.missing_package import describe_missing_package
 from ddpm_rt.own_packages import PACKAGES, command_of_own_process
 
 ROOT = Path(__file__).parents[2]
@@ -138,31 +138,29 @@ def test_processes_of_our_own_find_our_packages_too(hostile: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("program", "module", "install"),
+    ("program", "module", "extra"),
     [
-        ("runtime.sample", "onnxruntime.capi", '"ddpm-rt[cpu]"'),
-        ("export.to_onnx", "onnxruntime", '"ddpm-rt[export]"'),
-        ("ddpm-rt export onnx", "torch", '"ddpm-rt[export]"'),
-        ("ddpm-rt train", "torch", '"ddpm-rt[train]"'),
-        ("benchmarks.kernels", "torch", '"ddpm-rt[train]"'),
-        ("benchmarks.quality", "sklearn", '"ddpm-rt[train]"'),
-        ("export.to_trt", "onnx_graphsurgeon", '"ddpm-rt[export]"'),
-        ("export.to_trt", "tensorrt_rtx", '"ddpm-rt[rtx]"'),
-        ("runtime.sample", "pycuda", '"ddpm-rt[gpu]"'),
-        ("runtime.sample", "something_else", "something-else"),
+        ("runtime.sample", "onnxruntime.capi", "cpu"),
+        ("ddpm-rt sample", "openvino", "cpu"),
+        ("export.to_onnx", "onnxruntime", "export"),
+        ("ddpm-rt export onnx", "torch", "export"),
+        ("python -m train.run", "torch", "train"),
+        ("ddpm-rt train", "torch", "train"),
+        ("benchmarks.kernels", "torch", "bench"),
+        ("ddpm-rt bench quality", "sklearn", "bench"),
+        ("export.to_trt", "tensorrt_rtx", "rtx"),
+        ("runtime.sample", "pycuda", "gpu"),
     ],
 )
-def test_a_package_that_is_missing_is_named_with_its_extra(program: str, module: str, install: str) -> None:
-    message = describe_missing_package(ModuleNotFoundError(f"No module named {module!r}", name=module), program)
+def test_a_package_that_is_missing_is_named_with_its_extra(program: str, module: str, extra: str) -> None:
+    message = missing_module(ModuleNotFoundError(f"No module named {module!r}", name=module), program)
     name = module.partition(".")[0]
-    assert message == f"needs the Python module {name}, which is not installed; pip install {install}"
+    assert str(message) == f'needs the module {name!r}, which is not installed; pip install "ddpm-rt[{extra}]"'
 
 
 def test_a_missing_module_of_our_own_is_a_bug() -> None:
-    assert (
-        describe_missing_package(ModuleNotFoundError("No module named 'runtime.x'", name="runtime.x"), "train.run")
-        is None
-    )
+    for name in ("runtime.x", "ddpm_rt.x", "benchmarks"):
+        assert missing_module(ModuleNotFoundError(f"No module named {name!r}", name=name), "train.run") is None
 
 
 def test_help_imports_nothing_heavy() -> None:
