@@ -1,1 +1,6 @@
 """Checkpoint to ONNX, and ONNX to engines. Nothing is published before it is checked."""
+
+from ddpm_rt.own_packages import import_own_packages
+
+# Now, before the working directory is asked for the others: `python -m` searches it first.
+import_own_packages("commands", "diffusion", "runtime")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from commands.program import Report, make_parser, run_program, say
 from commands.whole_files import whole_file
+from ddpm_rt.own_packages import import_own_packages
 from diffusion.binomial_process import BinomialProcess
 from diffusion.errors import InputError
 from diffusion.process import METADATA_KEY, Process
@@ -45,6 +46,7 @@ def export_mlp(folder: Path, out: Path | None = None) -> dict[str, Any]:
         raise InputError(f"{out}: the name ends in {out.suffix!r}, expected '.onnx'; choose another name with --out")
     if out.is_dir():
         raise InputError(f"{out}: is a folder, expected the name of a file; choose another name with --out")
+    import_own_packages("train")
     from train.mlp_folder import read_mlp
 
     trained = read_mlp(folder)

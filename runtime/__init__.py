@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+from ddpm_rt.own_packages import import_own_packages
+
 if TYPE_CHECKING:
     from runtime.sampler import NonFiniteError, Sampler
 else:
@@ -16,3 +18,6 @@ else:
 
 
 __all__ = ["NonFiniteError", "Sampler"]
+
+# Now, before the working directory is asked for the others: `python -m` searches it first.
+import_own_packages("commands", "diffusion")
