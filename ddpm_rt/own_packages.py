@@ -38,6 +38,6 @@ def command_of_own_process(module: str, *arguments: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    import_own_packages(*PACKAGES)
+    import_own_packages("ddpm_rt", *PACKAGES)
     del sys.argv[0]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

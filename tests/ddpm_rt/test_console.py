@@ -202,6 +202,15 @@ def test_a_missing_module_of_our_own_is_a_bug() -> None:
     )
 
 
+def test_processes_of_our_own_need_no_installation(hostile: Path) -> None:
+    """As from a checkout: the interpreter that the environment was made with has none of our packages."""
+    (hostile / "ddpm_rt.py").write_text("raise SystemExit('a ddpm_rt.py of the user was imported')")
+    words = command_of_own_process("commands.program")
+    environment = {"PYTHONPATH": ".", "VIRTUAL_ENV": ""}
+    done = run([sys._base_executable, *words[1:]], hostile, **environment)  # type: ignore[attr-defined]
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_help_imports_nothing_heavy() -> None:
     code = "import sys; from ddpm_rt.console import main; main(['--help']); print(*sys.modules)"
     loaded = set(run([sys.executable, "-c", code], ROOT).stdout.rpartition("\n\n")[2].split())
