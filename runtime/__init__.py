@@ -19,5 +19,6 @@ else:
 
 __all__ = ["NonFiniteError", "Sampler"]
 
-# Now, before the working directory is asked for the others: `python -m` searches it first.
+# Before the working directory is asked for them, which `python -m` searches first; and `commands` before any library of
+# somebody else's, see commands/__init__.py.
 import_own_packages("commands", "diffusion")

@@ -24,6 +24,13 @@ _EXAMPLES = """examples:
   python -m runtime.sample --engine runs/digits --device cuda --precision bf16 --compile    the same on an NVIDIA GPU
 """
 _SAMPLER_HELP = f"one of {', '.join(SAMPLERS)} (default: {DEFAULT_SAMPLER}), or a table's .json file"
+_SPACING_HELP = (
+    f"how --steps are chosen (default: what the checkpoint says, or {DEFAULT_SPACING} where it says nothing)"
+)
+_CLIPPED_HELP = (
+    "ddim on a clipped process: take the direction to x_t from the clipped x_start (default); "
+    "--no-use-clipped-model-output takes the network's own eps, as diffusers' DDIMPipeline does unless told otherwise"
+)
 _LAMBDA_MIN_HELP = "leave out the timesteps with half-log-SNR below L, the noisiest; -5.1 suits a cosine schedule"
 _X_INIT_HELP = "begin with these: float32 states as they are, or uint8 images (.npy, .npz, a picture) noised first"
 _INVERT_HELP = "run ddim upwards: from --x-init, images, to the noise that ddim makes them from (--format npy)"
@@ -66,9 +73,12 @@ def sample_parser() -> OneLineParser:
         "--list-samplers", action="store_true", help="print a table of the samplers, and do nothing else"
     )
     chain.add_argument("--steps", type=int, metavar="N", help="network calls (default: every timestep of training)")
-    chain.add_argument("--spacing", choices=SPACINGS, default=DEFAULT_SPACING, help=f"default: {DEFAULT_SPACING}")
+    chain.add_argument("--spacing", choices=SPACINGS, help=_SPACING_HELP)
     chain.add_argument("--timesteps", type=_timesteps, metavar="t,t,...", help="an explicit, descending list instead")
     chain.add_argument("--eta", type=float, help="noise of ddim: 0, none (default), to 1, as much as ddpm")
+    chain.add_argument(
+        "--use-clipped-model-output", action=argparse.BooleanOptionalAction, default=None, help=_CLIPPED_HELP
+    )
     chain.add_argument("--lambda-min", type=float, metavar="L", help=_LAMBDA_MIN_HELP)
     chain.add_argument("--x-init", type=Path, metavar="FILE", help=_X_INIT_HELP)
     chain.add_argument("--invert", action="store_true", help=_INVERT_HELP)
@@ -102,7 +112,7 @@ def check_flags(args: argparse.Namespace) -> None:
             raise InputError("--invert was given without --x-init; give the images to invert")
         if args.trajectory is not None:
             raise InputError("--invert and --trajectory were both given; a trajectory goes from noise to data")
-        check_invertible(args.sampler, eta=args.eta)
+        check_invertible(args.sampler, eta=args.eta, use_clipped_model_output=args.use_clipped_model_output)
     if args.trajectory is not None and args.resume:
         raise InputError("--trajectory and --resume were both given; a resumed run has no first states to keep")
 

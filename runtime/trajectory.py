@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from diffusion.errors import InputError
+from diffusion.number_checks import shown, whole_number
 from diffusion.process import SampleShape
 from diffusion.step_table import StepTable
 from runtime.images import draw_grid, quantize
@@ -42,8 +43,9 @@ class Trajectory:
 
     def __init__(self, table: StepTable, shape: SampleShape, num_states: int, num: int) -> None:
         rows = len(table)
+        num_states, num = whole_number(num_states, "trajectory"), whole_number(num, "num", 1)
         if not 2 <= num_states <= rows + 1:
-            raise InputError(f"trajectory is {num_states}, expected 2 to {rows + 1}, the states of {rows} steps")
+            raise InputError(f"trajectory is {shown(num_states)}, expected 2 to {rows + 1}, the states of {rows} steps")
         if table.ascending:
             raise InputError(f"a trajectory goes from noise to data, and the table of {table.sampler} the other way")
         self.num_samples = min(num, MAX_SAMPLES)

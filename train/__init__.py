@@ -2,5 +2,6 @@
 
 from ddpm_rt.own_packages import import_own_packages
 
-# Now, before the working directory is asked for the others: `python -m` searches it first.
+# Before the working directory is asked for them, which `python -m` searches first; and `commands` before any library of
+# somebody else's, see commands/__init__.py.
 import_own_packages("commands", "diffusion")

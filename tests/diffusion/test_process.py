@@ -8,6 +8,7 @@ from diffusion.diffusers_config import process_from_diffusers, process_to_diffus
 from diffusion.errors import InputError
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import PREDICTION_TYPES, VARIANCE_TYPES, Process, SampleShape
+from diffusion.spacing import SPACINGS
 
 UNET = {"sample_size": 8, "in_channels": 1, "out_channels": 1}
 
@@ -129,6 +130,52 @@ def test_diffusers_reads_back_what_we_write(kind):
     from diffusers import DDPMScheduler
 
     schedule = NoiseSchedule.explicit([0.1, 0.2, 0.3]) if kind == "explicit" else NoiseSchedule.make(kind)
-    process = a_process(schedule=schedule, variance_type="fixed_large", clip_sample=2.0)
+    process = a_process(schedule=schedule, variance_type="fixed_large", clip_sample=2.0, timestep_spacing="trailing")
     config = dict(DDPMScheduler(**process_to_diffusers(process)).config)
     assert process_from_diffusers(config, UNET, levels=17) == process
+
+
+def test_spacing_stands_in_the_json_only_where_there_is_one():
+    assert "timestep_spacing" not in a_process().to_json()
+    for spacing in SPACINGS:
+        process = a_process(timestep_spacing=spacing)
+        fields = process.to_json()
+        assert fields["timestep_spacing"] == spacing
+        assert fields["format"] == 1  # readers that do not know the field pass over it
+        assert Process.from_json(fields) == process
+    for odd in ("karras", 3, ["leading"], True):
+        with pytest.raises(InputError, match="timestep_spacing is .*, expected null or one of leading, trailing"):
+            a_process(timestep_spacing=odd)
+
+
+def test_spacing_is_what_diffusers_takes():
+    for spacing in ("leading", "trailing", "linspace"):
+        assert process_from_diffusers({"timestep_spacing": spacing}, UNET).timestep_spacing == spacing
+        assert process_to_diffusers(a_process(timestep_spacing=spacing))["timestep_spacing"] == spacing
+    assert process_from_diffusers({}, UNET).timestep_spacing == "leading"  # the default of its schedulers
+    assert "timestep_spacing" not in process_to_diffusers(a_process(timestep_spacing="logsnr"))
+
+
+@pytest.mark.parametrize(
+    ("config", "found"),
+    [
+        ({"trained_betas": [0.1, 0.2, 0.3]}, "trained_betas holds 3 numbers, but num_train_timesteps is 1000"),
+        (
+            {"trained_betas": [0.1] * 30, "num_train_timesteps": 20},
+            "trained_betas holds 30 numbers, but num_train_timesteps is 20",
+        ),
+        (
+            {"trained_betas": ["0.1"], "num_train_timesteps": 1},
+            r"trained_betas is \['0.1'\], expected a list of numbers",
+        ),
+        ({"set_alpha_to_one": False}, "set_alpha_to_one is false, expected true"),
+        ({"num_train_timesteps": True}, "num_train_timesteps is True, expected a whole number from 1 to"),
+        ({"clip_sample": "false"}, "clip_sample is 'false', expected true or false"),
+        ({"variance_type": []}, r"variance_type is \[\], expected a string"),
+        ({"beta_start": 10**400}, "beta_start is 10+…, expected a number"),
+        ({"timestep_spacing": "karras"}, "timestep_spacing is 'karras', expected one of leading, trailing, linspace"),
+    ],
+)
+def test_values_of_the_scheduler_that_mean_something_else(config, found):
+    with pytest.raises(InputError, match=f"^scheduler_config.json: {found}"):
+        process_from_diffusers(config, UNET)

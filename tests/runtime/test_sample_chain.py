@@ -178,3 +178,28 @@ def test_lambda_min_leaves_out_the_noisiest(folder, capsys):
     assert table.timesteps[0] < 999
     reference = reference_loop(table, NETWORK, initial_noise((2, 1, 8, 8), 0, 0))
     np.testing.assert_allclose(np.load("samples/samples.npy"), reference, rtol=0, atol=2e-5)
+
+
+def test_a_picture_is_read_as_training_reads_it(folder, capsys):
+    deep = np.random.default_rng(0).integers(0, 65536, (8, 8), dtype=np.uint16)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.ascontiguousarray(np.rot90(deep))).save("deep.png", exif=exif)
+    np.save("same.npy", (deep >> 8).astype(np.uint8)[None, ..., None])
+    chain = ["--format", "npy", "--from-timestep", "5", "--num", "1"]
+    assert main([*chain, "--x-init", "deep.png", "--out", "picture"]) == 0
+    assert main([*chain, "--x-init", "same.npy", "--out", "array"]) == 0
+    np.testing.assert_array_equal(np.load("picture/samples.npy"), np.load("array/samples.npy"))
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save("color.png")
+    assert main([*chain, "--x-init", "color.png", "--out", "none"]) == 2
+    assert "color.png: its mode is RGB, but the network draws gray" in capsys.readouterr().err
+    np.save("huge.npy", np.full((1, 1, 8, 8), 1e300))
+    assert main([*chain, "--x-init", "huge.npy", "--out", "none"]) == 2
+    assert "huge.npy: holds NaN or infinite values" in capsys.readouterr().err
+    assert not Path("none").exists()
+
+
+def test_levels_as_numbers_are_not_taken_for_nearly_black_images(folder, capsys):
+    np.save("numbers.npy", np.random.default_rng(0).integers(0, 17, (1, 8, 8, 1), dtype=np.uint8))
+    assert main(["--x-init", "numbers.npy", "--from-timestep", "5"]) == 2
+    assert "its brightest pixel is 16 of 255, nearly black" in capsys.readouterr().err
