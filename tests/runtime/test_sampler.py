@@ -146,6 +146,16 @@ def test_an_idle_slot_of_a_static_batch_is_seen_by_nobody(onnx_file, static):
         np.testing.assert_array_equal(ours, theirs)
 
 
+def test_a_static_batch_is_measured_as_it_is(static, monkeypatch):
+    monkeypatch.setattr(
+        "runtime.memory._available_bytes", lambda: 4 * 72 * 4 * 8
+    )  # room for the arrays and little more
+    try:
+        Sampler(**static, batch_size=4).sample(2)
+    except InputError as error:  # it depends on what the libraries have taken already
+        assert "which needs" in str(error)
+
+
 def test_another_batch_than_the_static_one_is_refused(static):
     Sampler(**static, batch_size=4).sample(2)
     with pytest.raises(InputError, match=r"batch size is 3, and .* takes batches of 4 alone; leave --batch-size out"):
