@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from diffusion.diffusers_fields import check_scheduler_fields, check_unet_fields, shown
+from diffusion.diffusers_fields import check_scheduler_fields, check_unet_fields
 from diffusion.errors import InputError
 from diffusion.noise_schedule import NoiseSchedule
+from diffusion.number_checks import shown
 from diffusion.process import Process, SampleShape
 
 # diffusers computes fixed_small_log as the same β̃, by way of a logarithm.

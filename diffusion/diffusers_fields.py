@@ -13,11 +13,10 @@ from typing import Any, NamedTuple, TypeGuard
 
 from diffusion.errors import InputError
 from diffusion.noise_schedule import MAX_TRAIN_TIMESTEPS
-from diffusion.number_checks import is_number, is_whole
+from diffusion.number_checks import is_number, is_whole, shown
 
 # Far above any network there is, and far below what would keep a machine busy for hours before it fails.
 _MAX_SIDE, _MAX_CHANNELS, _MAX_LAYERS, _MAX_BLOCKS = 2**16, 2**20, 256, 64
-_SHOWN = 80
 
 
 class _Kind(NamedTuple):
@@ -150,12 +149,3 @@ def _check(fields: Mapping[str, Any], kinds: Mapping[str, _Kind], source: str) -
     for name, kind in kinds.items():
         if name in fields and not kind.accepts(fields[name]):
             raise InputError(f"{source}: {name} is {shown(fields[name])}, expected {kind.words}; correct the file")
-
-
-def shown(value: object) -> str:
-    """A value of a JSON file in a message, cut off where it is long."""
-    try:
-        text = " ".join(repr(value).split())
-    except ValueError:  # an integer of more digits than Python prints
-        text = f"a {type(value).__name__}"
-    return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"

@@ -110,6 +110,8 @@ def shown(value: object) -> str:
         text = " ".join(repr(value).split())
     except ValueError:  # Python writes no integer of more than some thousand digits
         return "a number of thousands of digits"
+    except RecursionError:
+        return f"a {type(value).__name__} that is nested too deeply"
     return text if len(text) <= 60 else text[:57] + "..."
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -12,7 +13,8 @@ from typing import Any
 from commands.output_lock import sole_writer
 from commands.whole_files import write_whole_text
 from diffusion.errors import InputError
-from diffusion.number_checks import is_whole
+from diffusion.json_text import read_json
+from diffusion.number_checks import is_whole, shown
 from runtime.host_chain import NonFiniteSample
 
 MANIFEST = "run.json"
@@ -125,12 +127,9 @@ def sole_run(path: Path) -> Iterator[None]:
 
 def _read_manifest(path: Path) -> dict[str, Any] | None:
     manifest = path / MANIFEST
-    try:
-        content = json.loads(manifest.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not os.path.lexists(manifest):
         return None
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{manifest}: cannot be read ({error}); give another --out, or remove it") from None
+    content = read_json(manifest, "give another --out, or remove it")
     if not isinstance(content, dict) or content.get("format") != MANIFEST_FORMAT or not _is_manifest(content):
         raise InputError(f"{manifest}: is not a run of this version's format {MANIFEST_FORMAT}; give another --out")
     content["non_finite"] = [NonFiniteSample(**sample) for sample in content["non_finite"]]
@@ -159,10 +158,5 @@ def _difference(found: dict[str, Any], expected: dict[str, Any]) -> str:
     """The first field in which two runs differ, in words."""
     for name in sorted(set(found) | set(expected)):
         if found.get(name) != expected.get(name):
-            return f"its {name} is {_short(found.get(name))}, this run's is {_short(expected.get(name))}"
+            return f"its {name} is {shown(found.get(name))}, this run's is {shown(expected.get(name))}"
     return "it is the same run"
-
-
-def _short(value: object) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,8 +10,10 @@ from typing import Any
 import numpy as np
 
 from diffusion.diffusers_config import DIFFUSERS_SPACINGS, process_from_diffusers
-from diffusion.diffusers_fields import effective_fields, shown
+from diffusion.diffusers_fields import effective_fields
 from diffusion.errors import InputError
+from diffusion.json_text import read_json_object
+from diffusion.number_checks import shown
 from diffusion.process import Process
 
 TRAIN_FORMAT = 1
@@ -85,20 +86,12 @@ def read_checkpoint_folder(folder: Path) -> CheckpointFolder:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(
-            f"{path}: no such file, expected a folder that `python -m train.run` or diffusers' "
-            "DDPMPipeline.save_pretrained wrote; choose or copy the whole folder"
-        ) from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not a JSON file ({error}); copy or train the checkpoint again") from None
-    if not isinstance(fields, dict):
-        raise InputError(
-            f"{path}: found {type(fields).__name__}, expected a JSON object; copy or train the checkpoint again"
-        )
-    return fields
+    return read_json_object(
+        path,
+        "copy or train the checkpoint again",
+        "expected a folder that `python -m train.run` or diffusers' DDPMPipeline.save_pretrained wrote; "
+        "choose or copy the whole folder",
+    )
 
 
 def _check_class(path: Path, fields: Mapping[str, Any], expected: tuple[str, ...]) -> None:

@@ -8,12 +8,12 @@ pickle, and never a variant or the shards of a pickle unless it is told to. So d
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from diffusion.errors import InputError
+from diffusion.json_text import read_json_object
 
 SAFETENSORS, PICKLE = "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"
 INDEX, PICKLE_INDEX = f"{SAFETENSORS}.index.json", f"{PICKLE}.index.json"
@@ -114,11 +114,7 @@ def _variants(names: Iterable[str]) -> list[str]:
 
 def _read_index(path: Path) -> dict[str, str]:
     again = "copy the whole checkpoint, or save it again with diffusers"
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not a JSON file ({error}); {again}") from None
-    places = fields.get("weight_map") if isinstance(fields, dict) else None
+    places = read_json_object(path, again).get("weight_map")
     if not isinstance(places, dict) or not places or not all(isinstance(name, str) for name in places.values()):
         raise InputError(f"{path}: has no weight_map of tensors and file names; {again}")
     for name in sorted(set(places.values())):

@@ -18,11 +18,12 @@ import torch
 from diffusers import UNet2DModel
 
 from commands.errors import DeviceUnavailableError
+from commands.reasons import reason
 from diffusion.errors import InputError
 from diffusion.process import Process
 from runtime.engines.checkpoint_folder import read_checkpoint_folder
 from runtime.engines.torch_call import without_tf32
-from runtime.engines.torch_weights import fill, load_weights, one_line
+from runtime.engines.torch_weights import fill, load_weights
 from runtime.own_process import OwnProcess
 from runtime.process_flags import ProcessFlags
 
@@ -218,9 +219,7 @@ def _make_unet(path: Path, config: Mapping[str, Any]) -> UNet2DModel:
             with torch.random.fork_rng(devices=[]):
                 unet = UNet2DModel.from_config(dict(config)).eval()
     except Exception as error:  # diffusers and torch raise whatever an impossible configuration leads to
-        raise InputError(
-            f"{path}: diffusers cannot build this network ({one_line(error)}); correct the file"
-        ) from error
+        raise InputError(f"{path}: diffusers cannot build this network ({reason(error)}); correct the file") from error
     return unet
 
 
@@ -233,6 +232,6 @@ def _check_runs(path: Path, unet: UNet2DModel, process: Process) -> None:
             network = Network(copy.deepcopy(unet).to("meta"))
             found = tuple(network(torch.empty(2, *shape.chw), torch.empty(2)).shape)
     except Exception as error:  # as above
-        raise InputError(f"{path}: diffusers cannot run this network ({one_line(error)}); correct the file") from error
+        raise InputError(f"{path}: diffusers cannot run this network ({reason(error)}); correct the file") from error
     if found != expected:
         raise InputError(f"{path}: the network's output is {found} for x {(2, *shape.chw)}, expected {expected}")

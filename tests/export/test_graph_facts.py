@@ -50,10 +50,8 @@ def test_what_a_file_says_of_its_output_is_not_believed() -> None:
 
 def test_readers_in_subgraphs() -> None:
     text = "c = ReduceMax<keepdims=0>(t) d = Cast<to=9>(c) a = Neg(x) b = If(d) <then_branch = e () => "
-    text += (
-        "(float[N, 6, 3, 5] u) { u = Neg(a) }, else_branch = f () => (float[N, 6, 3, 5] v) { v = Abs(a) }> "
+    text += "(float[N, 6, 3, 5] u) { u = Neg(a) }, else_branch = f () => (float[N, 6, 3, 5] v) { v = Abs(a) }> "
     text += "y = Exp(b)"
-    )
     found = facts(text)
     assert [node.op_type for node in found.readers["a"]] == ["If"]
     assert found.only_reader("a", "If") is not None

@@ -227,7 +227,7 @@ def test_a_run_goes_on_with_the_backend_it_began_with(folder, capsys):
     """Another one rounds otherwise, so its samples are others."""
     assert main(["--num", "2", "--steps", "3", "--backend", "onnxruntime"]) == 0
     assert main(["--num", "2", "--steps", "3", "--backend", "openvino", "--resume"]) == 2
-    assert 'samples: its backend is "ONNX Runtime' in capsys.readouterr().err
+    assert "samples: its backend is 'ONNX Runtime" in capsys.readouterr().err
 
 
 def test_two_runs_do_not_share_a_folder(folder, capsys):

@@ -151,10 +151,10 @@ def test_what_cannot_be_reproduced_is_named(folder: Path, file: str, changes: di
 @pytest.mark.parametrize("file", ["model_index.json", "unet/config.json", "scheduler/scheduler_config.json"])
 def test_missing_and_broken_files_are_named(folder: Path, file: str) -> None:
     (folder / file).write_text("{")
-    with pytest.raises(InputError, match=r"not a JSON file"):
+    with pytest.raises(InputError, match=r"not JSON"):
         read_checkpoint_folder(folder)
     (folder / file).write_text("[]")
-    with pytest.raises(InputError, match=r"found list, expected a JSON object"):
+    with pytest.raises(InputError, match=r"holds a list, expected a JSON object"):
         read_checkpoint_folder(folder)
     (folder / file).unlink()
     with pytest.raises(InputError) as error:
