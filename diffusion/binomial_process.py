@@ -13,6 +13,7 @@ from typing import Any
 from diffusion.errors import InputError
 from diffusion.json_text import parse_json
 from diffusion.noise_schedule import NoiseSchedule
+from diffusion.number_checks import is_whole
 from diffusion.process import PROCESS_FORMAT, SampleShape
 
 BINOMIAL_KIND = "binomial"
@@ -59,7 +60,7 @@ class BinomialProcess:
                 f"{source}: describes no binomial process (kind is {fields.get('kind')!r}); "
                 "sample from a Gaussian one with `python -m runtime.sample`"
             )
-        if fields.get("format") != PROCESS_FORMAT:
+        if not is_whole(fields.get("format")) or fields["format"] != PROCESS_FORMAT:
             raise InputError(
                 f"{source}: process format is {fields.get('format')!r}, this version reads {PROCESS_FORMAT}; "
                 "export again with this version"

@@ -10,8 +10,8 @@ from typing import Any
 
 from diffusion.diffusers_fields import check_scheduler_fields, check_unet_fields
 from diffusion.errors import InputError
-from diffusion.json_text import shown
 from diffusion.noise_schedule import NoiseSchedule
+from diffusion.number_checks import shown
 from diffusion.process import Process, SampleShape
 
 # diffusers computes fixed_small_log as the same β̃, by way of a logarithm.

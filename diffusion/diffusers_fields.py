@@ -12,9 +12,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeGuard
 
 from diffusion.errors import InputError
-from diffusion.json_text import shown
 from diffusion.noise_schedule import MAX_TRAIN_TIMESTEPS
-from diffusion.number_checks import is_number, is_whole
+from diffusion.number_checks import is_number, is_whole, shown
 
 # Far above any network there is, and far below what would keep a machine busy for hours before it fails.
 _MAX_SIDE, _MAX_CHANNELS, _MAX_LAYERS, _MAX_BLOCKS = 2**16, 2**20, 256, 64

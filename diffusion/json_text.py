@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from diffusion.errors import InputError
+from diffusion.number_checks import shown
 
 MAX_JSON_BYTES = 2**26
 """Largest file that is read; the betas of the longest schedule take a third of it."""
-
-_MAX_SHOWN = 80
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -85,15 +84,6 @@ def json_kind(value: object) -> str:
         return "true or false"
     kinds = {dict: "an object", list: "a list", str: "a text", int: "a number", float: "a number"}
     return next((name for kind, name in kinds.items() if isinstance(value, kind)), type(value).__name__)
-
-
-def shown(value: object) -> str:
-    """A value in an error message: its beginning, in one line."""
-    try:
-        text = " ".join(repr(value).split())
-    except (RecursionError, ValueError):  # nested too deeply, or an integer of more digits than Python prints
-        return json_kind(value)
-    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -6,7 +6,6 @@ under `"process"`.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 from diffusion.errors import InputError
 from diffusion.json_text import parse_json
 from diffusion.noise_schedule import NoiseSchedule
+from diffusion.number_checks import is_finite_number, is_whole, shown, whole_number
 from diffusion.spacing import SPACINGS
 
 PROCESS_FORMAT = 1
@@ -22,6 +22,8 @@ PREDICTION_TYPES = ("epsilon", "sample", "v_prediction", "score")
 VARIANCE_TYPES = ("fixed_small", "fixed_large", "learned_range")
 # Predictions from which x_start cannot be recovered where nothing of the data is left (ᾱ = 0).
 _NEED_SIGNAL = ("epsilon", "score")
+# A bound that is not named is not "none", which is written null.
+_REQUIRED = ("sample", "schedule", "prediction_type", "variance_type", "clip_sample")
 
 
 @dataclass(frozen=True)
@@ -35,10 +37,8 @@ class SampleShape:
 
     def __post_init__(self) -> None:
         for name in ("channels", "height", "width", "levels"):
-            value = getattr(self, name)
-            lowest = 2 if name == "levels" else 1
-            if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
-                raise InputError(f"sample shape: {name} is {value!r}, expected a whole number of at least {lowest}")
+            value = whole_number(getattr(self, name), f"sample shape: {name}", 2 if name == "levels" else 1)
+            object.__setattr__(self, name, value)
 
     @property
     def chw(self) -> tuple[int, int, int]:
@@ -92,10 +92,12 @@ class Process:
                 f"process: variance_type is {self.variance_type!r}, expected one of {', '.join(VARIANCE_TYPES)}"
             )
         clip = self.clip_sample
-        if clip is not None and (
-            isinstance(clip, bool) or not isinstance(clip, int | float) or not 0 < clip < math.inf
-        ):
-            raise InputError(f"process: clip_sample is {clip!r}, expected a positive number or null")
+        if clip is not None:
+            if not is_finite_number(clip) or not clip > 0:
+                raise InputError(f"process: clip_sample is {shown(clip)}, expected a positive number or null")
+            object.__setattr__(self, "clip_sample", float(clip))
+        if self.checkpoint_sha256 is not None and not isinstance(self.checkpoint_sha256, str):
+            raise InputError(f"process: checkpoint_sha256 is {shown(self.checkpoint_sha256)}, expected a text or null")
         if self.schedule.alpha_bar[-1] == 0.0 and self.prediction_type in _NEED_SIGNAL:
             raise InputError(
                 f"process: the schedule ends at alpha_bar = 0, where {self.prediction_type} says nothing "
@@ -120,7 +122,7 @@ class Process:
         """
         if not isinstance(fields, Mapping):
             raise InputError(f"{source}: found {type(fields).__name__}, expected the JSON object of a process")
-        if fields.get("format") != PROCESS_FORMAT:
+        if not is_whole(fields.get("format")) or fields["format"] != PROCESS_FORMAT:
             raise InputError(
                 f"{source}: process format is {fields.get('format')!r}, this version reads {PROCESS_FORMAT}; "
                 "export again with this version, or install the version that wrote it"
@@ -130,7 +132,7 @@ class Process:
                 f"{source}: describes a {fields['kind']} process, expected a Gaussian one; "
                 "a binomial network is sampled with `python -m runtime.sample_bits`"
             )
-        missing = [name for name in ("sample", "schedule", "prediction_type", "variance_type") if name not in fields]
+        missing = [name for name in _REQUIRED if name not in fields]
         if missing:
             raise InputError(f"{source}: the field {missing[0]!r} is missing; export again")
         sample, schedule = fields["sample"], fields["schedule"]
@@ -147,7 +149,7 @@ class Process:
                 schedule=NoiseSchedule.from_json(schedule),
                 prediction_type=fields["prediction_type"],
                 variance_type=fields["variance_type"],
-                clip_sample=fields.get("clip_sample"),
+                clip_sample=fields["clip_sample"],
                 checkpoint_sha256=fields.get("checkpoint_sha256"),
                 timestep_spacing=fields.get("timestep_spacing"),
             )

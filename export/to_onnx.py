@@ -16,6 +16,7 @@ from commands.idle_threads import let_idle_threads_sleep
 from commands.program import Report, make_parser, run_program, say
 from commands.whole_files import whole_file
 from diffusion.errors import InputError
+from export.engine_files import check_out
 from runtime.engines.checkpoint_folder import read_checkpoint_folder
 
 if TYPE_CHECKING:
@@ -61,10 +62,7 @@ def export_onnx(
         raise InputError(f"precision is {precision!r}, expected one of {', '.join(PRECISIONS)}")
     if opset not in OPSETS:
         raise InputError(f"opset is {opset}, expected {OPSETS[0]} to {OPSETS[-1]}; give --opset {DEFAULT_OPSET}")
-    if out.suffix != ".onnx":
-        raise InputError(f"{out}: the name ends in {out.suffix!r}, expected '.onnx'; choose another name with --out")
-    if out.is_dir():
-        raise InputError(f"{out}: is a folder, expected the name of a file; choose another name with --out")
+    check_out(out, ".onnx")
     read_checkpoint_folder(checkpoint_folder)  # a mistake there is known at once: torch takes seconds to import
     say(f"reading {checkpoint_folder}")
     let_idle_threads_sleep()

@@ -16,11 +16,15 @@ struct Eight {
 
 // Written out because a compiler may otherwise move a load below a branch, and split one of eight 16-bit elements.
 __device__ __forceinline__ uint4 load_16_bytes(const void* from) {
+#if defined(DDPM_RT_PTX)
   uint4 words;
   asm volatile("ld.global.v4.u32 {%0, %1, %2, %3}, [%4];"
                : "=r"(words.x), "=r"(words.y), "=r"(words.z), "=r"(words.w)
                : "l"(__cvta_generic_to_global(from)));
   return words;
+#else
+  return *static_cast<const uint4*>(from);
+#endif
 }
 
 __device__ __forceinline__ void unpack(const Eight<float>& raw, float to[kEight]) {

@@ -23,6 +23,11 @@
 #define DDPM_RT_UNROLL _Pragma("GCC unroll 16")
 #endif
 
+// Device code in PTX needs nvcc; any other compiler of it, such as that of the tests, takes the C++ beside it.
+#if defined(__CUDA_ARCH__) && defined(__NVCC__)
+#define DDPM_RT_PTX
+#endif
+
 namespace ddpm_rt {
 
 #if defined(__CUDA_ARCH__)
@@ -33,9 +38,13 @@ DDPM_RT_INLINE float square_root(float a) { return __fsqrt_rn(a); }
 DDPM_RT_INLINE float to_float(int32_t a) { return __int2float_rn(a); }
 // Said in PTX: of a product of two numbers widened to 64 bits nvcc 13 makes one instruction and a useless addition.
 DDPM_RT_INLINE uint64_t multiply_wide(uint32_t a, uint32_t b) {
+#if defined(DDPM_RT_PTX)
   unsigned long long product;
   asm("mul.wide.u32 %0, %1, %2;" : "=l"(product) : "r"(a), "r"(b));
   return product;
+#else
+  return (uint64_t)a * b;
+#endif
 }
 DDPM_RT_INLINE uint32_t bits_of(float a) { return __float_as_uint(a); }
 DDPM_RT_INLINE float float_of(uint32_t a) { return __uint_as_float(a); }

@@ -211,6 +211,12 @@ StepKernel kernel_for(const StepJob& job) {
   return job.learned ? kernel_for<2, true>(type) : kernel_for<2, false>(type);
 }
 
+const void* convert_kernel_for(ElementType type) {
+  if (type == ElementType::kFloat32) return reinterpret_cast<const void*>(convert_kernel<float>);
+  if (type == ElementType::kFloat16) return reinterpret_cast<const void*>(convert_kernel<Float16>);
+  return reinterpret_cast<const void*>(convert_kernel<BFloat16>);
+}
+
 bool is_aligned(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }
 
 // How N samples of E elements are spread over blocks; no block holds elements of two samples.
@@ -244,6 +250,11 @@ const char* text_of(cudaError_t error) {
   return cudaGetErrorString(error);
 }
 
+// The one way to launch: `arguments` points to the kernel's parameters, in their order, of their very types.
+const char* launch(const void* kernel, dim3 blocks, int threads, void** arguments, void* stream) {
+  return text_of(cudaLaunchKernel(kernel, blocks, dim3(threads), arguments, 0, static_cast<cudaStream_t>(stream)));
+}
+
 // The arguments of one step's launch, in the order of the kernel's parameters.
 struct StepLaunch {
   StepLaunch(const StepJob& step_job, uint32_t* step_arrivals, DeviceLoop device_loop)
@@ -268,23 +279,22 @@ struct StepLaunch {
 }  // namespace
 
 const char* launch_cuda_step(const StepJob& job, uint32_t* arrivals, void* stream) {
-  StepLaunch launch(job, arrivals, {});
-  if (launch.grid.is_empty()) return nullptr;
-  if (launch.grid.problem()) return launch.grid.problem();
-  return text_of(cudaLaunchKernel(launch.kernel, launch.grid.blocks(), dim3(launch.grid.threads),
-                                  launch.arguments, 0, static_cast<cudaStream_t>(stream)));
+  StepLaunch step(job, arrivals, {});
+  if (step.grid.is_empty()) return nullptr;
+  if (step.grid.problem()) return step.grid.problem();
+  return launch(step.kernel, step.grid.blocks(), step.grid.threads, step.arguments, stream);
 }
 
 const char* add_cuda_step(CUgraph_st* graph, CUgraphNode_st* previous, const StepJob& job, uint32_t* arrivals,
                           DeviceLoop loop, CUgraphNode_st** node) {
-  StepLaunch launch(job, arrivals, loop);
-  if (launch.grid.is_empty()) return "the batch is empty";
-  if (launch.grid.problem()) return launch.grid.problem();
+  StepLaunch step(job, arrivals, loop);
+  if (step.grid.is_empty()) return "the batch is empty";
+  if (step.grid.problem()) return step.grid.problem();
   cudaKernelNodeParams params = {};
-  params.func = launch.kernel;
-  params.gridDim = launch.grid.blocks();
-  params.blockDim = dim3(launch.grid.threads);
-  params.kernelParams = launch.arguments;  // copied by the call
+  params.func = step.kernel;
+  params.gridDim = step.grid.blocks();
+  params.blockDim = dim3(step.grid.threads);
+  params.kernelParams = step.arguments;  // copied by the call
   return text_of(cudaGraphAddKernelNode(node, graph, &previous, previous ? 1 : 0, &params));
 }
 
@@ -293,30 +303,22 @@ const char* launch_cuda_normal(float* out, int64_t num_samples, int64_t num_elem
   const Grid grid(num_samples, num_elements);
   if (grid.is_empty()) return nullptr;
   if (grid.problem()) return grid.problem();
-  normal_kernel<<<grid.blocks(), grid.threads, 0, static_cast<cudaStream_t>(stream)>>>(
-      out, num_samples, num_elements, seed, sample_index, draw, num_elements % kEight == 0 && is_aligned(out));
-  return text_of(cudaGetLastError());
+  bool aligned = num_elements % kEight == 0 && is_aligned(out);
+  void* arguments[] = {&out, &num_samples, &num_elements, &seed, &sample_index, &draw, &aligned};
+  return launch(reinterpret_cast<const void*>(normal_kernel), grid.blocks(), grid.threads, arguments, stream);
 }
 
 const char* launch_cuda_convert(const float* x, void* out, ElementType type, int64_t num_elements, void* stream) {
   const Grid grid(1, num_elements);
   if (grid.is_empty()) return nullptr;
-  const bool aligned = is_aligned(x) && is_aligned(out);
-  const cudaStream_t on = static_cast<cudaStream_t>(stream);
-  const dim3 blocks = grid.blocks();
-  if (type == ElementType::kFloat32) {
-    convert_kernel<<<blocks, grid.threads, 0, on>>>(x, static_cast<float*>(out), num_elements, aligned);
-  } else if (type == ElementType::kFloat16) {
-    convert_kernel<<<blocks, grid.threads, 0, on>>>(x, static_cast<Float16*>(out), num_elements, aligned);
-  } else {
-    convert_kernel<<<blocks, grid.threads, 0, on>>>(x, static_cast<BFloat16*>(out), num_elements, aligned);
-  }
-  return text_of(cudaGetLastError());
+  bool aligned = is_aligned(x) && is_aligned(out);
+  void* arguments[] = {&x, &out, &num_elements, &aligned};
+  return launch(convert_kernel_for(type), grid.blocks(), grid.threads, arguments, stream);
 }
 
 const char* launch_cuda_set(uint32_t* to, uint32_t value, void* stream) {
-  set_kernel<<<1, 1, 0, static_cast<cudaStream_t>(stream)>>>(to, value);
-  return text_of(cudaGetLastError());
+  void* arguments[] = {&to, &value};
+  return launch(reinterpret_cast<const void*>(set_kernel), dim3(1), 1, arguments, stream);
 }
 
 }  // namespace ddpm_rt

@@ -26,7 +26,7 @@ static_assert(sizeof(Row) == 13 * sizeof(float), "a row is read straight from th
 
 // x within -bound and bound, a NaN for a NaN. In these forms each comparison is one instruction.
 DDPM_RT_INLINE float clamp(float x, float bound) {
-#if defined(__CUDA_ARCH__)
+#if defined(DDPM_RT_PTX)
   float above, within;
   asm("max.NaN.f32 %0, %1, %2;" : "=f"(above) : "f"(x), "f"(-bound));
   asm("min.NaN.f32 %0, %1, %2;" : "=f"(within) : "f"(above), "f"(bound));

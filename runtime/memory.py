@@ -32,9 +32,7 @@ def check_batch_fits(engine: Engine, table: StepTable, batch_size: int) -> None:
     """
     if batch_size < 1:
         raise InputError(f"batch size is {batch_size}, expected at least 1")
-    process = engine.process
-    elements = process.sample.num_elements
-    own = 4 * elements * (3 + table.histories + process.prediction_channels // process.sample.channels)
+    own = chain_bytes_per_sample(engine.process, table)
     available = _available_bytes()
     needed = own * batch_size
     if needed <= available < needed * 16:
@@ -46,6 +44,12 @@ def check_batch_fits(engine: Engine, table: StepTable, batch_size: int) -> None:
             f"batch size is {batch_size}, which needs {_gib(needed)}; {_gib(available)} are available: "
             f"use --batch-size {fitting} or less"
         )
+
+
+def chain_bytes_per_sample(process: Process, table: StepTable) -> int:
+    """What a chain on the host holds of each sample, and its result: x, x_start, prediction, histories, finished x."""
+    of_one = 4 * process.sample.num_elements
+    return of_one * (3 + table.histories) + of_one * process.prediction_channels // process.sample.channels
 
 
 def _network_bytes_per_sample(engine: Engine, table: StepTable) -> int:

@@ -78,7 +78,7 @@ def sample_bits(network: BinomialNetwork, num: int, seed: int = 0, start: int = 
     Raises:
         InputError: a number out of its range, or a prediction that is not a number.
     """
-    check_seed_range(seed, start, num)
+    seed, start, num = check_seed_range(seed, start, num)
     schedule, shape = network.process.schedule, network.process.sample.chw
     samples = np.empty((num, *shape), dtype=np.uint8)
     with progress_bar(-(-num // BATCH_SIZE) * schedule.num_train_timesteps, "sampling", unit="step") as bar:

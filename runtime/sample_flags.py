@@ -87,7 +87,10 @@ def sample_parser() -> OneLineParser:
     result.add_argument("--out", type=Path, default=Path("samples"), help="folder (default: samples)")
     result.add_argument("--format", choices=FORMATS, default="grid", help=_FORMAT_HELP)
     result.add_argument(
-        "--trajectory", type=int, metavar="K", help="keep K states of x and x_start of the first samples"
+        "--trajectory",
+        type=int,
+        metavar="K",
+        help="keep K states of x and x_start of the first samples, as arrays, strips and an animated WebP",
     )
     result.add_argument("--resume", action="store_true", help="go on after the samples that are finished already")
     result.add_argument("--overwrite", action="store_true", help="replace another run's samples in --out")

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from ddpm_rt.own_packages import PACKAGES
+
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 TRACKED = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
@@ -16,9 +18,9 @@ def test_kernels_is_no_package():
     assert not [path for path in TRACKED if path.startswith("kernels/") and path.endswith(".py")]
 
 
-def test_the_wheel_holds_every_package_that_readme_runs_and_nothing_of_tests():
+def test_the_wheel_holds_the_packages_and_no_tests():
     packages = set(PROJECT["tool"]["scikit-build"]["wheel"]["packages"])
-    assert packages == {"commands", "diffusion", "train", "export", "runtime", "benchmarks"}
+    assert packages == {*PACKAGES, "ddpm_rt"}
     with_python = {path.split("/")[0] for path in TRACKED if path.endswith("__init__.py")}
     assert with_python - packages == {"tests"}
 

@@ -12,7 +12,6 @@ import json
 import shutil
 import statistics
 import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +25,7 @@ from commands.errors import VerificationError
 from commands.missing_module import require_module
 from commands.program import Report, make_parser, run_program, say
 from commands.whole_files import write_whole_text
+from ddpm_rt.own_packages import command_of_own_process
 from diffusion.errors import InputError
 from runtime.engines.checkpoint_folder import read_checkpoint_folder
 
@@ -37,8 +37,8 @@ class Worker:
 
     def __init__(self, name: str, folder: Path, batch_size: int, num_steps: int, threads: int) -> None:
         self.name = name
-        words = [sys.executable, "-m", "benchmarks.compare.peer_worker", name, str(folder)]
-        words += [str(batch_size), str(num_steps), str(threads)]
+        settings = (str(batch_size), str(num_steps), str(threads))
+        words = command_of_own_process("benchmarks.compare.peer_worker", name, str(folder), *settings)
         self._process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self._process.stdin is not None
         assert self._process.stdout is not None

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from diffusion.errors import InputError
-from diffusion.number_checks import is_number, is_whole
+from diffusion.number_checks import real_number, shown, whole_number, yes_or_no
 from diffusion.process import Process
 from diffusion.samplers.ddim import ddim
 from diffusion.samplers.ddim_inversion import ddim_inversion
@@ -74,6 +74,7 @@ def make_table(
             outside 0..T−1 or too many, a table that the process cannot run, or a sampler that has no inverse.
     """
     given = {name: value for name, value in options.items() if value is not None}
+    invert = yes_or_no(invert, "invert")
     if isinstance(sampler, StepTable | Path) or (isinstance(sampler, str) and is_table_file(sampler)):
         chosen: dict[str, object] = {"num_steps": num_steps, "timesteps": timesteps, "from_timestep": from_timestep}
         chosen |= {"lambda_min": lambda_min, "invert": invert or None, **given}
@@ -122,7 +123,7 @@ def check_invertible(
 
 def _method(sampler: object) -> Method:
     if not isinstance(sampler, str) or sampler not in SAMPLERS:
-        raise InputError(f"sampler is {sampler!r}, expected one of {', '.join(SAMPLERS)}, or a table's .json file")
+        raise InputError(f"sampler is {shown(sampler)}, expected one of {', '.join(SAMPLERS)}, or a table's .json file")
     return SAMPLERS[sampler]
 
 
@@ -146,15 +147,13 @@ def _chain_timesteps(
         if spacing is not None:
             raise InputError("spacing and timesteps were both given, expected one of them")
         chosen = check_timesteps(timesteps, total)
-        if from_timestep is not None and chosen[0] != from_timestep:
+        if from_timestep is not None and chosen[0] != whole_number(from_timestep, "from-timestep"):
             raise InputError(f"timesteps begin at {chosen[0]}, but from-timestep is {from_timestep}; expected the same")
     else:
         spacing = chosen_spacing(process, spacing)
         reachable = total
         if from_timestep is not None:
-            if not is_whole(from_timestep) or not 0 <= from_timestep < total:
-                raise InputError(f"from-timestep is {from_timestep!r}, expected a whole number from 0 to {total - 1}")
-            reachable = int(from_timestep) + 1
+            reachable = whole_number(from_timestep, "from-timestep", 0, total - 1) + 1
         if lambda_min is not None:
             above = _timesteps_above(lambda_min, schedule.alpha_bar)
             if from_timestep is not None and above < reachable:
@@ -180,8 +179,7 @@ def chosen_spacing(process: Process, spacing: str | None = None) -> str:
 
 def _timesteps_above(lambda_min: float, alpha_bar: np.ndarray) -> int:
     """How many timesteps, from 0 on, have λ of at least `lambda_min`."""
-    if not is_number(lambda_min):
-        raise InputError(f"lambda-min is {lambda_min!r}, expected a number")
+    lambda_min = real_number(lambda_min, "lambda-min")
     lambdas = half_log_snr(alpha_bar)
     count = int(np.count_nonzero(lambdas >= lambda_min))
     if count == 0:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from diffusion.errors import InputError
-from diffusion.number_checks import is_number
+from diffusion.number_checks import real_number
 from diffusion.process import Process
 from diffusion.step_table import StepTable
 
@@ -65,8 +65,6 @@ class Method:
                 if not isinstance(value, bool | np.bool_):
                     raise InputError(f"{name} is {value!r}, expected True or False")
                 taken[name] = bool(value)
-            elif is_number(value):
-                taken[name] = float(value)
             else:
-                raise InputError(f"{name} is {value!r}, expected a number")
+                taken[name] = real_number(value, name)
         return self.make(process, timesteps, **taken)

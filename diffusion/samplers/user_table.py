@@ -19,7 +19,6 @@ see `diffusion.prediction.x_start_coefficients`. Numbers written by `table_to_js
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ import numpy as np
 
 from diffusion.errors import InputError
 from diffusion.json_text import read_json
-from diffusion.number_checks import is_number, is_whole
+from diffusion.number_checks import is_finite_number, is_whole
 from diffusion.prediction import x_start_coefficients
 from diffusion.process import Process
 from diffusion.step_table import COLUMNS, StepTable, start_note
@@ -133,7 +132,7 @@ def _table(fields: object) -> StepTable:
     learned, h2, notes = fields.get("learned", False), fields.get("h2", "h1"), fields.get("notes", [])
     if not isinstance(name, str) or not name or not name.isprintable():
         raise InputError(f"sampler is {name!r}, expected a name in printable characters")
-    if clip is not None and not _is_number(clip):
+    if clip is not None and not is_finite_number(clip):
         raise InputError(f"clip is {clip!r}, expected a positive number or null")
     if not is_whole(fields["histories"]):
         raise InputError(f"histories is {fields['histories']!r}, expected 0, 1 or 2")
@@ -157,7 +156,7 @@ def _table(fields: object) -> StepTable:
         for column, value in row.items():
             if column == "t":
                 continue
-            if not _is_number(value):
+            if not is_finite_number(value):
                 raise InputError(f"row {place}: {column} is {value!r}, expected a finite number")
             coefficients[place, COLUMNS.index(column)] = value
     return StepTable(
@@ -179,8 +178,3 @@ def _check_names(fields: Mapping[str, Any], required: tuple[str, ...], known: tu
     unknown = [name for name in fields if name not in known]
     if unknown:
         raise InputError(f"{where} has a field {unknown[0]!r}, expected {', '.join(known)}")
-
-
-def _is_number(value: object) -> bool:
-    # An integer of a thousand digits is JSON too, and so, to Python, is NaN.
-    return is_number(value) and abs(value) <= sys.float_info.max

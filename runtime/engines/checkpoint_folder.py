@@ -12,14 +12,16 @@ import numpy as np
 from diffusion.diffusers_config import DIFFUSERS_SPACINGS, process_from_diffusers
 from diffusion.diffusers_fields import effective_fields
 from diffusion.errors import InputError
-from diffusion.json_text import read_json_object, shown
+from diffusion.json_text import read_json_object
+from diffusion.number_checks import shown
 from diffusion.process import Process
 
 TRAIN_FORMAT = 1
 _PIPELINES = ("DDPMPipeline", "DDIMPipeline")
 # Both describe a training process by the same keys; what else they hold concerns sampling, which is ours.
 _SCHEDULERS = ("DDPMScheduler", "DDIMScheduler")
-_WAY_OUT = "correct one of them, or remove train.json to go by diffusers' files alone"
+# Without train.json the data's gray levels are lost, and with them the likelihood: nobody is told to take it away.
+_WAY_OUT = "correct the one that is wrong, or copy or train the checkpoint again"
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,8 +89,8 @@ def _read_json(path: Path) -> dict[str, Any]:
     return read_json_object(
         path,
         "copy or train the checkpoint again",
-        "expected a folder that `python -m train.run` or diffusers' DDPMPipeline.save_pretrained wrote; choose or copy "
-        "the whole folder",
+        "expected a folder that `python -m train.run` or diffusers' DDPMPipeline.save_pretrained wrote; "
+        "choose or copy the whole folder",
     )
 
 
@@ -105,7 +107,7 @@ def _read_train_process(path: Path, by_diffusers: Process, scheduler_config: Map
     if fields.get("format") != TRAIN_FORMAT:
         raise InputError(
             f"{path}: format is {shown(fields.get('format'))}, this version reads {TRAIN_FORMAT}; "
-            "install the version that wrote it, or remove train.json to go by diffusers' files alone"
+            "install the version that wrote it, or train again with this one"
         )
     process = Process.from_json(fields.get("process"), str(path))
     ours, theirs = process.schedule, by_diffusers.schedule

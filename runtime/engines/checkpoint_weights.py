@@ -114,8 +114,7 @@ def _variants(names: Iterable[str]) -> list[str]:
 
 def _read_index(path: Path) -> dict[str, str]:
     again = "copy the whole checkpoint, or save it again with diffusers"
-    fields = read_json_object(path, again)
-    places = fields.get("weight_map")
+    places = read_json_object(path, again).get("weight_map")
     if not isinstance(places, dict) or not places or not all(isinstance(name, str) for name in places.values()):
         raise InputError(f"{path}: has no weight_map of tensors and file names; {again}")
     for name in sorted(set(places.values())):

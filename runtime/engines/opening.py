@@ -64,6 +64,8 @@ def open_engine(
 
             return OnnxDeviceEngine(path, flags)
         return OnnxRuntimeEngine(path, device, threads, flags)
+    if flags is not None and flags.output_name is not None:
+        raise InputError(f"--output-name is for an ONNX file, but the engine is {path}; leave it out")
     if backend not in ("auto", "openvino" if path.suffix == ".xml" else "auto"):
         raise InputError(f"--backend {backend} is for an ONNX file, but the engine is {path}; leave it out")
     if path.is_dir():

@@ -18,10 +18,13 @@ import torch
 from diffusers import UNet2DModel
 
 from commands.errors import DeviceUnavailableError
+from commands.reasons import reason
 from diffusion.errors import InputError
 from diffusion.process import Process
 from runtime.engines.checkpoint_folder import read_checkpoint_folder
-from runtime.engines.torch_weights import fill, load_weights, one_line
+from runtime.engines.torch_call import without_tf32
+from runtime.engines.torch_weights import fill, load_weights
+from runtime.own_process import OwnProcess
 from runtime.process_flags import ProcessFlags
 
 
@@ -103,6 +106,7 @@ class TorchEngine:
         self.name = f"PyTorch {torch.__version__} ({device.upper()})"
         self.precision = "fp32"
         self._folder = checkpoint.folder
+        self._own_process = OwnProcess(str(folder))
         self._network = Network(checkpoint.unet).to(self._device)
 
     def batch_range(self) -> tuple[int, int | None]:
@@ -114,6 +118,7 @@ class TorchEngine:
 
         On the CPU, PyTorch reads and writes the NumPy buffers themselves; on a GPU each call copies.
         """
+        self._own_process.check()
         self._check_buffers(x, t, prediction)
         host_x, host_t, host_prediction = map(torch.from_numpy, (x, t, prediction))
         network, device = self._network, self._device
@@ -127,8 +132,7 @@ class TorchEngine:
         device_x, device_t = torch.empty_like(host_x, device=device), torch.empty_like(host_t, device=device)
 
         def call_on_gpu() -> None:
-            # Unless told otherwise cuDNN rounds the factors of float32 convolutions to TF32: not a reference.
-            with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            with torch.inference_mode(), without_tf32():
                 device_x.copy_(host_x)
                 device_t.copy_(host_t)
                 host_prediction.copy_(network(device_x, device_t))
@@ -170,7 +174,8 @@ def load_checkpoint(folder: Path | str, allow_pickle: bool = False) -> Checkpoin
     if process.checkpoint_sha256 not in (None, weights.sha256):
         raise InputError(
             f"{weights.source}: SHA-256 is {weights.sha256}, but train.json was written for "
-            f"{process.checkpoint_sha256}; put those weights back, or remove train.json to go by diffusers' files alone"
+            f"{process.checkpoint_sha256}; put those weights back, or write the new SHA-256 into train.json if they "
+            "are meant"
         )
     fill(unet, weights)
     # Names with an underscore say who saved it, and where.
@@ -214,9 +219,7 @@ def _make_unet(path: Path, config: Mapping[str, Any]) -> UNet2DModel:
             with torch.random.fork_rng(devices=[]):
                 unet = UNet2DModel.from_config(dict(config)).eval()
     except Exception as error:  # diffusers and torch raise whatever an impossible configuration leads to
-        raise InputError(
-            f"{path}: diffusers cannot build this network ({one_line(error)}); correct the file"
-        ) from error
+        raise InputError(f"{path}: diffusers cannot build this network ({reason(error)}); correct the file") from error
     return unet
 
 
@@ -229,6 +232,6 @@ def _check_runs(path: Path, unet: UNet2DModel, process: Process) -> None:
             network = Network(copy.deepcopy(unet).to("meta"))
             found = tuple(network(torch.empty(2, *shape.chw), torch.empty(2)).shape)
     except Exception as error:  # as above
-        raise InputError(f"{path}: diffusers cannot run this network ({one_line(error)}); correct the file") from error
+        raise InputError(f"{path}: diffusers cannot run this network ({reason(error)}); correct the file") from error
     if found != expected:
         raise InputError(f"{path}: the network's output is {found} for x {(2, *shape.chw)}, expected {expected}")

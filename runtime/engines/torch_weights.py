@@ -18,6 +18,7 @@ import safetensors.torch
 import torch
 from diffusers import UNet2DModel
 
+from commands.reasons import reason
 from diffusion.errors import InputError
 from runtime.engines.checkpoint_weights import find_weights, hash_of_weights, read_weight_file
 
@@ -80,14 +81,14 @@ def _parse_weights(path: Path, content: bytes) -> dict[str, torch.Tensor]:
             return dict(safetensors.torch.load(content))
         except Exception as error:  # safetensors' own exception, or torch's for a type it does not know
             raise InputError(
-                f"{path}: not a safetensors file ({one_line(error)}); copy or train the checkpoint again"
+                f"{path}: not a safetensors file ({reason(error)}); copy or train the checkpoint again"
             ) from error
     try:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # what a damaged pickle raises is anybody's guess
         raise InputError(
             f"{path}: found {len(content)} bytes, expected a pickle that holds tensors and nothing else "
-            f"({one_line(error)}); copy or train the checkpoint again"
+            f"({reason(error)}); copy or train the checkpoint again"
         ) from error
     if not isinstance(state, dict) or not all(
         isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
@@ -99,7 +100,9 @@ def _parse_weights(path: Path, content: bytes) -> dict[str, torch.Tensor]:
 def _check_size(path: Path, content: bytes) -> None:
     # A safetensors file: the header's length (8 bytes, little-endian), the header (JSON), the tensors.
     expected = 8 + max(int.from_bytes(content[:8], "little"), 2)
-    with contextlib.suppress(ValueError, TypeError, AttributeError, KeyError):  # safetensors will complain
+    with contextlib.suppress(
+        ValueError, TypeError, AttributeError, KeyError, IndexError, RecursionError
+    ):  # safetensors will complain
         entries = json.loads(content[8:expected])
         expected += max(entry["data_offsets"][1] for name, entry in entries.items() if name != "__metadata__")
     if len(content) < expected:
@@ -157,9 +160,3 @@ def _current_name(name: str) -> str:
         layer, kind = last
         return f"{scope}.{_OLD_ATTENTION_NAMES.get(layer, layer)}.{kind}"
     return name
-
-
-def one_line(error: Exception) -> str:
-    """What a library said, in one line of at most 160 characters."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 160 else text[:160] + "…"

@@ -108,5 +108,5 @@ def test_a_clip_is_not_advised_where_there_is_one():
 
 
 def test_unknown_precision():
-    with pytest.raises(InputError, match="precision is 'int8', expected one of fp32, fp16, bf16"):
-        check_conditioning(make_table(COSINE), "int8")
+    with pytest.raises(InputError, match="precision is 'tf32', expected one of fp32, fp16, bf16, int8"):
+        check_conditioning(make_table(COSINE), "tf32")

@@ -170,6 +170,18 @@ def test_every_float16_and_bfloat16_is_read_exactly(isa):
         assert_same_bits(*run_both(buffers, table_options(), isa, 1, (coefficients, timesteps)))
 
 
+def test_no_number_of_threads_is_as_many_as_this_process_may_use():
+    """A container or a batch system often leaves a process fewer processors than the machine has."""
+    options, buffers = table_options(2), random_buffers((1, 1, 4, 4))
+    allowed = os.sched_getaffinity(0)
+    try:
+        for usable in (allowed, {min(allowed)}):
+            os.sched_setaffinity(0, usable)
+            assert _kernels.HostStep(*random_table(), **options, **buffers).threads == len(usable)
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
 def test_steps_of_several_threads_at_once_are_those_of_one():
     """Each thread has its own HostStep; the pool of helpers is shared."""
     options, table = table_options(1, clip=1.0), random_table(num_rows=9)

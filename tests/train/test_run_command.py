@@ -32,6 +32,7 @@ def test_trains_and_reports_as_json(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert report["steps"] == 2
     assert report["samples"] is None
     assert "training on digits: 1,545 images of 1×8×8" in printed.err
+    assert "train digits: 2 of 2 steps, " in printed.err
     described = json.loads((out / "train.json").read_text())
     assert described["config"]["seed"] == 7
     assert described["process"]["sample"] == {"channels": 1, "height": 8, "width": 8, "levels": 17}

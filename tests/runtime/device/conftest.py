@@ -1,18 +1,25 @@
-"""The device on the host in place of CUDA."""
+"""The device in software in place of CUDA: the real kernels, the real graphs, the real bindings."""
+
+import gc
+import zlib
 
 import pytest
 
-from tests.runtime.device.host_device import HostDeviceMemory, HostKernels
+from tests.runtime.device.software_device import SoftwareKernels, SoftwareMemory
 
 
 @pytest.fixture
-def memory():
-    return HostDeviceMemory()
+def kernels(request, monkeypatch):
+    """A new device; in the end it is sound and empty."""
+    kernels = SoftwareKernels(zlib.crc32(request.node.nodeid.encode()))
+    for place in ("runtime.device_chain", "runtime.device.capture", "runtime.device.timing"):
+        monkeypatch.setattr(f"{place}.import_kernels", lambda: kernels)
+    yield kernels
+    gc.collect()
+    kernels.assert_sound()
+    kernels.assert_nothing_left()
 
 
 @pytest.fixture
-def kernels(memory, monkeypatch):
-    kernels = HostKernels(memory.streams)
-    monkeypatch.setattr("runtime.device_chain.import_kernels", lambda: kernels)
-    monkeypatch.setattr("runtime.device.capture.import_kernels", lambda: kernels)
-    return kernels
+def memory(kernels):
+    return SoftwareMemory(kernels)

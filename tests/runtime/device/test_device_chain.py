@@ -1,4 +1,4 @@
-"""The chain on a device, on a device of the host, bit for bit against the chain on the host."""
+"""The chain on a device, with the real kernels on a device in software, bit for bit against the chain on the host."""
 
 import itertools
 import logging
@@ -15,8 +15,9 @@ from runtime.device.chain_buffers import chain_layout
 from runtime.device_chain import DeviceChain
 from runtime.host_chain import HostChain
 from runtime.kernels_module import import_kernels
-from tests.runtime.device.host_device import TYPES, HostDeviceMemory, as_float32, rounded
-from tests.runtime.device.host_device_engine import DeviceNetwork, HostNetwork
+from tests.runtime.device.host_device import TYPES, as_float32, rounded
+from tests.runtime.device.host_network import HostNetwork
+from tests.runtime.device.software_device import DeviceNetwork
 
 SHAPE = SampleShape(2, 3, 6)
 SEEDS, INDICES = [5, 2**63 + 1, 7], [100, 2**64 - 1, 3]
@@ -58,7 +59,7 @@ def test_it_gives_the_bits_of_the_host_chain(kernels, memory, graph, sampler):
         chain.begin(SEEDS, INDICES)
         chain.run()
         assert_same(chain, host_run(process, table))
-    assert kernels.open_ranges == 0
+    assert kernels.state("open_ranges") == 0
 
 
 def test_a_learned_variance_and_whole_timesteps(kernels, memory):
@@ -76,7 +77,7 @@ def test_a_network_of_another_type_reads_a_rounded_copy_of_x(kernels, memory, io
     process = a_process()
     table = table_of(process)
     states = np.random.default_rng(0).normal(size=(3, *SHAPE.chw)).astype(np.float32) if x_init else None
-    engine = DeviceNetwork(process, io_type, memory=memory)
+    engine = DeviceNetwork(process, memory, io_type)
     chain = DeviceChain(engine, table, 3)
     chain.begin(SEEDS, INDICES, states)
     chain.run()
@@ -115,40 +116,45 @@ def test_a_loop_runs_a_chunk_in_one_launch_and_the_others_one_row_each(kernels, 
     for graph, rows, launches in (("while", 1, 2), ("while", 2, 3), ("while", 8, 5), ("step", 1, 5), ("none", 1, 0)):
         engine = DeviceNetwork(process, memory=memory)
         chain = DeviceChain(engine, table, 3, with_x_start=True, graph=graph, rows_per_turn=rows)
-        kernels.launches = 0
-        before = engine.enqueued
+        launched, before = kernels.state("cudaGraphLaunch"), engine.enqueued
         chain.begin(SEEDS, INDICES)
         chain.enqueue(2)
         chain.enqueue(3)  # behind the first chunk, without waiting for it
         assert chain.rows_left == 2
         chain.wait()
-        assert kernels.launches == launches
+        assert kernels.state("cudaGraphLaunch") - launched == launches
         assert engine.enqueued - before == (5 if graph == "none" else 0)
         assert_same(chain, expected)
-    assert kernels.ranges[:2] == ["2 rows of 3 samples", "3 rows of 3 samples"]
+    assert kernels.software_ranges()[:2] == ["2 rows of 3 samples", "3 rows of 3 samples"]
 
 
 @pytest.mark.parametrize(
-    ("wanted", "fault", "graph", "says"),
+    ("wanted", "captures", "refuses", "graph", "says"),
     [
-        ("while", {"node_types": {"kernel": 3, "host": 2}}, "step", "holds 2 × host; one graph launch for each row"),
-        ("while", {"refuses": {"cuda_while_graph"}}, "step", "cuda_while_graph failed: operation not supported"),
-        ("while", {"refuses": {"cuda_step_graph"}}, "none", "cuda_step_graph failed: operation not supported"),
-        ("while", {"refuses": {"cuda_while_graph", "cuda_step_graph"}}, "none", "cuda_step_graph failed"),
-        ("while", {"refuses": {"cuda_graph_instantiate"}}, "none", "cuda_graph_instantiate failed"),
-        ("while", {"refuses": {"cuda_graph_upload"}}, "none", "cuda_graph_upload failed"),
-        ("step", {"refuses": {"cuda_step_graph"}}, "none", "launched one by one"),
-        ("while", {"captures": False}, "none", "this backend's call cannot be captured"),
-        ("while", {"captures": "fails"}, "none", "not permitted when stream is capturing"),
-        ("step", {"refuses": {"cuda_end_capture"}}, "none", "cuda_end_capture failed"),
+        ("while", "host nodes", {}, "step", "holds 2 × host; one graph launch for each row"),
+        ("while", True, {"cudaGraphAddNode": 0}, "step", "cudaGraphAddNode failed: operation not supported"),
+        ("while", True, {"cudaGraphConditionalHandleCreate": 0}, "step", "(cudaErrorNotSupported); one graph launch"),
+        ("while", True, {"cudaGraphAddKernelNode": 0}, "none", "the step to a graph failed: operation not supported"),
+        # The loop of four rows is made, the row for what is left over is not.
+        ("while", True, {"cudaGraphAddKernelNode": 4}, "none", "the step to a graph failed: operation not supported"),
+        ("while", True, {"cudaGraphAddNode": 0, "cudaGraphAddChildGraphNode": 0}, "none", "ChildGraphNode failed"),
+        ("while", True, {"cudaGraphCreate": 1}, "none", "cudaGraphCreate failed: operation not supported"),
+        ("while", True, {"cudaGraphInstantiate": 0}, "none", "cudaGraphInstantiate failed"),
+        ("while", True, {"cudaGraphUpload": 0}, "none", "cudaGraphUpload failed"),
+        ("step", True, {"cudaGraphAddKernelNode": 0}, "none", "launched one by one"),
+        ("while", False, {}, "none", "this backend's call cannot be captured"),
+        ("while", "fails", {}, "none", "not permitted when stream is capturing"),
+        ("step", True, {"cudaStreamEndCapture": 0}, "none", "cudaStreamEndCapture failed"),
+        ("step", True, {"cudaStreamBeginCapture": 0}, "none", "cudaStreamBeginCapture failed"),
     ],
 )
-def test_fall_backs_are_logged_and_change_no_bit(kernels, memory, caplog, wanted, fault, graph, says):
+def test_fall_backs_are_logged_and_change_no_bit(kernels, memory, caplog, wanted, captures, refuses, graph, says):
     process = a_process()
     table = table_of(process)
-    engine = DeviceNetwork(process, memory=memory)
-    for name, value in fault.items():
-        setattr(engine if name == "captures" else kernels, name, value)
+    engine = DeviceNetwork(process, memory)
+    engine.captures = captures
+    for name, after in refuses.items():
+        kernels.software_refuse(name, after)
     with caplog.at_level(logging.WARNING):
         chain = DeviceChain(engine, table, 3, with_x_start=True, graph=wanted)
     assert chain.graph == graph
@@ -158,8 +164,8 @@ def test_fall_backs_are_logged_and_change_no_bit(kernels, memory, caplog, wanted
     chain.run()
     assert_same(chain, host_run(process, table))
     chain.close()
-    assert not kernels.executables
-    assert len(kernels.graphs) <= 1  # the network's own, which its call keeps
+    assert kernels.state("executables") == 0
+    assert kernels.state("graphs") <= 1  # the network's own, which its call keeps
 
 
 def test_a_sample_that_breaks_is_named_and_its_neighbours_are_untouched(kernels, memory):
@@ -185,7 +191,7 @@ def test_nothing_of_a_broken_sample_is_left_for_the_next_one(kernels, memory, sa
     chain.begin(SEEDS, INDICES)
     chain.run()
     np.testing.assert_array_equal(chain.finite(), [each != slot for each in range(3)])
-    engine._break_at = None
+    engine.broken = None
     chain.begin(SEEDS, INDICES)
     assert chain.finite().all()
     chain.run()
@@ -280,7 +286,7 @@ def test_ctrl_c_between_chunks_leaves_a_chain_that_can_begin_again(kernels, memo
 def test_what_is_taken_is_what_was_planned_and_is_given_back(kernels, memory):
     process = a_process(variance_type="learned_range")
     table = table_of(process)
-    engine = DeviceNetwork(process, "float16", memory=memory)
+    engine = DeviceNetwork(process, memory, "float16")
     planned = chain_layout(engine, table, 3, with_x_start=True).size_bytes
     before = memory.free_bytes()
     chain = DeviceChain(engine, table, 3, with_x_start=True)
@@ -294,10 +300,10 @@ def test_what_is_taken_is_what_was_planned_and_is_given_back(kernels, memory):
     dropped.enqueue(2)  # and not waited for
     del dropped
     assert memory.free_bytes() == before
-    assert not memory.streams.work
-    assert not kernels.executables
-    with pytest.raises(InputError, match="device memory"):
-        DeviceChain(DeviceNetwork(process, memory=HostDeviceMemory(1000)), table, 3)
+    kernels.assert_nothing_left()
+    memory.resize(1000)
+    with pytest.raises(InputError, match="device memory: 0.0 MiB are needed and 0.0 MiB are free"):
+        DeviceChain(engine, table, 3)
 
 
 def test_nothing_is_kept_of_a_chain_that_could_not_be_made(kernels, memory):

@@ -1,0 +1,5 @@
+// Ranges for profilers: counted.
+#pragma once
+
+int nvtxRangePushA(const char* name);
+int nvtxRangePop();

@@ -1,0 +1,44 @@
+"""An ε-network on the host that a device can have too, with the same bits."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from diffusion.process import Process
+
+
+def network(x: np.ndarray, t: np.ndarray, channels: int) -> np.ndarray:
+    """Something of x and t, float32 [N, channels, H, W]; no sample sees another."""
+    t = t.astype(np.float32).reshape(-1, 1, 1, 1)
+    prediction = np.float32(0.8) * x - np.float32(0.3) * np.roll(x, 1, axis=3) + np.float32(1e-4) * t
+    return (
+        np.concatenate([prediction, np.clip(prediction, -1, 1)], axis=1) if channels == 2 * x.shape[1] else prediction
+    )
+
+
+class HostNetwork:
+    """An `Engine`.
+
+    Attributes:
+        broken: sample slot and timestep at which the prediction becomes NaN; None for nowhere.
+    """
+
+    name, sha256, precision = "host", "0" * 64, "fp32"
+
+    def __init__(self, process: Process, break_at: tuple[int, int] | None = None) -> None:
+        self.process = process
+        self.broken = break_at
+
+    def predict(self, x: np.ndarray, t: np.ndarray) -> np.ndarray:
+        prediction = network(x, t, self.process.prediction_channels)
+        if self.broken is not None:
+            slot, timestep = self.broken
+            if slot < len(x) and t[slot] == timestep:
+                prediction[slot, 0, 1, 1] = np.nan
+        return prediction
+
+    def bind(self, x, t, prediction):
+        def call() -> None:
+            prediction[:] = self.predict(x, t)
+
+        return call
