@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 
 from commands.errors import EXIT_DEVICE
+from commands.missing_module import missing_module
 from commands.program import say
-from ddpm_rt.missing_package import describe_missing_package
 
 
 def launch(command: str, module: str, argv: Sequence[str] | None = None) -> int:
@@ -22,7 +22,7 @@ def launch(command: str, module: str, argv: Sequence[str] | None = None) -> int:
     try:
         main = importlib.import_module(module).main
     except ModuleNotFoundError as error:
-        missing = describe_missing_package(error, command)
+        missing = missing_module(error, command)
         if missing is None or "--debug" in (sys.argv if argv is None else argv):
             raise
         say(f"{command}: {missing}")

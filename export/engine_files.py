@@ -10,6 +10,9 @@ from commands.whole_files import check_name, whole_file, write_whole_text
 from diffusion.errors import InputError
 from runtime.engines.sidecar import Sidecar, golden_path, sidecar_path
 
+MOST_ONNX_BYTES = 2**31 - 2**24
+"""Of the weights of an ONNX graph: Protocol Buffers' limit on a message, less room for the graph itself."""
+
 
 def check_out(out: Path, suffix: str) -> None:
     """Raises InputError if a file cannot be called so, or, of an engine, one that lies beside it cannot."""

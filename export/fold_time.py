@@ -17,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from commands.reasons import reason
 from diffusion.errors import InputError
+from export.engine_files import MOST_ONNX_BYTES
 from export.graph_facts import GraphFacts, all_names, free_name, name_nodes, reads
 from export.sample_rows import Kind, kinds_of
 from export.time_path import TimePath, find_time_path, rename_reads, tell_inputs_apart, time_path_model
@@ -94,6 +95,14 @@ def fold_time(
     if any(kinds[name] is not Kind.ROWS for name in path.boundary):
         # The numbers did not show that samples mix. That is no proof, so what has none stays in the graph.
         path, tables = evaluated({name for name, kind in kinds.items() if kind is not Kind.ROWS})
+    num_bytes = sum(entry.ByteSize() for entry in model.graph.initializer) + sum(
+        table.nbytes for table in tables.values()
+    )
+    if num_bytes > MOST_ONNX_BYTES:
+        raise InputError(
+            f"{source}: {num_bytes / 1e9:.1f} GB of weights and tables, expected at most "
+            f"{MOST_ONNX_BYTES / 1e9:.1f} GB, as much as one ONNX message holds; give --no-fold-time"
+        )
     folded = _with_lookups(model, path, tables, t.name)
     name_nodes(folded)
     onnx.checker.check_model(folded)

@@ -26,7 +26,9 @@ def with_contract_names(model: onnx.ModelProto, source: str) -> onnx.ModelProto:
     graph = named.graph
     x, t = tell_inputs_apart(graph, source)
     if len(graph.output) != 1:
-        raise InputError(f"{source}: has {len(graph.output)} outputs, expected one prediction; export again")
+        raise InputError(
+            f"{source}: has {len(graph.output)} outputs, expected one prediction; export the network without the others"
+        )
     check_open_batch((x, t), source)
     prediction = graph.output[0]
     new_names = {x.name: X, t.name: T, prediction.name: PREDICTION}

@@ -91,7 +91,7 @@ def tell_inputs_apart(graph: onnx.GraphProto, source: str) -> tuple[onnx.ValueIn
         found = ", ".join(f"{e.name} (rank {len(e.type.tensor_type.shape.dim)})" for e in inputs) or "none"
         raise InputError(
             f"{source}: inputs are {found}; expected one of rank 4 (x [N, C, H, W]) and one of rank 1 (t [N]); "
-            "export again"
+            "export a module that takes these two and gives the network the rest itself"
         )
     return images[0], times[0]
 

@@ -64,7 +64,10 @@ def sample_parser() -> OneLineParser:
     parser.add_argument("--seed", type=int, default=0, help="0 to 2^64 - 1 (default: 0)")
     parser.add_argument("--start", type=int, default=0, help="index of the first sample (default: 0)")
     parser.add_argument(
-        "--batch-size", type=int, metavar="N", help="samples per network call (default: chosen by size)"
+        "--batch-size",
+        type=int,
+        metavar="N",
+        help="samples per network call (default: chosen by size, or the batch that the file fixes)",
     )
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: all this process may use)")
     chain = parser.add_argument_group("chain")
@@ -92,7 +95,11 @@ def sample_parser() -> OneLineParser:
         metavar="K",
         help="keep K states of x and x_start of the first samples, as arrays, strips and an animated WebP",
     )
-    result.add_argument("--resume", action="store_true", help="go on after the samples that are finished already")
+    result.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on after the samples that are finished already; begin where there are none",
+    )
     result.add_argument("--overwrite", action="store_true", help="replace another run's samples in --out")
     parser.add_argument("--force", action="store_true", help=_FORCE_HELP)
     parser.add_argument("--allow-pickle", action="store_true", help="read a checkpoint whose weights are a pickle")

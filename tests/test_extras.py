@@ -166,6 +166,17 @@ def test_an_extra_is_enough_or_the_line_names_what_is_missing(folder: Path, extr
     assert not wrong, json.dumps(wrong, indent=1)
 
 
+def test_every_extra_that_is_named_exists() -> None:
+    from commands.missing_module import _EXTRA_OF, _EXTRAS
+
+    named = {extra for extras in _EXTRAS.values() for extra in extras} | set(_EXTRA_OF.values())
+    assert named <= set(PROJECT["optional-dependencies"])
+    for module, extras in _EXTRAS.items():
+        for extra in extras:
+            if extra not in ("gpu", "tensorrt"):  # not installed here
+                assert module in modules_of(extra), (module, extra)
+
+
 @pytest.mark.slow
 def test_a_wheel_with_cpu_samples_in_an_empty_environment(folder: Path, tmp_path: Path) -> None:
     def run(*words: str | Path) -> subprocess.CompletedProcess:

@@ -34,6 +34,19 @@ def test_extras_are_the_documented_ones():
     assert [name for name in everything if name.split(">")[0] == "tensorrt"] == extras["tensorrt"]
 
 
+def test_no_merge_was_left_half_done():
+    """Git's own marks, spelled so that this file has none."""
+    marks = ("<" * 7 + " ", ">" * 7 + " ")
+    texts = {path: (ROOT / path).read_bytes() for path in TRACKED if (ROOT / path).is_file()}
+    left = {
+        path
+        for path, text in texts.items()
+        for line in text.splitlines()
+        if line.decode(errors="replace").startswith(marks)
+    }
+    assert left == set()
+
+
 def test_no_file_says_nothing_by_its_name():
     vague = {"utils", "util", "helpers", "helper", "common", "misc"}
     assert not [path for path in TRACKED if Path(path).stem in vague]

@@ -238,6 +238,16 @@ def test_a_table_that_is_shorter_than_the_schedule() -> None:
         fold_time(model, NUM_TIMESTEPS, "unet.onnx")
 
 
+def test_tables_that_do_not_fit_beside_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = parsed("h = Reshape(t, column) prediction = Add(x, h)")
+    weights = sum(entry.ByteSize() for entry in model.graph.initializer)
+    monkeypatch.setattr(module, "MOST_ONNX_BYTES", weights + 4 * NUM_TIMESTEPS)
+    fold_time(model, NUM_TIMESTEPS)
+    monkeypatch.setattr(module, "MOST_ONNX_BYTES", weights + 4 * NUM_TIMESTEPS - 1)
+    with pytest.raises(InputError, match="GB of weights and tables, expected at most .*; give --no-fold-time"):
+        fold_time(model, NUM_TIMESTEPS)
+
+
 def test_names_that_are_taken() -> None:
     model = parsed("time_table = Mul(t, slope) h = Reshape(time_table, column) t_value = Add(x, h) "
                    "g = Reshape(t, column) prediction = Mul(t_value, g)")  # fmt: skip

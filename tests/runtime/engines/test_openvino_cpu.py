@@ -266,7 +266,7 @@ def test_the_choice_is_printed(tmp_path, monkeypatch, capsys, backend, says):
     monkeypatch.chdir(tmp_path)
     NETWORK.save_onnx(tmp_path / "unet.onnx")
     assert main(["--num", "1", "--steps", "2", "--format", "npy", "--backend", backend]) == 0
-    assert re.search(says, capsys.readouterr().err)
+    assert re.search(says, capsys.readouterr().err, re.MULTILINE)
 
 
 def test_a_bound_call_keeps_its_buffers_alive(engine_path):
