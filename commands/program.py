@@ -23,9 +23,9 @@ from commands.errors import (
     StoppedError,
     VerificationError,
 )
+from commands.missing_module import missing_module
 from commands.plain_text import let_output_be_plain
 from ddpm_rt.command_names import as_called, program_name
-from ddpm_rt.missing_package import describe_missing_package
 from diffusion.errors import InputError
 
 Report = dict[str, Any]
@@ -92,16 +92,17 @@ def run_program(
         return _fail(parser.prog, error, EXIT_INTERRUPTED, args)
     except KeyboardInterrupt:
         return _fail(parser.prog, "interrupted", EXIT_INTERRUPTED, args)
+    except MemoryError as error:
+        message = f"too little memory ({error or 'no more is to be had'}); ask for less at once"
+        return _fail(parser.prog, message, EXIT_INPUT, args)
     except BrokenPipeError:
         _let_output_go_nowhere(sys.stdout, sys.stderr)
         return EXIT_DONE
     except ModuleNotFoundError as error:
-        missing = describe_missing_package(error, parser.prog)
-        return (
-            _fail_as_bug(parser.prog, error, args)
-            if missing is None
-            else _fail(parser.prog, missing, EXIT_DEVICE, args)
-        )
+        missing = missing_module(error, parser.prog)
+        if missing is None:
+            return _fail_as_bug(parser.prog, error, args)
+        return _fail(parser.prog, missing, EXIT_DEVICE, args)
     except OSError as error:
         if not isinstance(error.filename, str | bytes):
             return _fail_as_bug(parser.prog, error, args)

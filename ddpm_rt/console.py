@@ -7,8 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from ddpm_rt.command_names import COMMANDS, Command, speak_as_console_script
-from ddpm_rt.missing_package import describe_missing_package
-from ddpm_rt.own_packages import import_own_packages
+from ddpm_rt.own_packages import PACKAGES, import_own_packages
 
 # As commands.errors has it, which is not imported for help.
 _EXIT_DONE, _EXIT_INPUT, _EXIT_DEVICE = 0, 2, 4
@@ -28,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             try:
                 entry = _entry(command)
             except ModuleNotFoundError as error:
-                missing = describe_missing_package(error, " ".join(command.words))
+                missing = importlib.import_module("commands.missing_module").missing_module(error, command.module)
                 if missing is None:
                     raise
                 print(f"ddpm-rt {' '.join(command.words)}: {missing}", file=sys.stderr)
@@ -38,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _entry(command: Command) -> Callable[[list[str]], int]:
-    import_own_packages()
+    import_own_packages(*PACKAGES)
     speak_as_console_script()
     module, _, function = command.entry.partition(":")
     entry: Callable[[list[str]], int] = getattr(importlib.import_module(module), function)

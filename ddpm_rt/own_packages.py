@@ -17,9 +17,13 @@ PACKAGES = ("commands", "diffusion", "train", "export", "runtime", "benchmarks")
 _ROOT = str(Path(__file__).resolve().parents[1])
 
 
-def import_own_packages() -> None:
-    """Import each of `PACKAGES` from beside this one. Their modules are found through them from then on."""
-    for name in PACKAGES:
+def import_own_packages(*names: str) -> None:
+    """Import these of `PACKAGES` from beside this one. Their modules are found through them from then on.
+
+    A package of ours names those that it imports from, and no others: a program that uses it may have a `train` of
+    its own.
+    """
+    for name in names:
         spec = PathFinder.find_spec(name, [_ROOT])
         if name in sys.modules or spec is None or spec.loader is None:
             continue
@@ -34,6 +38,6 @@ def command_of_own_process(module: str, *arguments: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    import_own_packages()
+    import_own_packages("ddpm_rt", *PACKAGES)
     del sys.argv[0]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

@@ -153,6 +153,10 @@ class NoiseSchedule:
         unknown = sorted(set(fields) - known)
         if kind in SCHEDULE_KINDS and unknown:
             raise InputError(f"noise schedule: {kind} has no field {unknown[0]!r}, expected {', '.join(sorted(known))}")
+        # A default in place of what was lost would be another schedule, and other samples, without a word.
+        missing = sorted(name for name in known if fields.get(name) is None and kind != "explicit")
+        if kind in SCHEDULE_KINDS and missing:
+            raise InputError(f"noise schedule: {kind} needs the field {missing[0]!r}, which is missing")
         if kind == "explicit":
             if "betas" not in fields:
                 raise InputError("noise schedule: explicit needs the field 'betas', a list of numbers")

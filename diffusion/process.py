@@ -138,14 +138,12 @@ class Process:
         sample, schedule = fields["sample"], fields["schedule"]
         if not isinstance(sample, Mapping) or not isinstance(schedule, Mapping):
             raise InputError(f"{source}: 'sample' and 'schedule' must be JSON objects; export again")
+        missing = [name for name in ("channels", "height", "width", "levels") if name not in sample]
+        if missing:
+            raise InputError(f"{source}: the field {missing[0]!r} of 'sample' is missing; export again")
         try:
             return cls(
-                sample=SampleShape(
-                    sample.get("channels", 0),
-                    sample.get("height", 0),
-                    sample.get("width", 0),
-                    sample.get("levels", 256),
-                ),
+                sample=SampleShape(sample["channels"], sample["height"], sample["width"], sample["levels"]),
                 schedule=NoiseSchedule.from_json(schedule),
                 prediction_type=fields["prediction_type"],
                 variance_type=fields["variance_type"],

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from commands.program import Report, make_parser, run_program, say
 from commands.whole_files import whole_file
+from ddpm_rt.own_packages import import_own_packages
 from diffusion.binomial_process import BinomialProcess
 from diffusion.process import METADATA_KEY, Process
 from export.engine_files import check_out
@@ -42,6 +43,7 @@ def export_mlp(folder: Path, out: Path | None = None) -> dict[str, Any]:
     """
     out = Path(f"{folder.resolve().name}.onnx") if out is None else out
     check_out(out, ".onnx")
+    import_own_packages("train")
     from train.mlp_folder import read_mlp
 
     trained = read_mlp(folder)

@@ -15,7 +15,6 @@ from typing import Any
 from commands.reasons import reason
 from diffusion.errors import InputError
 from export.batch_profile import BatchProfile
-from export.network_io import T, X
 from export.tensorrt_log import make_log
 from export.tensorrt_progress import make_progress_monitor
 from export.timing_cache import timing_cache
@@ -215,6 +214,8 @@ def _configure(trt: Any, config: Any, settings: BuildSettings, log: Any) -> None
 
 
 def _add_profiles(builder: Any, config: Any, settings: BuildSettings, log: Any) -> None:
+    from export.network_io import T, X  # needs onnx, whose absence the command reports
+
     for batches in settings.profiles:
         profile = builder.create_optimization_profile()
         sizes = (batches.least, batches.best, batches.most)

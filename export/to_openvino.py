@@ -109,7 +109,7 @@ def _check_device(precision: str) -> None:
         from runtime.engines.openvino_cpu import check_precision
     except ModuleNotFoundError as error:
         raise DeviceUnavailableError(
-            f'needs OpenVINO, and the module {error.name!r} is not installed; pip install "ddpm-rt[cpu]"'
+            f'needs OpenVINO, and the module {error.name!r} is not installed; pip install "ddpm-rt[cpu,export]"'
         ) from error
     check_precision(openvino.Core(), precision, "--bf16 (an engine is verified where it is built)")
 

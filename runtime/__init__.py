@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-import commands  # noqa: F401  # before any library of somebody else's, see commands/__init__.py
+from ddpm_rt.own_packages import import_own_packages
 
 if TYPE_CHECKING:
     from runtime.sampler import NonFiniteError, Sampler
@@ -18,3 +18,7 @@ else:
 
 
 __all__ = ["NonFiniteError", "Sampler"]
+
+# Before the working directory is asked for them, which `python -m` searches first; and `commands` before any library of
+# somebody else's, see commands/__init__.py.
+import_own_packages("commands", "diffusion")

@@ -21,7 +21,6 @@ from commands.whole_files import whole_file
 from diffusion.errors import InputError
 from diffusion.samplers import chosen_spacing
 from diffusion.step_table import StepTable
-from runtime.engines.backend_choice import choose_backend
 from runtime.host_chain import NonFiniteSample, check_seed_range
 from runtime.images import check_drawable
 from runtime.initial_states import load_initial_states
@@ -117,9 +116,7 @@ def _run(
     table, process, identity = sampler.table, sampler.process, folder.identity
     broken = {sample.sample_index - args.start for sample in folder.non_finite}
     writer = open_writer(args.format, args.out, process.sample, num, args.start, folder.done, broken)
-    reason = ""
-    if args.engine.suffix == ".onnx":
-        reason = choose_backend(args.backend, args.device or "cpu", sampler.engine.precision).reason
+    reason = getattr(sampler.engine, "chosen_because", "")
     chosen = f" because {reason}" if reason else ""
     spacing, spaced = _spacing(args, sampler)
     say(f"{args.engine}: {sampler.engine.name}{chosen}, {table.sampler} with {len(table)} steps{spaced}, {num} samples")

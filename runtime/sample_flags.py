@@ -51,7 +51,10 @@ def sample_parser() -> OneLineParser:
         help="unet.onnx (default), unet.xml, unet.plan (on an NVIDIA GPU), or a checkpoint folder",
     )
     parser.add_argument(
-        "--backend", choices=BACKENDS, default="auto", help="for an ONNX file (default: the faster one here, in fp32)"
+        "--backend",
+        choices=BACKENDS,
+        default="auto",
+        help="for an ONNX file (default: the faster one here that agrees with ONNX Runtime)",
     )
     parser.add_argument("--device", choices=DEVICES, help="default: cuda for unet.plan, cpu for the rest")
     parser.add_argument(
@@ -64,7 +67,10 @@ def sample_parser() -> OneLineParser:
     parser.add_argument("--seed", type=int, default=0, help="0 to 2^64 - 1 (default: 0)")
     parser.add_argument("--start", type=int, default=0, help="index of the first sample (default: 0)")
     parser.add_argument(
-        "--batch-size", type=int, metavar="N", help="samples per network call (default: chosen by size)"
+        "--batch-size",
+        type=int,
+        metavar="N",
+        help="samples per network call (default: chosen by size, or the batch that the file fixes)",
     )
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: all this process may use)")
     chain = parser.add_argument_group("chain")
@@ -92,7 +98,11 @@ def sample_parser() -> OneLineParser:
         metavar="K",
         help="keep K states of x and x_start of the first samples, as arrays, strips and an animated WebP",
     )
-    result.add_argument("--resume", action="store_true", help="go on after the samples that are finished already")
+    result.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on after the samples that are finished already; begin where there are none",
+    )
     result.add_argument("--overwrite", action="store_true", help="replace another run's samples in --out")
     parser.add_argument("--force", action="store_true", help=_FORCE_HELP)
     parser.add_argument("--allow-pickle", action="store_true", help="read a checkpoint whose weights are a pickle")

@@ -17,7 +17,10 @@ from ddpm_rt.command_names import COMMANDS
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 # In the order in which a newcomer reads them: each command runs in the folder the ones before it ran in.
-GUIDE = ("README.md", *(f"docs/{name}.md" for name in ("index", "export", "sample", "few-calls", "serve", "scale")))
+GUIDE = (
+    "README.md",
+    *(f"docs/{name}.md" for name in ("index", "your-checkpoint", "export", "sample", "few-calls", "serve", "scale")),
+)
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
 
 

@@ -27,11 +27,24 @@ def test_the_wheel_holds_the_packages_and_no_tests():
 
 def test_extras_are_the_documented_ones():
     extras = PROJECT["project"]["optional-dependencies"]
-    assert set(extras) == {"cpu", "gpu", "tensorrt", "rtx", "lean", "train", "export", "dev"}
+    assert set(extras) == {"cpu", "gpu", "tensorrt", "rtx", "lean", "train", "export", "bench", "dev"}
     everything = [requirement for extra in extras.values() for requirement in extra]
     # torchvision replaces a CPU torch; tensorrt's placeholder fails without NVIDIA's own index.
     assert not [name for name in everything if name.startswith("torchvision")]
     assert [name for name in everything if name.split(">")[0] == "tensorrt"] == extras["tensorrt"]
+
+
+def test_no_merge_was_left_half_done():
+    """Git's own marks, spelled so that this file has none."""
+    marks = ("<" * 7 + " ", ">" * 7 + " ")
+    texts = {path: (ROOT / path).read_bytes() for path in TRACKED if (ROOT / path).is_file()}
+    left = {
+        path
+        for path, text in texts.items()
+        for line in text.splitlines()
+        if line.decode(errors="replace").startswith(marks)
+    }
+    assert left == set()
 
 
 def test_no_file_says_nothing_by_its_name():

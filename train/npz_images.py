@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from diffusion.errors import InputError
+from runtime.array_files import UNREADABLE
 from train.image_set import ImageSet
 
 _KEYS = ("arr_0", "images")
@@ -41,8 +42,12 @@ def load_npy(path: Path) -> ImageSet:
         InputError: not a whole .npy file, another type or shape, or more than the memory that is free.
     """
     try:
+        with path.open("rb") as file:
+            is_array = file.read(len(np.lib.format.MAGIC_PREFIX)) == np.lib.format.MAGIC_PREFIX
+        if not is_array:  # NumPy would take it for an archive, or for a pickle, by its first bytes
+            raise ValueError("does not begin as one")
         pixels = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except UNREADABLE as error:
         raise InputError(f"--data {path}: not a whole .npy file ({error}); write it again with numpy.save") from None
     if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.ndim not in (3, 4):
         found = f"{pixels.dtype} {list(pixels.shape)}" if isinstance(pixels, np.ndarray) else "an archive"

@@ -12,6 +12,7 @@ import PIL
 
 from commands.whole_files import whole_file
 from diffusion.errors import InputError
+from runtime.array_files import UNREADABLE
 from runtime.engines.cache_folder import user_cache_folder
 from runtime.pictures import LOADER_VERSION
 
@@ -51,9 +52,14 @@ def read_pixels(key: str) -> np.ndarray | None:
         with path.open("rb") as stream:
             sha256 = stream.read(32)
             pixels = np.load(stream, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+    except UNREADABLE:
         return None
-    if pixels.ndim != 4 or pixels.dtype != np.uint8 or hashlib.sha256(pixels.data).digest() != sha256:
+    if (
+        not isinstance(pixels, np.ndarray)
+        or pixels.ndim != 4
+        or pixels.dtype != np.uint8
+        or hashlib.sha256(pixels.data).digest() != sha256
+    ):
         return None
     with contextlib.suppress(OSError):
         path.touch()  # used just now

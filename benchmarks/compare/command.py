@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.compare.bar_chart import draw_bars
 from benchmarks.compare.peers import PEERS, REFERENCE
 from benchmarks.machine import cpu_count, measurement_facts
 from commands.errors import VerificationError
+from commands.missing_module import require_module
 from commands.program import Report, make_parser, run_program, say
 from commands.whole_files import write_whole_text
 from ddpm_rt.own_packages import command_of_own_process
@@ -192,6 +192,8 @@ def _export_openvino(folder: Path) -> None:
 
 def benchmark(args: argparse.Namespace, argv: Sequence[str] | None) -> Report:
     """Run the command; return its report."""
+    if args.out is not None:
+        require_module("matplotlib")
     for flag, value in (("--steps", args.steps), ("--rounds", args.rounds), ("--threads", args.threads)):
         if value < 1:
             raise InputError(f"{flag} is {value}, expected at least 1")
@@ -228,6 +230,8 @@ def benchmark(args: argparse.Namespace, argv: Sequence[str] | None) -> Report:
     lines += [_table_row(entry) for entry in results]
     if args.out is not None:
         write_whole_text(args.out, json.dumps(report, indent=1) + "\n")
+        from benchmarks.compare.bar_chart import draw_bars
+
         picture = args.out.with_suffix(".png")
         draw_bars(results, f"{network}: speed-up over diffusers, {args.steps} steps", picture)
         lines += [str(args.out), str(picture)]

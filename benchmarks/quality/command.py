@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import hashlib
-import importlib.util
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -25,7 +24,8 @@ from benchmarks.quality.results import Results
 from benchmarks.quality.samples import SampleStore, all_samplers, all_spacings, check_sampler, method_of
 from benchmarks.quality.score import Features, Scorer
 from benchmarks.quality.search import Search
-from commands.errors import DeviceUnavailableError, StoppedError
+from commands.errors import StoppedError
+from commands.missing_module import require_module
 from commands.program import Report, make_parser, run_program, say
 from commands.progress import progress_bar
 from diffusion.errors import InputError
@@ -141,8 +141,7 @@ def time_samplers(engine: Engine, samplers: Sequence[str], rounds: int) -> Repor
 
 def benchmark(args: argparse.Namespace, argv: Sequence[str] | None) -> Report:
     """Run the command; return its report."""
-    if importlib.util.find_spec("matplotlib") is None:
-        raise DeviceUnavailableError('the plot needs matplotlib, which is not installed; pip install "ddpm-rt[dev]"')
+    require_module("matplotlib")
     request = data_request(args, DIGITS)
     engine = open_engine(args.engine, args.device, args.threads, process_flags(args), args.allow_pickle)
     process = engine.process

@@ -15,6 +15,7 @@ from PIL import Image
 from benchmarks.flags import picture, positive, seed
 from benchmarks.machine import measurement_facts
 from benchmarks.swiss_roll.point_clouds import distance_to_curve, sliced_wasserstein, squared_mmd
+from commands.missing_module import require_module
 from commands.program import Report, make_parser, run_program, say
 from commands.progress import progress_bar
 from commands.whole_files import whole_file, write_whole_text
@@ -137,6 +138,7 @@ def benchmark(args: argparse.Namespace, argv: Sequence[str] | None) -> Report:
     """Run the command; return its report."""
     if args.num < 2:
         raise InputError(f"--num is {args.num}, expected at least 2")
+    require_module("matplotlib")
     engine = open_engine(args.engine)
     if engine.process.sample.chw != (2, 1, 1):
         raise InputError(

@@ -9,9 +9,11 @@ import numpy as np
 import onnxruntime as ort
 
 from diffusion.errors import InputError
+from runtime.device.driver import driver_facts
 from runtime.device.interface import DeviceMemory
 from runtime.device.memory import open_device_memory
 from runtime.engines.fed_timesteps import timesteps_shape
+from runtime.engines.first_use import Place
 from runtime.engines.host_call import bind_host
 from runtime.engines.network_contract import GUIDE, check_batch
 from runtime.engines.onnx_runtime import OnnxRuntimeEngine
@@ -62,6 +64,12 @@ class OnnxDeviceEngine(OnnxRuntimeEngine):
         self._device = device
         self._own_stream: int | None = None
 
+    def place(self) -> Place:
+        """Where it runs."""
+        facts = driver_facts()
+        gpu = facts.gpus[0].name if facts.gpus else self._device
+        return Place(gpu, facts.version, f"ONNX Runtime {ort.__version__}")
+
     def batch_range(self) -> tuple[int, int | None]:
         """One batch if the file says so, else any; memory decides."""
         num = self._x.batch
@@ -82,7 +90,7 @@ class OnnxDeviceEngine(OnnxRuntimeEngine):
         binding.bind_input(self._x.name, self._device, 0, np.float32, (batch_size, *shape.chw), x)
         t_shape = timesteps_shape(self._t, self._x, batch_size)
         binding.bind_input(self._t.name, self._device, 0, self._t_type, t_shape, t)
-        binding.bind_output(self._output_name, self._device, 0, np.float32, predicted, prediction)
+        binding.bind_output(self.output_name, self._device, 0, np.float32, predicted, prediction)
         return OnnxCall(f"{self._path}, a batch of {batch_size}", self._session, binding, self.memory)
 
     def bind(self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray) -> Callable[[], None]:

@@ -51,11 +51,15 @@ class OnnxRuntimeEngine:
     Attributes:
         fixed_batch: the batch that the file fixes; None where any number of samples may be called.
         shares_timestep: whether all samples of a call must be at one timestep.
+        output_name: of the prediction.
+        chosen_because: why this backend runs the file; empty where the user said so.
 
     Raises:
         InputError: no such file, not an ONNX file, not an ε-network, or a process nobody described.
         DeviceUnavailableError: no CUDA provider, no GPU for it, or bf16 convolutions on the CPU.
     """
+
+    chosen_because = ""
 
     def __init__(self, path: Path, device: str = "cpu", threads: int = 0, flags: ProcessFlags | None = None) -> None:
         self._path = path
@@ -67,7 +71,7 @@ class OnnxRuntimeEngine:
         self.shares_timestep = self._t.is_shared_by(self._x)
         flags = flags or ProcessFlags()
         _, prediction = only_output(path, [_spec(entry) for entry in outputs], _FLOAT, flags.output_name)
-        self._output_name = prediction.name
+        self.output_name = prediction.name
         metadata = self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
         self.process = process_of_onnx(path, metadata, self._x, flags)
         check_shapes(path, self.process, self._x, prediction)
@@ -81,6 +85,12 @@ class OnnxRuntimeEngine:
         """As `Engine.batch_range`: one batch alone where the file fixes it."""
         return self._x.batch_range()
 
+    def feeds(self, x: np.ndarray, t: np.ndarray) -> dict[str, np.ndarray]:
+        """x [N, C, H, W] and t [N] as the file's inputs, by name."""
+        fed_t = FedTimesteps(self._path, self._t, t, self._x, self._t_type)
+        fed_t.fill()
+        return {self._x.name: x, self._t.name: fed_t.array}
+
     def bind(self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray) -> Callable[[], None]:
         """As `runtime.engines.interface.Engine.bind`: ONNX Runtime reads and writes the buffers themselves."""
         self._own_process.check()
@@ -89,9 +99,7 @@ class OnnxRuntimeEngine:
         fed_t = FedTimesteps(self._path, self._t, t, self._x, self._t_type)
         for name, array in ((self._x.name, x), (self._t.name, fed_t.array)):
             binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
-        binding.bind_output(
-            self._output_name, "cpu", 0, prediction.dtype.type, prediction.shape, prediction.ctypes.data
-        )
+        binding.bind_output(self.output_name, "cpu", 0, prediction.dtype.type, prediction.shape, prediction.ctypes.data)
         run, options = self._session.run_with_iobinding, ort.RunOptions()
         options.log_severity_level = _SEVERITY_FATAL  # an error is raised anyway; it need not be printed as well
         kept = (x, t, prediction)  # the binding knows their addresses alone

@@ -63,11 +63,14 @@ class OpenVinoEngine:
         sidecar: the engine's; None for an ONNX file.
         fixed_batch: the batch that the file fixes; None where any number of samples may be called.
         shares_timestep: whether all samples of a call must be at one timestep.
+        chosen_because: why this backend runs an ONNX file; empty where the user said so.
 
     Raises:
         InputError: files that are missing, changed, of another version, or no ε-network.
         DeviceUnavailableError: the engine's precision is not this CPU's.
     """
+
+    chosen_because = ""
 
     def __init__(
         self, path: Path, threads: int = 0, flags: ProcessFlags | None = None, sidecar: Sidecar | None = None

@@ -104,7 +104,13 @@ class EngineVerification:
 
 
 def verify_engine(
-    golden: Golden, process: Process, predict: Predict, precision: str, reference: str, ran_on: str
+    golden: Golden,
+    process: Process,
+    predict: Predict,
+    precision: str,
+    reference: str,
+    ran_on: str,
+    tolerance: float | None = None,
 ) -> EngineVerification:
     """Compare a network with its reference, in batches of 1, 2 and 5 of different samples and timesteps.
 
@@ -118,8 +124,9 @@ def verify_engine(
         predict: the engine; it takes these batches, and one of all chains.
         precision: one of `TOLERANCES`.
         reference, ran_on: for the report.
+        tolerance: another than the precision's.
     """
-    tolerance = TOLERANCES[precision]
+    tolerance = TOLERANCES[precision] if tolerance is None else tolerance
     found = np.empty_like(golden.prediction)
     for rows, columns in golden.batches():
         found[rows, columns] = golden.flat(predict(golden.x[rows, columns], golden.timesteps[rows].astype(np.float32)))

@@ -5,15 +5,16 @@ from __future__ import annotations
 import importlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from commands.missing_module import missing_module
 from ddpm_rt import command_names, console
 from ddpm_rt.command_names import COMMANDS, as_called, program_name
-from ddpm_rt.missing_package import describe_missing_package
 from ddpm_rt.own_packages import PACKAGES, command_of_own_process
 
 ROOT = Path(__file__).parents[2]
@@ -130,6 +131,42 @@ def test_folders_of_the_user_that_are_called_as_ours_are_not_imported(hostile: P
     assert done.stderr == "ddpm-rt sample: unet.onnx: no such file; make one with `ddpm-rt export onnx`\n"
 
 
+@pytest.mark.parametrize("module", ["runtime.sample", "export.to_openvino", "train.run", "benchmarks.chain"])
+def test_python_m_needs_only_its_own_package_to_be_ours(hostile: Path, module: str) -> None:
+    """A `train.py` of the user hides `python -m train.run`, and nothing else."""
+    for path in (hostile / f"{module.partition('.')[0]}.py", hostile / "runtime"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    as_module = (
+        WITHOUT_EDITABLE.partition("sys.argv[0]")[0]
+        + "import runpy; runpy.run_module(sys.argv.pop(1), None, '__main__', True)"
+    )
+    done = run([sys.executable, "-c", as_module, module, "--help"], hostile, PYTHONPATH=str(ROOT))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"usage: {'python -m ' if module == 'train.run' else ''}{module} ")
+
+
+@pytest.mark.parametrize("package", ["train", "export", "runtime", "benchmarks"])
+def test_a_package_names_every_other_that_it_imports_from(package: str) -> None:
+    text = "".join(path.read_text(encoding="utf-8") for path in (ROOT / package).rglob("*.py"))
+    at_once, ever = (
+        set(re.findall(rf"^{indent}(?:from|import) (\w+)", text, re.MULTILINE)) & set(PACKAGES) - {package}
+        for indent in ("", " *")
+    )
+    called = re.search(r"^import_own_packages\((.*)\)$", (ROOT / package / "__init__.py").read_text(), re.MULTILINE)
+    assert called is not None
+    assert at_once <= set(re.findall(r"\w+", called[1])) <= ever
+
+
+def test_a_program_that_samples_may_have_a_train_of_its_own(hostile: Path) -> None:
+    (hostile / "train.py").write_text("print('the train.py of the user')")
+    (hostile / "runtime.py").unlink()
+    shutil.rmtree(hostile / "runtime")
+    code = WITHOUT_EDITABLE.partition("sys.argv[0]")[0] + "from runtime import Sampler; import train; print(Sampler)"
+    done = run([sys.executable, "-c", code], hostile, PYTHONPATH=str(ROOT))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["the train.py of the user", "<class 'runtime.sampler.Sampler'>"]
+
+
 def test_processes_of_our_own_find_our_packages_too(hostile: Path) -> None:
     words = command_of_own_process("benchmarks.chain", "--help")
     done = run(words, hostile, PYTHONPATH=".")
@@ -138,31 +175,38 @@ def test_processes_of_our_own_find_our_packages_too(hostile: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("program", "module", "install"),
+    ("program", "module", "extra"),
     [
-        ("runtime.sample", "onnxruntime.capi", '"ddpm-rt[cpu]"'),
-        ("export.to_onnx", "onnxruntime", '"ddpm-rt[export]"'),
-        ("ddpm-rt export onnx", "torch", '"ddpm-rt[export]"'),
-        ("ddpm-rt train", "torch", '"ddpm-rt[train]"'),
-        ("benchmarks.kernels", "torch", '"ddpm-rt[train]"'),
-        ("benchmarks.quality", "sklearn", '"ddpm-rt[train]"'),
-        ("export.to_trt", "onnx_graphsurgeon", '"ddpm-rt[export]"'),
-        ("export.to_trt", "tensorrt_rtx", '"ddpm-rt[rtx]"'),
-        ("runtime.sample", "pycuda", '"ddpm-rt[gpu]"'),
-        ("runtime.sample", "something_else", "something-else"),
+        ("runtime.sample", "onnxruntime.capi", "cpu"),
+        ("ddpm-rt sample", "openvino", "cpu"),
+        ("export.to_onnx", "onnxruntime", "export"),
+        ("ddpm-rt export onnx", "torch", "export"),
+        ("python -m train.run", "torch", "train"),
+        ("ddpm-rt train", "torch", "train"),
+        ("benchmarks.kernels", "torch", "bench"),
+        ("ddpm-rt bench quality", "sklearn", "bench"),
+        ("export.to_trt", "tensorrt_rtx", "rtx"),
+        ("runtime.sample", "pycuda", "gpu"),
     ],
 )
-def test_a_package_that_is_missing_is_named_with_its_extra(program: str, module: str, install: str) -> None:
-    message = describe_missing_package(ModuleNotFoundError(f"No module named {module!r}", name=module), program)
+def test_a_package_that_is_missing_is_named_with_its_extra(program: str, module: str, extra: str) -> None:
+    message = missing_module(ModuleNotFoundError(f"No module named {module!r}", name=module), program)
     name = module.partition(".")[0]
-    assert message == f"needs the Python module {name}, which is not installed; pip install {install}"
+    assert str(message) == f'needs the module {name!r}, which is not installed; pip install "ddpm-rt[{extra}]"'
 
 
 def test_a_missing_module_of_our_own_is_a_bug() -> None:
-    assert (
-        describe_missing_package(ModuleNotFoundError("No module named 'runtime.x'", name="runtime.x"), "train.run")
-        is None
-    )
+    for name in ("runtime.x", "ddpm_rt.x", "benchmarks"):
+        assert missing_module(ModuleNotFoundError(f"No module named {name!r}", name=name), "train.run") is None
+
+
+def test_processes_of_our_own_need_no_installation(hostile: Path) -> None:
+    """As from a checkout: the interpreter that the environment was made with has none of our packages."""
+    (hostile / "ddpm_rt.py").write_text("raise SystemExit('a ddpm_rt.py of the user was imported')")
+    words = command_of_own_process("commands.program")
+    environment = {"PYTHONPATH": ".", "VIRTUAL_ENV": ""}
+    done = run([sys._base_executable, *words[1:]], hostile, **environment)  # type: ignore[attr-defined]
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_help_imports_nothing_heavy() -> None:

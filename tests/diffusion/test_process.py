@@ -49,10 +49,14 @@ def test_the_json_object_is_the_documented_one():
         ({"variance_type": "learned"}, "variance_type is 'learned'"),
         ({"clip_sample": -1}, "clip_sample is -1"),
         ({"clip_sample": "yes"}, "clip_sample is 'yes'"),
-        ({"sample": {"channels": 1, "height": 8}}, "width is 0"),
+        ({"sample": {"channels": 1, "height": 8}}, "'width' of 'sample' is missing"),
+        ({"sample": {"channels": 1, "height": 8, "width": 0, "levels": 17}}, "width is 0"),
         ({"sample": {"channels": 1, "height": 8, "width": 8, "levels": 1}}, "levels is 1"),
         ({"sample": None}, "must be JSON objects"),
-        ({"schedule": {"kind": "linear", "beta_start": -1}}, "beta_start is -1"),
+        (
+            {"schedule": {"kind": "linear", "num_train_timesteps": 9, "beta_start": -1, "beta_end": 0.1}},
+            "beta_start is -1",
+        ),
     ],
 )
 def test_impossible_json_is_refused_by_name(change, says):
@@ -60,6 +64,29 @@ def test_impossible_json_is_refused_by_name(change, says):
     with pytest.raises(InputError, match=says) as caught:
         Process.from_json(fields, "unet.onnx")
     assert str(caught.value).startswith("unet.onnx: ")
+
+
+@pytest.mark.parametrize(
+    ("part", "field"),
+    [
+        *(("sample", name) for name in ("channels", "height", "width", "levels")),
+        *(("schedule", name) for name in ("kind", "num_train_timesteps", "beta_start", "beta_end")),
+        *((None, name) for name in ("sample", "schedule", "prediction_type", "variance_type", "clip_sample")),
+    ],
+)
+def test_a_field_that_is_lost_is_named_and_not_replaced_by_a_default(part, field):
+    fields = a_process().to_json()
+    del (fields if part is None else fields[part])[field]
+    with pytest.raises(InputError, match=field):
+        Process.from_json(fields, "unet.onnx")
+
+
+@pytest.mark.parametrize("field", ["num_train_timesteps", "beta_start", "beta_end"])
+def test_nor_is_one_that_says_nothing(field):
+    fields = a_process().to_json()
+    fields["schedule"][field] = None
+    with pytest.raises(InputError, match=field):
+        Process.from_json(fields, "unet.onnx")
 
 
 def test_a_binomial_process_is_pointed_to_its_own_command():
@@ -172,7 +199,7 @@ def test_spacing_is_what_diffusers_takes():
         ({"num_train_timesteps": True}, "num_train_timesteps is True, expected a whole number from 1 to"),
         ({"clip_sample": "false"}, "clip_sample is 'false', expected true or false"),
         ({"variance_type": []}, r"variance_type is \[\], expected a string"),
-        ({"beta_start": 10**400}, "beta_start is 10+…, expected a number"),
+        ({"beta_start": 10**400}, r"beta_start is 10{20,}\.*…?, expected a number"),
         ({"timestep_spacing": "karras"}, "timestep_spacing is 'karras', expected one of leading, trailing, linspace"),
     ],
 )

@@ -286,7 +286,7 @@ def test_channels_first_are_let_alone(shape: tuple[int, int, int], make: Make) -
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("body", ["p = Concat<axis=0>(x, x)"])
+@pytest.mark.parametrize("body", ["p = Concat<axis=0>(x, x)", "q = NonZero(x) r = Shape(q) p = Expand(x, r)"])
 def test_a_prediction_of_another_shape(backend: str, body: str, tmp_path: Path) -> None:
     """Which the file leaves open, and OpenVINO may know only when it has run."""
     head = '<ir_version: 9, opset_import: ["": 18]> g (float[N,2,4,6] x, float[N] t) => (float[a,b,c,d] p)'

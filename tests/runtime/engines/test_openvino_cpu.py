@@ -165,7 +165,7 @@ def replace_in(path, old, new):
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
-        (lambda path: sidecar_path(path).unlink(), r"unet\.xml\.json: no such file, expected the description of unet"),
+        (lambda path: sidecar_path(path).unlink(), r"unet\.xml\.json: no such file; expected the description of unet"),
         (lambda path: path.unlink(), r"unet\.xml: cannot be read \(No such file"),
         (lambda path: path.with_suffix(".bin").unlink(), r"unet\.bin: cannot be read \(No such file"),
         (lambda path: path.write_bytes(path.read_bytes() + b" "), r"unet\.xml: SHA-256 is \w{64}, but its sidecar"),
@@ -266,7 +266,7 @@ def test_the_choice_is_printed(tmp_path, monkeypatch, capsys, backend, says):
     monkeypatch.chdir(tmp_path)
     NETWORK.save_onnx(tmp_path / "unet.onnx")
     assert main(["--num", "1", "--steps", "2", "--format", "npy", "--backend", backend]) == 0
-    assert re.search(says, capsys.readouterr().err)
+    assert re.search(says, capsys.readouterr().err, re.MULTILINE)
 
 
 def test_a_bound_call_keeps_its_buffers_alive(engine_path):
