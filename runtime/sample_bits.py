@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from commands.errors import DeviceUnavailableError
+from commands.memory import check_memory
 from commands.program import Report, make_parser, run_program, say
 from commands.progress import progress_bar
 from commands.whole_files import whole_file
@@ -80,6 +81,7 @@ def sample_bits(network: BinomialNetwork, num: int, seed: int = 0, start: int = 
     """
     seed, start, num = check_seed_range(seed, start, num)
     schedule, shape = network.process.schedule, network.process.sample.chw
+    check_memory(f"--num {num}: the samples", num * network.process.sample.num_elements, "give a smaller --num")
     samples = np.empty((num, *shape), dtype=np.uint8)
     with progress_bar(-(-num // BATCH_SIZE) * schedule.num_train_timesteps, "sampling", unit="step") as bar:
         for first in range(0, num, BATCH_SIZE):

@@ -93,7 +93,7 @@ def test_impossible_requests(onnx_file, arguments, says):
 
 
 def test_a_batch_too_large_for_the_memory_is_refused_before_it_is_taken(onnx_file, monkeypatch):
-    monkeypatch.setattr("runtime.memory._available_bytes", lambda: 10_000)
+    monkeypatch.setattr("runtime.memory.available_bytes", lambda: 10_000)
     with pytest.raises(InputError, match=r"batch size is 64, which needs .* use --batch-size \d+ or less"):
         Sampler(onnx_file, batch_size=64)
     with pytest.raises(InputError, match="batch size is 0"):
@@ -101,7 +101,7 @@ def test_a_batch_too_large_for_the_memory_is_refused_before_it_is_taken(onnx_fil
 
 
 def test_a_network_too_large_for_the_memory_is_measured_first(onnx_file, monkeypatch):
-    monkeypatch.setattr("runtime.memory._available_bytes", lambda: 64 * 72 * 4 * 5)  # room for the arrays alone
+    monkeypatch.setattr("runtime.memory.available_bytes", lambda: 64 * 72 * 4 * 5)  # room for the arrays alone
     monkeypatch.setattr("runtime.memory._network_bytes_per_sample", lambda engine, table: 10_000)
     with pytest.raises(InputError, match="batch size is 64"):
         Sampler(onnx_file, batch_size=64)
