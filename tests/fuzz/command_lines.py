@@ -32,7 +32,7 @@ QUICK = {
     "runtime.sample": "--num 3 --steps 2",
     "runtime.sample_bits": "--num 2",
     "benchmarks.likelihood": "--data images.npz --split all --num 3 --evaluations 40 --batch-size 8",
-    "benchmarks.quality": "--data images.npz --num 8 --steps 2 --samplers ddim --references ddim --seeds 2 --rounds 1",
+    "benchmarks.quality": "--data images.npz --num 8 --steps 2 --samplers ddpm --seeds 2 --rounds 1",
     "benchmarks.compare": "--checkpoint ckpt --batch-sizes 1 --steps 2 --rounds 1 --peers nobody",
     "benchmarks.chain": "--engine unet.onnx --batch-sizes 2 --steps 2 --rounds 1",
     "benchmarks.kernels": "--shape 1 1 4 4 --threads 1 --rounds 1",
