@@ -111,11 +111,6 @@ def run_program(
             f"{os.fsdecode(error.filename)}: {error.strerror or error}; name another file, or make this one usable"
         )
         return _fail(parser.prog, message, EXIT_INPUT, args)
-    except MemoryError as error:
-        message = (
-            f"the memory is not enough ({str(error) or 'nothing is left'}); ask for less at once, such as a smaller"
-        )
-        return _fail(parser.prog, f"{message} --num or --batch-size", EXIT_INPUT, args)
     except Exception as error:
         return _fail_as_bug(parser.prog, error, args)
     finally:
