@@ -150,9 +150,7 @@ def test_an_idle_slot_of_a_static_batch_is_seen_by_nobody(onnx_file, static):
 
 def test_a_static_batch_is_measured_as_it_is(static, monkeypatch):
     engine = Sampler(**static).engine
-    monkeypatch.setattr(
-        "runtime.memory.available_bytes", lambda: 4 * 72 * 4 * 8
-    )  # room for the arrays and little more
+    monkeypatch.setattr("runtime.memory.available_bytes", lambda: 4 * 72 * 4 * 8)  # room for the arrays and little more
     bound = []
     of_engine = engine.bind
     monkeypatch.setattr(engine, "bind", lambda x, *others: bound.append(len(x)) or of_engine(x, *others))
