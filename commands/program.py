@@ -92,6 +92,9 @@ def run_program(
         return _fail(parser.prog, error, EXIT_INTERRUPTED, args)
     except KeyboardInterrupt:
         return _fail(parser.prog, "interrupted", EXIT_INTERRUPTED, args)
+    except MemoryError as error:
+        message = f"too little memory ({error or 'no more is to be had'}); ask for less at once"
+        return _fail(parser.prog, message, EXIT_INPUT, args)
     except BrokenPipeError:
         _let_output_go_nowhere(sys.stdout, sys.stderr)
         return EXIT_DONE

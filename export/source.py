@@ -110,8 +110,7 @@ def _from_checkpoint(folder: Path, allow_pickle: bool, debug: bool) -> Source:
 
 def _from_onnx(path: Path, flags: ProcessFlags) -> Source:
     from export.foreign_network import read_network
-    from export.network_io import check_open_batch
-    from export.time_path import tell_inputs_apart
+    from export.network_ends import bring_ends_in_order
     from runtime.engines.onnx_precision import LOW_PRECISIONS, onnx_precision
     from runtime.engines.onnx_runtime import OnnxRuntimeEngine
     from runtime.engines.verification import predict_with
@@ -125,7 +124,7 @@ def _from_onnx(path: Path, flags: ProcessFlags) -> Source:
         )
     engine = OnnxRuntimeEngine(path, flags=flags)
     model, predict = read_network(path), predict_with(engine)
-    check_open_batch(tell_inputs_apart(model.graph, str(path)), str(path))
+    bring_ends_in_order(model, engine.process.sample, flags.output_name, str(path))
     _check_batches(path, engine.process, predict)
     return Source(path, engine.process, model, engine.sha256, predict, engine.name)
 

@@ -13,7 +13,7 @@ from diffusion.normal import draw_number, normal_batch
 from diffusion.process import Process
 from runtime.images import dequantize
 from runtime.pictures import MODES, is_picture_name, picture_array, read_picture, read_picture_header
-from runtime.states import check_states
+from runtime.states import check_states, room_for
 
 
 def load_initial_states(
@@ -62,10 +62,9 @@ def load_initial_states(
     num = len(array) if num is None else num
     if len(array) not in (1, num):
         raise InputError(f"{path}: holds {len(array)} states, expected 1 or {num}; give --num {len(array)}")
-    if array.dtype != np.uint8:
-        return np.ascontiguousarray(np.broadcast_to(array, (num, *shape.chw))), sha256
-    images = np.ascontiguousarray(np.broadcast_to(dequantize(array), (num, *shape.chw)))
-    if timestep is None:
+    images = room_for(num, shape.chw)
+    images[:] = array if array.dtype != np.uint8 else dequantize(array)
+    if array.dtype != np.uint8 or timestep is None:
         return images, sha256
     indices = list(range(start, start + num))
     eps = normal_batch(shape.chw, [seed] * num, indices, draw_number(None))

@@ -51,7 +51,10 @@ def sample_parser() -> OneLineParser:
         help="unet.onnx (default), unet.xml, unet.plan (on an NVIDIA GPU), or a checkpoint folder",
     )
     parser.add_argument(
-        "--backend", choices=BACKENDS, default="auto", help="for an ONNX file (default: the faster one here, in fp32)"
+        "--backend",
+        choices=BACKENDS,
+        default="auto",
+        help="for an ONNX file (default: the faster one here that agrees with ONNX Runtime)",
     )
     parser.add_argument("--device", choices=DEVICES, help="default: cuda for unet.plan, cpu for the rest")
     parser.add_argument(

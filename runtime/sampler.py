@@ -11,7 +11,7 @@ import numpy as np
 
 from diffusion.conditioning import check_conditioning
 from diffusion.errors import InputError
-from diffusion.number_checks import whole_number, yes_or_no
+from diffusion.number_checks import shown, whole_number, yes_or_no
 from diffusion.process import Process
 from diffusion.samplers import make_table
 from diffusion.step_table import StepTable, start_note
@@ -25,7 +25,7 @@ from runtime.host_chains import HostChains, check_fixed_batch, fixed_batch, slot
 from runtime.images import quantize
 from runtime.memory import check_batch_fits, default_batch_size
 from runtime.process_flags import ProcessFlags
-from runtime.states import check_states
+from runtime.states import check_states, room_for
 from runtime.trajectory import Trajectory
 
 # More than most machines have; a hundred thousand would be made, and the machine would stand still.
@@ -128,8 +128,12 @@ class Sampler:
         threads = whole_number(threads, "threads", 0, MAX_THREADS)
         if batch_size is not None:
             batch_size = whole_number(batch_size, "batch size", 1, MAX_SEED)
+        if flags is not None and not isinstance(flags, ProcessFlags):
+            raise InputError(f"flags are {shown(flags)}, expected runtime.process_flags.ProcessFlags")
         if isinstance(engine, Path | str):
             engine = open_engine(engine, device, threads, flags, allow_pickle, backend, precision, compiled)
+        elif not hasattr(engine, "bind") or not isinstance(getattr(engine, "process", None), Process):
+            raise InputError(f"engine is {shown(engine)}, expected a path, or an engine that is open")
         self.engine = engine
         self.table: StepTable = make_table(
             engine.process,
@@ -198,7 +202,7 @@ class Sampler:
     def sample_float32(self, num: int, seed: int = 0, start: int = 0, x_init: np.ndarray | None = None) -> np.ndarray:
         """As `sample`, before quantization: float32 [num, C, H, W]."""
         seed, start, num = check_seed_range(seed, start, num)
-        x = np.empty((num, *self.process.sample.chw), dtype=np.float32)
+        x = room_for(num, self.process.sample.chw)
         first = 0
         for batch in self.batches(num, seed, start, x_init):
             if batch.non_finite:

@@ -1,4 +1,4 @@
-"""States that a chain begins with, given from outside: floating-point numbers, taken by their value or refused."""
+"""Arrays of samples: room for them, and states that come from outside, taken by their value or refused."""
 
 from __future__ import annotations
 
@@ -40,3 +40,11 @@ def check_states(states: object, expected: tuple[int, ...], name: str = "initial
         place = tuple(int(each) for each in np.argwhere(~np.isfinite(converted))[0])
         raise InputError(f"{name}: {states[place]} at {list(place)}, expected finite numbers that float32 holds")
     return converted
+
+
+def room_for(num: int, of_one: tuple[int, ...], dtype: type[np.generic] = np.float32) -> np.ndarray:
+    """An array for `num` samples, not filled. Raises InputError where the memory does not hold it."""
+    try:
+        return np.empty((num, *of_one), dtype=dtype)
+    except (MemoryError, ValueError) as error:  # ValueError: more than any array can have
+        raise InputError(f"num is {num}, more than memory holds at once ({error}); draw fewer at a time") from None

@@ -19,7 +19,7 @@ from importlib.metadata import Distribution, DistributionFinder, packages_distri
 from pathlib import Path
 from types import ModuleType
 
-OURS = {"commands", "diffusion", "train", "export", "runtime", "benchmarks", "_distutils_hack"}
+OURS = {"ddpm_rt", "commands", "diffusion", "train", "export", "runtime", "benchmarks", "_distutils_hack"}
 
 
 class OnlyInstalled:

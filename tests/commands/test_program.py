@@ -136,3 +136,12 @@ def test_output_on_a_full_disk_is_no_bug(full, code, flags):
     if full == "stdout":
         assert ended.stderr.startswith("s\ntool: standard output cannot be written (No space left on device)")
         assert ended.stderr.count("\n") == 2
+
+
+def test_too_little_memory_is_no_bug(capsys):
+    def main(args):
+        raise MemoryError("Unable to allocate 233. TiB")
+
+    assert run(main) == 2
+    err = capsys.readouterr().err
+    assert err == "tool: too little memory (Unable to allocate 233. TiB); ask for less at once\n"

@@ -19,7 +19,7 @@ OUR_NAMES = (
     "rows_0_4_12", "rows_-1_4_12", "rows_0_4", "image_rows", "x_rows", "x", "t", "x_float32", "prediction_float32",
     "ones_6", "image_exact", "x_rounded",
 )  # fmt: skip
-_UNARY = ("Tanh", "Sigmoid", "Relu", "Neg", "Sin", "Identity")
+_UNARY = ("Tanh", "Sigmoid", "Relu", "Neg", "Identity")
 
 
 @dataclass

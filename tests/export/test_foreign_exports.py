@@ -34,10 +34,10 @@ BRANCH = """m = ReduceMax<keepdims=0>(x) q = Greater(m, s)
 
 
 def network(
-    text: str, functions: str = "", imports: str = "", io: str = "float[N,3,8,8] x, float[N] t"
+    text: str, imports: str = "", io: str = "float[N,3,8,8] x, float[N] t", out: str = "float[N,3,8,8] p"
 ) -> onnx.ModelProto:
     return onnx.parser.parse_model(
-        f"""<ir_version: 9, opset_import: ["" : 18{imports}]> network ({io}) => (float[N,3,8,8] p)
+        f"""<ir_version: 9, opset_import: ["" : 18{imports}]> network ({io}) => ({out})
         <int64[3] behind = {{1, 2, 3}}, float s = {{0.001}}, int64[4] image = {{-1, 3, 8, 8}}, int64 twice = {{2}},
          int64[3] folded = {{1, -1, 64}}, int64[1] last = {{2}}, int64[2] rows = {{-1, 192}}, bool yes = {{1}},
          int64[4] pair = {{2, 3, 64, 1}}> {{ {text} }}"""
@@ -79,6 +79,33 @@ def test_an_engine_is_right_for_every_sample(name: str, tmp_path: Path) -> None:
         np.testing.assert_allclose(predict(x, t), expected(x, t), rtol=0, atol=2e-5)
 
 
+@pytest.mark.parametrize(
+    ("text", "ends", "flags"),
+    [
+        (
+            "u = Mul(t, s) v = Unsqueeze(u, twos) p = Sub(x, v)",
+            {"io": "float[N,3,8,8] x, float[M,1] t"},
+            [],
+        ),
+        (TIME + "p = Tanh(w)", {"io": "float[N,3,H,H] x, float[N] t", "out": "float[N,3,H,H] p"},
+         ["--height", "8", "--width", "8"]),
+        (TIME + "p = Tanh(w) q = Neg(w)", {"out": "float[N,3,8,8] q, float[N,3,8,8] p"}, ["--output-name", "p"]),
+    ],
+    ids=["column", "open size", "outputs"],
+)  # fmt: skip
+def test_ends_that_are_brought_in_order(text: str, ends: dict[str, str], flags: list[str], tmp_path: Path) -> None:
+    model = network(text, **ends)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([2, 3]), "twos"))
+    onnx.save(model, tmp_path / "net.onnx")
+    out = tmp_path / "net.xml"
+    assert to_openvino.main(["--onnx", str(tmp_path / "net.onnx"), "--out", str(out), *FLAGS, *flags]) == 0
+    predict, session = predict_with(OpenVinoEngine(out)), ort.InferenceSession(model.SerializeToString())
+    x = np.random.default_rng(0).standard_normal((5, *SHAPE)).astype(np.float32)
+    t = np.array([49, 0, 7, 30, 12], np.float32)
+    fed = t[:, None] if "M,1" in str(ends) else t
+    np.testing.assert_allclose(predict(x, t), session.run(["p"], {"x": x, "t": fed})[0], rtol=0, atol=2e-5)
+
+
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 @pytest.mark.parametrize("name", ["loop", "branch"])
 def test_control_flow_in_low_precision(name: str, precision: str) -> None:
@@ -111,9 +138,11 @@ def refused(command: object, model: onnx.ModelProto, tmp_path: Path, capsys: pyt
         ),
         (TIME + "p = nobody.Strange(w)", {"imports": ', "nobody" : 1'}, "nobody:Strange"),
         (TIME + "p = Identity(w)", {"io": "float[4,3,8,8] x, float[N] t"}, "takes batches of 4 only"),
+        ("u = Mul(t, s) p = Sub(x, u)", {"io": "float[N,3,8,8] x, float t"}, "one timestep for a whole batch"),
+        ("u = Mul(t, s) p = Sub(x, u)", {"io": "float[N,3,8,8] x, float[1] t"}, "one timestep for a whole batch"),
         ("p = Neg(x)", {}, "the prediction is made from x alone"),
     ],
-    ids=["baked", "operator", "fixed", "no time"],
+    ids=["baked", "operator", "fixed", "scalar", "one", "no time"],
 )
 def test_refusals(
     text: str, more: dict[str, str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

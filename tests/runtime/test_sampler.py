@@ -1,5 +1,7 @@
 """The Python interface."""
 
+import contextlib
+
 import numpy as np
 import onnx
 import pytest
@@ -146,6 +148,19 @@ def test_an_idle_slot_of_a_static_batch_is_seen_by_nobody(onnx_file, static):
         np.testing.assert_array_equal(ours, theirs)
 
 
+def test_a_static_batch_is_measured_as_it_is(static, monkeypatch):
+    engine = Sampler(**static).engine
+    monkeypatch.setattr(
+        "runtime.memory._available_bytes", lambda: 4 * 72 * 4 * 8
+    )  # room for the arrays and little more
+    bound = []
+    of_engine = engine.bind
+    monkeypatch.setattr(engine, "bind", lambda x, *others: bound.append(len(x)) or of_engine(x, *others))
+    with contextlib.suppress(InputError):  # it may not fit: what libraries take at their first call is counted
+        Sampler(engine, num_steps=5, batch_size=4)
+    assert bound == [4]
+
+
 def test_another_batch_than_the_static_one_is_refused(static):
     Sampler(**static, batch_size=4).sample(2)
     with pytest.raises(InputError, match=r"batch size is 3, and .* takes batches of 4 alone; leave --batch-size out"):
@@ -181,6 +196,18 @@ def test_what_is_no_number_of_its_range_is_refused(onnx_file, value):
         if not (name == "batch_size" and value is None):
             with pytest.raises(InputError, match=f"{name.replace('_', ' ')} is"):
                 Sampler(onnx_file, **{name: value})
+
+
+def test_what_cannot_be_opened_or_held_is_refused(onnx_file):
+    for engine in (None, 3, object()):
+        with pytest.raises(InputError, match="engine is .*, expected a path, or an engine that is open"):
+            Sampler(engine)
+    for flags in ({}, {"clip_sample": 1}, "none"):
+        with pytest.raises(InputError, match="flags are .*, expected .*ProcessFlags"):
+            Sampler(onnx_file, flags=flags)
+    for num in (10**12, 2**62, 2**64):
+        with pytest.raises(InputError, match="more than memory holds at once"):
+            Sampler(onnx_file, num_steps=2).sample(num)
 
 
 @pytest.mark.parametrize("name", ["invert", "allow_pickle", "compiled", "force"])
