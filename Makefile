@@ -4,18 +4,18 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 JOBS   ?= 2
 
-PACKAGES := commands diffusion train export runtime benchmarks
 KERNELS  := CMakeLists.txt $(wildcard kernels/*)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check build lint clean benchmark gpu-check gpu-check-long
+.PHONY: help demo test check build lint docs clean benchmark gpu-check gpu-check-long
 
 help:
 	@echo "make demo       environment, build, train on digits, export, sample -> samples/grid.png"
 	@echo "make test       environment, build, all tests, lint, types, import contracts"
 	@echo "make check      lint, types and import contracts alone"
 	@echo "make build      the environment and the compiled kernels"
-	@echo "make benchmark  the ratios that README quotes -> benchmarks/results/"
+	@echo "make docs       the documentation as a site -> build/site/index.html"
+	@echo "make benchmark  ratios that the docs quote -> benchmarks/results/"
 	@echo "make gpu-check  on a machine with an NVIDIA GPU: what is claimed of it, checked and measured, at most nine minutes"
 	@echo "make gpu-check-long  other batches, every timestep, ONNX Runtime and TensorRT, without that limit"
 	@echo "make clean      remove what was built; the environment, runs/ and samples/ stay"
@@ -25,7 +25,7 @@ help:
 $(VENV)/.environment: pyproject.toml constraints/cpu.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python constraints/requirements.py cpu train export rtx lean dev > $(VENV)/requirements.txt
+	$(BIN)/python constraints/requirements.py bench rtx lean dev > $(VENV)/requirements.txt
 	$(BIN)/python -m pip install --quiet -c constraints/cpu.txt -r $(VENV)/requirements.txt
 	touch $@
 
@@ -55,6 +55,9 @@ check: build
 	$(BIN)/lint-imports --no-cache
 
 lint: check
+
+docs: build
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 benchmark: build
 	$(BIN)/python -m benchmarks.kernels --out benchmarks/results/kernels.json

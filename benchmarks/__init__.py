@@ -1,0 +1,7 @@
+"""Measurements: speed, likelihood, quality, side by side with peers."""
+
+from ddpm_rt.own_packages import import_own_packages
+
+# Before the working directory is asked for them, which `python -m` searches first; and `commands` before any library of
+# somebody else's, see commands/__init__.py.
+import_own_packages("commands", "diffusion", "train", "export", "runtime")

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.alternating import medians_ms, time_alternately
+from benchmarks.flags import positive
 from benchmarks.machine import measurement_facts
 from commands.program import Report, make_parser, run_program, say
 from commands.whole_files import write_whole_text
@@ -109,9 +110,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--engine", type=Path, help="default: the 35.7 M-parameter network, exported with random weights"
     )
     parser.add_argument("--backend", choices=BACKENDS, default="onnxruntime", help="of ONNX (default: onnxruntime)")
-    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[8], metavar="N", help="default: 8")
-    parser.add_argument("--steps", type=int, default=10, help="of the chain (default: 10)")
-    parser.add_argument("--rounds", type=int, default=9, help="measurements of each side (default: 9)")
+    parser.add_argument("--batch-sizes", type=positive, nargs="+", default=[8], metavar="N", help="default: 8")
+    parser.add_argument("--steps", type=positive, default=10, help="of the chain (default: 10)")
+    parser.add_argument("--rounds", type=positive, default=9, help="measurements of each side (default: 9)")
     parser.add_argument("--out", type=Path, help="also write the report to this JSON file")
     return run_program(parser, lambda args: benchmark(args, argv), argv)
 

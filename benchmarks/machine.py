@@ -77,7 +77,7 @@ def gpu_names() -> list[str]:
 def commit() -> str | None:
     """The checkout's commit, with "+changes" if files differ from it; None outside a checkout."""
     git = shutil.which("git")
-    if git is None:
+    if git is None or not (_ROOT / ".git").exists():  # installed inside somebody else's repository
         return None
     head = subprocess.run([git, "rev-parse", "HEAD"], cwd=_ROOT, capture_output=True, text=True, check=False)
     if head.returncode != 0:

@@ -10,7 +10,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from commands.errors import (
     EXIT_BUG,
@@ -23,6 +23,9 @@ from commands.errors import (
     StoppedError,
     VerificationError,
 )
+from commands.missing_module import missing_module
+from commands.plain_text import let_output_be_plain
+from ddpm_rt.command_names import as_called, program_name
 from diffusion.errors import InputError
 
 Report = dict[str, Any]
@@ -38,9 +41,9 @@ class OneLineParser(argparse.ArgumentParser):
 def make_parser(prog: str, description: str, epilog: str | None = None) -> OneLineParser:
     """A parser with the flags that every command has: `--json` and `--debug`."""
     parser = OneLineParser(
-        prog=prog,
-        description=description,
-        epilog=epilog,
+        prog=program_name(prog),
+        description=as_called(description),
+        epilog=as_called(epilog or ""),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -55,7 +58,12 @@ def make_parser(prog: str, description: str, epilog: str | None = None) -> OneLi
 
 def say(message: str) -> None:
     """Tell the user something on standard error, where it never mixes with a `--json` result."""
-    print(message, file=sys.stderr, flush=True)
+    try:
+        print(as_called(message), file=sys.stderr, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError:  # a full disk under standard error: what is done is done all the same
+        pass
 
 
 def run_program(
@@ -68,6 +76,7 @@ def run_program(
     `main` returns the report: under `--json` it is printed as one object; otherwise its key
     `"summary"`, one or more lines that say where the result is, is printed.
     """
+    let_output_be_plain()
     args = parser.parse_args(argv)
     # A terminated job deserves the same clean end as Ctrl-C: what is finished is kept.
     previous = signal.signal(signal.SIGTERM, _raise_keyboard_interrupt)
@@ -83,36 +92,62 @@ def run_program(
         return _fail(parser.prog, error, EXIT_INTERRUPTED, args)
     except KeyboardInterrupt:
         return _fail(parser.prog, "interrupted", EXIT_INTERRUPTED, args)
+    except MemoryError as error:
+        message = f"too little memory ({error or 'no more is to be had'}); ask for less at once"
+        return _fail(parser.prog, message, EXIT_INPUT, args)
     except BrokenPipeError:
-        _let_output_go_nowhere()
+        _let_output_go_nowhere(sys.stdout, sys.stderr)
         return EXIT_DONE
+    except ModuleNotFoundError as error:
+        missing = missing_module(error, parser.prog)
+        if missing is None:
+            return _fail_as_bug(parser.prog, error, args)
+        return _fail(parser.prog, missing, EXIT_DEVICE, args)
+    except OSError as error:
+        if not isinstance(error.filename, str | bytes):
+            return _fail_as_bug(parser.prog, error, args)
+        # What a file system refuses is no fault of ours: a name that is too long, a folder that may not be entered.
+        message = (
+            f"{os.fsdecode(error.filename)}: {error.strerror or error}; name another file, or make this one usable"
+        )
+        return _fail(parser.prog, message, EXIT_INPUT, args)
     except Exception as error:
-        message = f"{type(error).__name__}: {error} (a bug: please report it with the output of --debug)"
-        return _fail(parser.prog, message, EXIT_BUG, args)
+        return _fail_as_bug(parser.prog, error, args)
     finally:
         signal.signal(signal.SIGTERM, previous)
     return EXIT_DONE
 
 
-def _let_output_go_nowhere() -> None:
+def _let_output_go_nowhere(*streams: TextIO) -> None:
     """Nobody reads any more: what is still buffered must not make the interpreter complain at exit."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    for stream in (sys.stdout, sys.stderr):
+    for stream in streams:
         with contextlib.suppress(OSError, ValueError):
             os.dup2(nowhere, stream.fileno())
     os.close(nowhere)
 
 
 def _print_report(report: Report, as_json: bool) -> None:
-    if as_json:
-        report.pop("summary", None)
-        print(json.dumps(report, allow_nan=False), flush=True)
-    else:
-        print(report["summary"], flush=True)
+    summary = report.pop("summary", None) if as_json else as_called(report["summary"])
+    text = json.dumps(report, allow_nan=False) if as_json else summary
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _let_output_go_nowhere(sys.stdout)  # what is buffered would fail once more at exit
+        raise InputError(
+            f"standard output cannot be written ({error.strerror or error}), all the rest is done; make room there"
+        ) from error
 
 
 def _raise_keyboard_interrupt(signum: int, frame: object) -> NoReturn:
     raise KeyboardInterrupt
+
+
+def _fail_as_bug(prog: str, error: Exception, args: argparse.Namespace) -> int:
+    message = f"{type(error).__name__}: {error} (a bug: please report it with the output of --debug)"
+    return _fail(prog, message, EXIT_BUG, args)
 
 
 def _fail(prog: str, error: object, code: int, args: argparse.Namespace) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import tempfile
@@ -10,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from diffusion.errors import InputError
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextlib.contextmanager
@@ -32,11 +35,27 @@ def whole_file(path: Path) -> Iterator[Path]:
         temporary.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
-        raise InputError(
-            f"{path}: cannot be written ({error.strerror or error}); choose another place with --out"
-        ) from error
+        raise cannot_write(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_name(path: Path) -> None:
+    """Find out before any work that a file cannot be called so.
+
+    Raises:
+        InputError: it is a folder, or its name or that of its temporary file is too long for the file system.
+    """
+    try:
+        is_folder = path.is_dir()
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # which is said when it is written
+            path.with_name(f".{path.name}.{'x' * 8}").lstat()
+    except OSError as error:
+        raise InputError(
+            f"{path}: no file can have this name ({error.strerror or error}); choose another with --out"
+        ) from error
+    if is_folder:
+        raise InputError(f"{path}: is a folder, expected the name of a file; choose another name with --out")
 
 
 def write_whole_text(path: Path, text: str) -> None:
@@ -67,11 +86,27 @@ def whole_folder(path: Path) -> Iterator[Path]:
         _sync_folder(path.parent)
         shutil.rmtree(aside, ignore_errors=True)
     except OSError as error:
-        raise InputError(
-            f"{path}: cannot be written ({error.strerror or error}); choose another place with --out"
-        ) from error
+        raise cannot_write(path, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def cannot_write(path: Path, error: OSError, needed_bytes: int | None = None) -> InputError:
+    """The error of a write that failed: a full disk, a quota, a limit on the size of files, a folder of others.
+
+    Args:
+        path: what was to be written.
+        error: the operating system's.
+        needed_bytes: that the file takes in all, where it is known.
+    """
+    room, remedy = "", "choose another place with --out"
+    if error.errno in _NO_ROOM:
+        remedy = f"make room, or {remedy}"
+        if needed_bytes is not None:
+            room = f": needs {needed_bytes / 1e6:.1f} MB"
+            with contextlib.suppress(OSError):
+                room += f", {shutil.disk_usage(path.parent).free / 1e6:.1f} MB are free"
+    return InputError(f"{path}: cannot be written ({error.strerror or error}{room}); {remedy}")
 
 
 def make_temporary_name(path: Path) -> Path:
@@ -92,9 +127,9 @@ def make_temporary_name(path: Path) -> Path:
 
 
 def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
+    # os.umask can only be read by setting it, which other threads would see.
+    status = Path("/proc/self/status").read_text(encoding="utf-8", errors="replace")
+    return next((int(line.split()[1], 8) for line in status.splitlines() if line.startswith("Umask:")), 0o022)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -6,13 +6,14 @@ The JSON object stands in an ONNX file's metadata under `ddpm-rt`, as that of a 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from diffusion.errors import InputError
+from diffusion.json_text import parse_json
 from diffusion.noise_schedule import NoiseSchedule
+from diffusion.number_checks import is_whole
 from diffusion.process import PROCESS_FORMAT, SampleShape
 
 BINOMIAL_KIND = "binomial"
@@ -59,7 +60,7 @@ class BinomialProcess:
                 f"{source}: describes no binomial process (kind is {fields.get('kind')!r}); "
                 "sample from a Gaussian one with `python -m runtime.sample`"
             )
-        if fields.get("format") != PROCESS_FORMAT:
+        if not is_whole(fields.get("format")) or fields["format"] != PROCESS_FORMAT:
             raise InputError(
                 f"{source}: process format is {fields.get('format')!r}, this version reads {PROCESS_FORMAT}; "
                 "export again with this version"
@@ -82,9 +83,9 @@ class BinomialProcess:
     def from_json_text(cls, text: str, source: str = "binomial process") -> BinomialProcess:
         """As `from_json`, from text. Raises InputError if the text is not JSON."""
         try:
-            fields = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{source}: not JSON ({error}); export again") from None
+            fields = parse_json(text)
+        except InputError as error:
+            raise InputError(f"{source}: {error}; export again") from None
         return cls.from_json(fields, source)
 
     def to_json(self) -> dict[str, Any]:

@@ -7,8 +7,9 @@ import numpy as np
 from diffusion.errors import InputError
 from diffusion.step_table import StepTable
 
-# Relative rounding error of a number in each precision: half a unit in its last place.
-ROUNDING = {"fp32": 2.0**-24, "fp16": 2.0**-11, "bf16": 2.0**-8}
+# Relative rounding error of a number in each precision: half a unit in its last place. For int8, a fixed point, it is
+# half a level of 255 from −4 to 4: ε of unit variance exceeds ±4 once in 16,000.
+ROUNDING = {"fp32": 2.0**-24, "fp16": 2.0**-11, "bf16": 2.0**-8, "int8": 2.0**-6}
 
 # The largest error of x', in units of data that span [−1, 1], that rounding a prediction of unit size may cause.
 MAX_ROUNDING_ERROR = 0.05
@@ -17,11 +18,11 @@ MAX_ROUNDING_ERROR = 0.05
 def rounding_error(table: StepTable, precision: str) -> float:
     """What one step can make of rounding a prediction of unit size, in units of data.
 
-    Unclipped, this is a bound: G·2⁻¹¹ for fp16 and G·2⁻⁸ for bf16, with G of `StepTable.conditioning`. Clipped, x_start
-    is never off by more than 2·clip, from one end of its range to the other, however large v is. A row counts at most
-    clip·|b| for it, half of that: rounding reaches from end to end only at rows so noisy that the network knows nothing
-    but the mean of its data, and from the middle of the range each end is clip away. Where that mean is m instead of 0,
-    as in pixels that are white in every image, x_start can be off by clip + |m|.
+    Unclipped, this is a bound: G·2⁻¹¹ for fp16, G·2⁻⁸ for bf16 and G·2⁻⁶ for int8, with G of `StepTable.conditioning`.
+    Clipped, x_start is never off by more than 2·clip, from one end of its range to the other, however large v is. A
+    row counts at most clip·|b| for it, half of that: rounding reaches from end to end only at rows so noisy that the
+    network knows nothing but the mean of its data, and from the middle of the range each end is clip away. Where that
+    mean is m instead of 0, as in pixels that are white in every image, x_start can be off by clip + |m|.
 
     Raises:
         InputError: an unknown precision.

@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from diffusion.diffusers_fields import check_scheduler_fields, check_unet_fields
 from diffusion.errors import InputError
 from diffusion.noise_schedule import NoiseSchedule
+from diffusion.number_checks import shown
 from diffusion.process import Process, SampleShape
 
 # diffusers computes fixed_small_log as the same β̃, by way of a logarithm.
@@ -19,6 +21,8 @@ _VARIANCE_TYPES = {
     "fixed_large": "fixed_large",
     "learned_range": "learned_range",
 }
+# What diffusers' schedulers take where their configuration names no spacing, and the ones they know.
+DEFAULT_DIFFUSERS_SPACING, DIFFUSERS_SPACINGS = "leading", ("leading", "trailing", "linspace")
 _REFUSED_VARIANCES = {
     "fixed_large_log": "diffusers uses ln(beta) as if it were a standard deviation there",
     "learned": "an unbounded learned variance is not supported",
@@ -31,9 +35,17 @@ def schedule_from_diffusers(config: Mapping[str, Any], source: str = "scheduler_
     Raises:
         InputError: an unknown β schedule, or impossible values.
     """
+    check_scheduler_fields(config, source)
     try:
         if config.get("trained_betas") is not None:
-            schedule = NoiseSchedule.explicit(config["trained_betas"])
+            betas, total = config["trained_betas"], config.get("num_train_timesteps", 1000)
+            if len(betas) != total:
+                # diffusers would choose timesteps of `total` and take their betas from the list.
+                raise InputError(
+                    f"trained_betas holds {len(betas)} numbers, but num_train_timesteps is {total}; "
+                    "expected one for each"
+                )
+            schedule = NoiseSchedule.explicit(betas)
         else:
             kind = config.get("beta_schedule", "linear")
             if kind == "explicit":
@@ -57,6 +69,7 @@ def process_from_diffusers(
     levels: int = 256,
     checkpoint_sha256: str | None = None,
     source: str = "scheduler_config.json",
+    unet_source: str = "unet/config.json",
 ) -> Process:
     """The process of a diffusers `DDPMPipeline`.
 
@@ -66,41 +79,52 @@ def process_from_diffusers(
         levels: gray levels of the data; the configs do not say.
         checkpoint_sha256: of the weights file.
         source: what to call the scheduler's config in an error.
+        unet_source: the same of the network's.
 
     Raises:
-        InputError: a setting that would change the samples and that we do not reproduce.
+        InputError: a value of a wrong type, or a setting that would change the samples and that we do not reproduce.
     """
+    check_scheduler_fields(scheduler, source)
+    check_unet_fields(unet, unet_source)
     variance_type = scheduler.get("variance_type", "fixed_small")
     if variance_type in _REFUSED_VARIANCES:
         raise InputError(
-            f"{source}: variance_type is {variance_type!r} ({_REFUSED_VARIANCES[variance_type]}); "
+            f"{source}: variance_type is {shown(variance_type)} ({_REFUSED_VARIANCES[variance_type]}); "
             f"expected one of {', '.join(_VARIANCE_TYPES)}"
         )
     if variance_type not in _VARIANCE_TYPES:
-        raise InputError(f"{source}: variance_type is {variance_type!r}, expected one of {', '.join(_VARIANCE_TYPES)}")
+        raise InputError(
+            f"{source}: variance_type is {shown(variance_type)}, expected one of {', '.join(_VARIANCE_TYPES)}"
+        )
     if scheduler.get("thresholding"):
         raise InputError(f"{source}: thresholding is true, expected false: dynamic thresholding is not reproduced")
     if scheduler.get("steps_offset"):
         raise InputError(f"{source}: steps_offset is {scheduler['steps_offset']!r}, expected 0: it is not reproduced")
+    if not scheduler.get("set_alpha_to_one", True):
+        raise InputError(
+            f"{source}: set_alpha_to_one is false, expected true: our chains end at data, where alpha_bar is 1"
+        )
     size = unet.get("sample_size")
-    if isinstance(size, int):
-        height = width = size
-    elif isinstance(size, list | tuple) and len(size) == 2:
-        height, width = size
-    else:
-        raise InputError(f"unet/config.json: sample_size is {size!r}, expected a number or [height, width]")
+    if size is None:
+        raise InputError(f"{unet_source}: sample_size is missing, expected a number or [height, width]")
+    height, width = (size, size) if isinstance(size, int) else size
     channels, emitted = unet.get("in_channels", 3), unet.get("out_channels", 3)
-    process = Process(
-        sample=SampleShape(channels, height, width, levels),
-        schedule=schedule_from_diffusers(scheduler, source),
-        prediction_type=scheduler.get("prediction_type", "epsilon"),
-        variance_type=_VARIANCE_TYPES[variance_type],
-        clip_sample=float(scheduler.get("clip_sample_range", 1.0)) if scheduler.get("clip_sample", True) else None,
-        checkpoint_sha256=checkpoint_sha256,
-    )
+    schedule = schedule_from_diffusers(scheduler, source)
+    try:
+        process = Process(
+            sample=SampleShape(channels, height, width, levels),
+            schedule=schedule,
+            prediction_type=scheduler.get("prediction_type", "epsilon"),
+            variance_type=_VARIANCE_TYPES[variance_type],
+            clip_sample=float(scheduler.get("clip_sample_range", 1.0)) if scheduler.get("clip_sample", True) else None,
+            checkpoint_sha256=checkpoint_sha256,
+            timestep_spacing=scheduler.get("timestep_spacing", DEFAULT_DIFFUSERS_SPACING),
+        )
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from None
     if emitted != process.prediction_channels:
         raise InputError(
-            f"unet/config.json: out_channels is {emitted}, expected {process.prediction_channels} "
+            f"{unet_source}: out_channels is {emitted}, expected {process.prediction_channels} "
             f"for in_channels {channels} with variance_type {variance_type}"
         )
     return process
@@ -117,6 +141,8 @@ def process_to_diffusers(process: Process) -> dict[str, Any]:
     }
     if process.clip_sample is not None:
         arguments["clip_sample_range"] = process.clip_sample
+    if process.timestep_spacing in DIFFUSERS_SPACINGS:
+        arguments["timestep_spacing"] = process.timestep_spacing
     if schedule.kind == "explicit":
         return arguments | {"trained_betas": schedule.betas.tolist()}
     arguments["beta_schedule"] = schedule.kind

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from diffusion.errors import InputError
+from diffusion.number_checks import real_array, real_number, shown, whole_number
 
 # Draw numbers carry the timestep in 20 bits, see diffusion/normal.py.
 MAX_TRAIN_TIMESTEPS = 2**20 - 1
@@ -70,7 +71,7 @@ class NoiseSchedule:
     beta_end: float | None = None
 
     def __post_init__(self) -> None:
-        betas = np.array(self.betas, dtype=np.float64, ndmin=1)  # a copy that nobody else can change
+        betas = np.atleast_1d(real_array(self.betas, "noise schedule: betas"))  # a copy that nobody else can change
         if betas.ndim != 1 or not 1 <= len(betas) <= MAX_TRAIN_TIMESTEPS:
             raise InputError(
                 f"noise schedule: betas of shape {betas.shape}, expected a list of 1 to {MAX_TRAIN_TIMESTEPS} numbers"
@@ -111,18 +112,18 @@ class NoiseSchedule:
         Raises:
             InputError: an unknown kind, T < 1, or ends that are not 0 < beta < 1.
         """
-        if isinstance(num_train_timesteps, bool) or not isinstance(num_train_timesteps, int | np.integer):
-            raise InputError(f"noise schedule: num_train_timesteps is {num_train_timesteps!r}, expected a whole number")
+        num_train_timesteps = whole_number(num_train_timesteps, "noise schedule: num_train_timesteps")
         if not 1 <= num_train_timesteps <= MAX_TRAIN_TIMESTEPS:
             raise InputError(
-                f"noise schedule: num_train_timesteps is {num_train_timesteps}, expected 1 to {MAX_TRAIN_TIMESTEPS}"
+                f"noise schedule: num_train_timesteps is {shown(num_train_timesteps)}, "
+                f"expected 1 to {MAX_TRAIN_TIMESTEPS}"
             )
         if kind == "squaredcos_cap_v2":
             return cls(kind, _squaredcos_cap_v2(num_train_timesteps))
         if kind not in _WITH_BETA_RANGE:
             raise InputError(f"noise schedule: kind is {kind!r}, expected one of {', '.join(SCHEDULE_KINDS)}")
-        start = 1e-4 if beta_start is None else float(beta_start)
-        end = 0.02 if beta_end is None else float(beta_end)
+        start = 1e-4 if beta_start is None else real_number(beta_start, "noise schedule: beta_start")
+        end = 0.02 if beta_end is None else real_number(beta_end, "noise schedule: beta_end")
         for name, value in (("beta_start", start), ("beta_end", end)):
             if not 0.0 < value < 1.0:
                 raise InputError(f"noise schedule: {name} is {value!r}, expected a number between 0 and 1")
@@ -132,15 +133,17 @@ class NoiseSchedule:
     def explicit(cls, betas: Sequence[float] | np.ndarray) -> NoiseSchedule:
         """A schedule given β by β: a learned one, or one rescaled to zero terminal signal-to-noise ratio."""
         try:
-            values = np.asarray(betas, dtype=np.float64)
-        except (TypeError, ValueError):
-            raise InputError("noise schedule: betas is not a list of numbers") from None
+            values = real_array(betas, "betas")
+        except InputError as error:
+            raise InputError(f"noise schedule: betas is not a list of numbers ({error})") from None
         return cls("explicit", values)
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> NoiseSchedule:
         """The inverse of `to_json`. Raises InputError on a missing, unknown or impossible field."""
         kind = fields.get("kind")
+        if not isinstance(kind, str):
+            raise InputError(f"noise schedule: kind is {shown(str(kind))}, expected one of {', '.join(SCHEDULE_KINDS)}")
         if kind == "explicit":
             known = {"kind", "num_train_timesteps", "betas"}
         elif kind in _WITH_BETA_RANGE:
@@ -150,18 +153,25 @@ class NoiseSchedule:
         unknown = sorted(set(fields) - known)
         if kind in SCHEDULE_KINDS and unknown:
             raise InputError(f"noise schedule: {kind} has no field {unknown[0]!r}, expected {', '.join(sorted(known))}")
+        # A default in place of what was lost would be another schedule, and other samples, without a word.
+        missing = sorted(name for name in known if fields.get(name) is None and kind != "explicit")
+        if kind in SCHEDULE_KINDS and missing:
+            raise InputError(f"noise schedule: {kind} needs the field {missing[0]!r}, which is missing")
         if kind == "explicit":
             if "betas" not in fields:
                 raise InputError("noise schedule: explicit needs the field 'betas', a list of numbers")
             schedule = cls.explicit(fields["betas"])
-            declared = fields.get("num_train_timesteps", schedule.num_train_timesteps)
+            declared = whole_number(
+                fields.get("num_train_timesteps", schedule.num_train_timesteps), "noise schedule: num_train_timesteps"
+            )
             if declared != schedule.num_train_timesteps:
                 raise InputError(
-                    f"noise schedule: num_train_timesteps is {declared}, but there are {len(schedule.betas)} betas"
+                    f"noise schedule: num_train_timesteps is {shown(declared)}, "
+                    f"but there are {len(schedule.betas)} betas"
                 )
             return schedule
         return cls.make(
-            str(kind),
+            kind,
             fields.get("num_train_timesteps", 1000),
             fields.get("beta_start"),
             fields.get("beta_end"),

@@ -33,6 +33,27 @@ def x_start_coefficients(prediction_type: str, alpha_bar: np.ndarray) -> tuple[n
     raise InputError(f"prediction_type is {prediction_type!r}, expected one of {', '.join(PREDICTION_TYPES)}")
 
 
+def eps_coefficients(prediction_type: str, alpha_bar: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(m, n) with eps = m · x_t + n · prediction, each of the shape of `alpha_bar`, ᾱ < 1.
+
+    The same identities as in `x_start_coefficients`, solved for ε.
+
+    Raises:
+        InputError: an unknown prediction type.
+    """
+    alpha_bar = np.asarray(alpha_bar, dtype=np.float64)
+    signal, noise = np.sqrt(alpha_bar), np.sqrt(1.0 - alpha_bar)
+    if prediction_type == "epsilon":
+        return np.zeros_like(alpha_bar), np.ones_like(alpha_bar)
+    if prediction_type == "sample":
+        return 1.0 / noise, -signal / noise
+    if prediction_type == "v_prediction":
+        return noise, signal
+    if prediction_type == "score":
+        return np.zeros_like(alpha_bar), -noise
+    raise InputError(f"prediction_type is {prediction_type!r}, expected one of {', '.join(PREDICTION_TYPES)}")
+
+
 def to_x_start(prediction: np.ndarray, prediction_type: str, x_t: np.ndarray, alpha_bar: np.ndarray) -> np.ndarray:
     """x_start that a prediction stands for; `alpha_bar` broadcasts with x_t. Raises as `x_start_coefficients`."""
     u, v = x_start_coefficients(prediction_type, alpha_bar)

@@ -6,14 +6,15 @@ under `"process"`.
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from diffusion.errors import InputError
+from diffusion.json_text import parse_json
 from diffusion.noise_schedule import NoiseSchedule
+from diffusion.number_checks import is_finite_number, is_whole, shown, whole_number
+from diffusion.spacing import SPACINGS
 
 PROCESS_FORMAT = 1
 METADATA_KEY = "ddpm-rt"
@@ -21,6 +22,8 @@ PREDICTION_TYPES = ("epsilon", "sample", "v_prediction", "score")
 VARIANCE_TYPES = ("fixed_small", "fixed_large", "learned_range")
 # Predictions from which x_start cannot be recovered where nothing of the data is left (ᾱ = 0).
 _NEED_SIGNAL = ("epsilon", "score")
+# A bound that is not named is not "none", which is written null.
+_REQUIRED = ("sample", "schedule", "prediction_type", "variance_type", "clip_sample")
 
 
 @dataclass(frozen=True)
@@ -34,10 +37,8 @@ class SampleShape:
 
     def __post_init__(self) -> None:
         for name in ("channels", "height", "width", "levels"):
-            value = getattr(self, name)
-            lowest = 2 if name == "levels" else 1
-            if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
-                raise InputError(f"sample shape: {name} is {value!r}, expected a whole number of at least {lowest}")
+            value = whole_number(getattr(self, name), f"sample shape: {name}", 2 if name == "levels" else 1)
+            object.__setattr__(self, name, value)
 
     @property
     def chw(self) -> tuple[int, int, int]:
@@ -61,9 +62,11 @@ class Process:
         variance_type: `fixed_small` (β̃), `fixed_large` (β) or `learned_range` (the network has 2C channels).
         clip_sample: bound for |x_start|, or None for no clipping.
         checkpoint_sha256: of the weights the network came from, if known.
+        timestep_spacing: how fewer timesteps than T are chosen unless a user says it, one of
+            `diffusion.spacing.SPACINGS`; None where the checkpoint does not say.
 
     Raises:
-        InputError: an unknown type, a bound that is not positive, or a schedule that ends at ᾱ = 0 with a
+        InputError: an unknown type or spacing, a bound that is not positive, or a schedule that ends at ᾱ = 0 with a
             prediction that cannot recover x_start there.
     """
 
@@ -73,8 +76,13 @@ class Process:
     variance_type: str = "fixed_small"
     clip_sample: float | None = 1.0
     checkpoint_sha256: str | None = None
+    timestep_spacing: str | None = None
 
     def __post_init__(self) -> None:
+        if self.timestep_spacing is not None and self.timestep_spacing not in SPACINGS:
+            raise InputError(
+                f"process: timestep_spacing is {self.timestep_spacing!r}, expected null or one of {', '.join(SPACINGS)}"
+            )
         if self.prediction_type not in PREDICTION_TYPES:
             raise InputError(
                 f"process: prediction_type is {self.prediction_type!r}, expected one of {', '.join(PREDICTION_TYPES)}"
@@ -84,10 +92,12 @@ class Process:
                 f"process: variance_type is {self.variance_type!r}, expected one of {', '.join(VARIANCE_TYPES)}"
             )
         clip = self.clip_sample
-        if clip is not None and (
-            isinstance(clip, bool) or not isinstance(clip, int | float) or not 0 < clip < math.inf
-        ):
-            raise InputError(f"process: clip_sample is {clip!r}, expected a positive number or null")
+        if clip is not None:
+            if not is_finite_number(clip) or not clip > 0:
+                raise InputError(f"process: clip_sample is {shown(clip)}, expected a positive number or null")
+            object.__setattr__(self, "clip_sample", float(clip))
+        if self.checkpoint_sha256 is not None and not isinstance(self.checkpoint_sha256, str):
+            raise InputError(f"process: checkpoint_sha256 is {shown(self.checkpoint_sha256)}, expected a text or null")
         if self.schedule.alpha_bar[-1] == 0.0 and self.prediction_type in _NEED_SIGNAL:
             raise InputError(
                 f"process: the schedule ends at alpha_bar = 0, where {self.prediction_type} says nothing "
@@ -112,7 +122,7 @@ class Process:
         """
         if not isinstance(fields, Mapping):
             raise InputError(f"{source}: found {type(fields).__name__}, expected the JSON object of a process")
-        if fields.get("format") != PROCESS_FORMAT:
+        if not is_whole(fields.get("format")) or fields["format"] != PROCESS_FORMAT:
             raise InputError(
                 f"{source}: process format is {fields.get('format')!r}, this version reads {PROCESS_FORMAT}; "
                 "export again with this version, or install the version that wrote it"
@@ -122,25 +132,24 @@ class Process:
                 f"{source}: describes a {fields['kind']} process, expected a Gaussian one; "
                 "a binomial network is sampled with `python -m runtime.sample_bits`"
             )
-        missing = [name for name in ("sample", "schedule", "prediction_type", "variance_type") if name not in fields]
+        missing = [name for name in _REQUIRED if name not in fields]
         if missing:
             raise InputError(f"{source}: the field {missing[0]!r} is missing; export again")
         sample, schedule = fields["sample"], fields["schedule"]
         if not isinstance(sample, Mapping) or not isinstance(schedule, Mapping):
             raise InputError(f"{source}: 'sample' and 'schedule' must be JSON objects; export again")
+        missing = [name for name in ("channels", "height", "width", "levels") if name not in sample]
+        if missing:
+            raise InputError(f"{source}: the field {missing[0]!r} of 'sample' is missing; export again")
         try:
             return cls(
-                sample=SampleShape(
-                    sample.get("channels", 0),
-                    sample.get("height", 0),
-                    sample.get("width", 0),
-                    sample.get("levels", 256),
-                ),
+                sample=SampleShape(sample["channels"], sample["height"], sample["width"], sample["levels"]),
                 schedule=NoiseSchedule.from_json(schedule),
                 prediction_type=fields["prediction_type"],
                 variance_type=fields["variance_type"],
-                clip_sample=fields.get("clip_sample"),
+                clip_sample=fields["clip_sample"],
                 checkpoint_sha256=fields.get("checkpoint_sha256"),
+                timestep_spacing=fields.get("timestep_spacing"),
             )
         except InputError as error:
             raise InputError(f"{source}: {error}") from None
@@ -149,15 +158,19 @@ class Process:
     def from_json_text(cls, text: str, source: str = "process") -> Process:
         """As `from_json`, from text. Raises InputError if the text is not JSON."""
         try:
-            fields = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{source}: not JSON ({error}); export again") from None
+            fields = parse_json(text)
+        except InputError as error:
+            raise InputError(f"{source}: {error}; export again") from None
         return cls.from_json(fields, source)
 
     def to_json(self) -> dict[str, Any]:
-        """The JSON object of this process."""
+        """The JSON object of this process.
+
+        `timestep_spacing` stands in it only where there is one: a reader that does not know the field passes over it
+        and takes its own default, as it does for a file without it.
+        """
         shape = self.sample
-        return {
+        described: dict[str, Any] = {
             "format": PROCESS_FORMAT,
             "sample": {
                 "channels": shape.channels,
@@ -171,3 +184,6 @@ class Process:
             "clip_sample": self.clip_sample,
             "checkpoint_sha256": self.checkpoint_sha256,
         }
+        if self.timestep_spacing is not None:
+            described["timestep_spacing"] = self.timestep_spacing
+        return described

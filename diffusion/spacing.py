@@ -11,7 +11,7 @@ import numpy as np
 
 from diffusion.errors import InputError
 from diffusion.noise_schedule import NoiseSchedule
-from diffusion.number_checks import is_whole
+from diffusion.number_checks import is_whole, shown, whole_number
 
 
 def _leading(num_steps: int, schedule: NoiseSchedule) -> np.ndarray:
@@ -20,13 +20,15 @@ def _leading(num_steps: int, schedule: NoiseSchedule) -> np.ndarray:
 
 
 def _trailing(num_steps: int, schedule: NoiseSchedule) -> np.ndarray:
-    # Lin et al. 2024, table 2: always begins at T−1.
+    # Lin et al. 2024, table 2: always begins at T−1. In diffusers' own arithmetic, whose rounding decides ties;
+    # for some N it makes one timestep too many, −1.
     total = schedule.num_train_timesteps
-    return np.round(total - np.arange(num_steps)[::-1] * total / num_steps).astype(np.int64) - 1
+    return np.round(np.arange(total, 0, -total / num_steps)[:num_steps])[::-1].astype(np.int64) - 1
 
 
 def _linspace(num_steps: int, schedule: NoiseSchedule) -> np.ndarray:
-    return np.round(_unit_interval(num_steps) * (schedule.num_train_timesteps - 1)).astype(np.int64)
+    # In diffusers' own arithmetic, whose rounding decides ties.
+    return np.round(np.linspace(0, schedule.num_train_timesteps - 1, num_steps)).astype(np.int64)
 
 
 def _quadratic(num_steps: int, schedule: NoiseSchedule) -> np.ndarray:
@@ -64,12 +66,12 @@ def spaced_timesteps(spacing: str, num_steps: int, schedule: NoiseSchedule) -> n
         InputError: an unknown spacing, N < 1 or N > T.
     """
     total = schedule.num_train_timesteps
-    if spacing not in _SPACINGS:
-        raise InputError(f"spacing is {spacing!r}, expected one of {', '.join(SPACINGS)}")
-    if not is_whole(num_steps) or not 1 <= num_steps <= total:
-        raise InputError(
-            f"steps is {num_steps!r}, expected a whole number from 1 to {total}, the timesteps of training"
-        )
+    if not isinstance(spacing, str) or spacing not in _SPACINGS:
+        raise InputError(f"spacing is {shown(spacing)}, expected one of {', '.join(SPACINGS)}")
+    try:
+        num_steps = whole_number(num_steps, "steps", 1, total)
+    except InputError as error:
+        raise InputError(f"{error}, the timesteps of training") from None
     if num_steps == 1:
         return np.array([0 if spacing == "leading" else total - 1], dtype=np.int64)
     return check_timesteps(_SPACINGS[spacing](num_steps, schedule)[::-1], total)
@@ -83,10 +85,10 @@ def check_timesteps(timesteps: Sequence[int] | np.ndarray, num_train_timesteps: 
     """
     whole = _whole_numbers(timesteps)
     if not whole:
-        raise InputError(f"timesteps: found {timesteps!r}, expected a non-empty list of whole numbers")
+        raise InputError(f"timesteps: found {shown(timesteps)}, expected a non-empty list of whole numbers")
     for timestep in whole:
         if not 0 <= timestep < num_train_timesteps:
-            raise InputError(f"timesteps: found {timestep}, expected 0 to {num_train_timesteps - 1}")
+            raise InputError(f"timesteps: found {shown(timestep)}, expected 0 to {num_train_timesteps - 1}")
     array = np.array(whole, dtype=np.int64)
     rising = np.flatnonzero(np.diff(array) >= 0)
     if rising.size:
@@ -97,6 +99,8 @@ def check_timesteps(timesteps: Sequence[int] | np.ndarray, num_train_timesteps: 
 
 def _whole_numbers(values: Sequence[int] | np.ndarray) -> list[int]:
     """Python's integers, which have no largest, of a list or an array; none if it is anything else."""
+    if isinstance(values, np.ma.MaskedArray):
+        return []
     try:
         listed = np.asarray(values, dtype=object)
     except ValueError:  # arrays of different shapes

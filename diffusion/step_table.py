@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from diffusion.errors import InputError
+from diffusion.number_checks import is_whole, real_array, real_number, shown, yes_or_no
 from diffusion.spacing import check_timesteps
 
 # The order of a row's coefficients, in every array of them and in kernels/step.h.
@@ -55,11 +56,18 @@ class StepTable:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "timesteps", np.asarray(self.timesteps))
-        object.__setattr__(self, "coefficients", np.asarray(self.coefficients, dtype=np.float64))
-        name, timesteps = f"table of {self.sampler}", self.timesteps
-        if timesteps.ndim != 1 or not timesteps.size or not np.issubdtype(timesteps.dtype, np.integer):
-            raise InputError(f"{name}: timesteps are {timesteps!r}, expected one or more whole numbers")
+        name = f"table of {self.sampler}"
+        # Copies that nobody else can change.
+        timesteps = _whole_array(self.timesteps)
+        if timesteps is None or timesteps.ndim != 1 or not timesteps.size:
+            raise InputError(f"{name}: timesteps are {shown(self.timesteps)}, expected one or more whole numbers")
+        coefficients = real_array(self.coefficients, f"{name}: coefficients")
+        for field, array in (("timesteps", timesteps), ("coefficients", coefficients)):
+            array.flags.writeable = False
+            object.__setattr__(self, field, array)
+        object.__setattr__(self, "clip", real_number(self.clip, f"{name}: clip"))
+        for field in ("learned", "h2_is_x_start"):
+            object.__setattr__(self, field, yes_or_no(getattr(self, field), f"{name}: {field}"))
         if self.coefficients.shape != (len(timesteps), len(COLUMNS)):
             raise InputError(
                 f"{name}: coefficients have shape {self.coefficients.shape}, "
@@ -71,17 +79,18 @@ class StepTable:
                 f"{name}: coefficient {COLUMNS[column]} at timestep {timesteps[row]} is "
                 f"{self.coefficients[row, column]}, expected a finite number"
             )
-        if self.histories not in (0, 1, 2):
-            raise InputError(f"{name}: histories is {self.histories}, expected 0, 1 or 2")
+        if not is_whole(self.histories) or self.histories not in (0, 1, 2):
+            raise InputError(f"{name}: histories is {shown(self.histories)}, expected 0, 1 or 2")
+        object.__setattr__(self, "histories", int(self.histories))
         if not self.clip > 0:
             raise InputError(f"{name}: clip is {self.clip}, expected a positive number")
         # Distinct, because they number the noise: a row that came twice would draw the same again.
-        steps = np.diff(timesteps.astype(np.int64))
+        steps = np.diff(timesteps)
         rises_without_noise = bool((steps > 0).all() and not self.column("s").any())
         if timesteps.min() < 0 or not ((steps < 0).all() or rises_without_noise):
-            shown = ", ".join(str(timestep) for timestep in timesteps[:8]) + (", …" if timesteps.size > 8 else "")
+            first = ", ".join(str(timestep) for timestep in timesteps[:8]) + (", …" if timesteps.size > 8 else "")
             raise InputError(
-                f"{name}: timesteps are {shown}, expected 0 or more, strictly descending "
+                f"{name}: timesteps are {first}, expected 0 or more, strictly descending "
                 "(or strictly ascending, if no row adds noise)"
             )
         if self.column("s")[-1] != 0.0:
@@ -154,6 +163,19 @@ class StepTable:
     def with_notes(self, *notes: str) -> StepTable:
         """The same table with these notes too, none of them twice."""
         return replace(self, notes=tuple(dict.fromkeys((*self.notes, *notes))))
+
+
+def _whole_array(values: object) -> np.ndarray | None:
+    """Whole numbers as int64, a copy; None if they are anything else."""
+    if isinstance(values, np.ma.MaskedArray):
+        return None
+    try:
+        listed = np.array(values, dtype=object)
+    except ValueError:  # arrays of different shapes
+        return None
+    if not all(is_whole(each) and abs(int(each)) < 2**63 for each in listed.flat):
+        return None
+    return listed.astype(np.int64)
 
 
 def start_note(alpha_bar: np.ndarray, timestep: int) -> str | None:

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from export.network_io import name_nodes, tensor_shapes
+from export.graph_facts import GraphFacts, drop_unread, is_standard, name_nodes
 
 
 def in_cuda_bf16_form(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[str, ...]]:
@@ -27,26 +27,24 @@ def in_cuda_bf16_form(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[st
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     name_nodes(copy)
-    shapes = tensor_shapes(copy)
-    weights = {entry.name: entry for entry in copy.graph.initializer}
+    facts = GraphFacts(copy)
+    ones: dict[int, str] = {}
     for place, node in enumerate(copy.graph.node):
-        if node.op_type == "InstanceNormalization":
-            shape = shapes.get(node.input[0], ())
-            unit, zero = (numpy_helper.to_array(weights[name]) if name in weights else None for name in node.input[1:3])
-            if len(shape) == 3 and shape[2] and _all(unit, 1) and _all(zero, 0):
-                copy.graph.node[place].CopyFrom(_layer_norm(copy.graph, node, shape[2]))
-    read = {name for node in copy.graph.node for name in node.input}
-    for entry in [entry for entry in copy.graph.initializer if entry.name not in read]:
-        copy.graph.initializer.remove(entry)
+        if is_standard(node, "InstanceNormalization"):
+            shape = facts.shapes.get(node.input[0], ())
+            unit, zero = (facts.numbers(name) for name in node.input[1:3])
+            if len(shape) == 3 and isinstance(shape[2], int) and shape[2] and _all(unit, 1) and _all(zero, 0):
+                if shape[2] not in ones:
+                    name = ones[shape[2]] = facts.free_name(f"ones_{shape[2]}")
+                    copy.graph.initializer.append(numpy_helper.from_array(np.ones(shape[2], np.float32), name))
+                copy.graph.node[place].CopyFrom(_layer_norm(node, ones[shape[2]]))
+    drop_unread(copy.graph)
     onnx.checker.check_model(copy)
     no_kernel = ("InstanceNormalization", "Resize")
-    return copy, tuple(node.name for node in copy.graph.node if node.op_type in no_kernel)
+    return copy, tuple(node.name for node in copy.graph.node if is_standard(node, *no_kernel))
 
 
-def _layer_norm(graph: onnx.GraphProto, node: onnx.NodeProto, num_elements: int) -> onnx.NodeProto:
-    gain = f"ones_{num_elements}"
-    if all(entry.name != gain for entry in graph.initializer):
-        graph.initializer.append(numpy_helper.from_array(np.ones(num_elements, np.float32), gain))
+def _layer_norm(node: onnx.NodeProto, gain: str) -> onnx.NodeProto:
     epsilon = next((entry.f for entry in node.attribute if entry.name == "epsilon"), 1e-5)
     name = node.name.replace("InstanceNormalization", "LayerNormalization")
     return helper.make_node("LayerNormalization", [node.input[0], gain], node.output, name, axis=-1, epsilon=epsilon)

@@ -6,8 +6,24 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from commands.whole_files import whole_file, write_whole_text
-from runtime.engines.sidecar import Sidecar, sidecar_path
+from commands.whole_files import check_name, whole_file, write_whole_text
+from diffusion.errors import InputError
+from runtime.engines.sidecar import Sidecar, golden_path, sidecar_path
+
+MOST_ONNX_BYTES = 2**31 - 2**24
+"""Of the weights of an ONNX graph: Protocol Buffers' limit on a message, less room for the graph itself."""
+
+
+def check_out(out: Path, suffix: str) -> None:
+    """Raises InputError if a file cannot be called so, or, of an engine, one that lies beside it cannot."""
+    if out.suffix != suffix:
+        raise InputError(
+            f"{out}: the name ends in {out.suffix!r}, expected the name of a file that ends in {suffix!r}; "
+            "choose another name with --out"
+        )
+    beside = () if suffix == ".onnx" else (golden_path(out), sidecar_path(out))
+    for path in (out, *beside):
+        check_name(path)
 
 
 def publish_engine(files: Mapping[Path, bytes], engine: Path, sidecar: Sidecar) -> None:

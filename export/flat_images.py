@@ -7,7 +7,6 @@ bf16, a SiLU takes longer than the 3×3 convolution behind it (measured in docs/
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -15,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from export.network_io import tensor_shapes
+from export.graph_facts import GraphFacts, Shape, attribute, is_standard
 
 _ELEMENTWISE = {"Add", "Sub", "Mul", "Div", "Sigmoid", "Tanh", "Relu", "Neg", "Exp", "Erf"}
 
@@ -26,11 +25,13 @@ class _Region:
 
     Attributes:
         reshape: that makes the image, from something that need not have been one.
+        first: what the reshape says of the image's first axis: 0 for its input's, −1 for what is left, or a number.
         nodes: the operations, in the graph's order.
         channels, height, width: of every image in the region.
     """
 
     reshape: onnx.NodeProto
+    first: int
     nodes: list[onnx.NodeProto]
     channels: int
     height: int
@@ -45,88 +46,108 @@ class _Region:
 def flatten_images(model: onnx.ModelProto) -> int:
     """Let element-wise operations behind a group normalization see [N, C, H·W]. Changes the model in place.
 
+    What the images are made from may be anything: of their first axis the rows keep whatever the Reshape says, and
+    height and width are certain, or the operations stay as they are.
+
     Returns:
         How many regions of such operations there are.
     """
-    shapes = tensor_shapes(model)
-    regions = list(_regions(model.graph, shapes))
+    facts = GraphFacts(model)
+    rewriter = _Rewriter(model.graph, facts)
+    regions = list(_regions(model.graph, facts))
     for region in regions:
-        _flatten(model.graph, region, shapes)
+        rewriter.flatten(region)
     return len(regions)
 
 
-def _regions(graph: onnx.GraphProto, shapes: dict[str, tuple[int, ...]]) -> Iterator[_Region]:
-    constants = {entry.name for entry in graph.initializer}
+def _regions(graph: onnx.GraphProto, facts: GraphFacts) -> Iterator[_Region]:
+    taken: set[str] = set()
     for reshape in graph.node:
-        shape = shapes.get(reshape.output[0], ())
-        if reshape.op_type != "Reshape" or reshape.input[1] not in constants or len(shape) != 4 or 0 in shape[1:]:
+        first = _first_size(reshape, facts)
+        sizes = [size for size in facts.shapes.get(reshape.output[0], ())[1:] if isinstance(size, int) and size > 0]
+        if first is None or len(sizes) != 3:
             continue
-        region = _Region(reshape, [], *shape[1:])
+        channels, height, width = sizes
+        region = _Region(reshape, first, [], channels, height, width)
         images = {reshape.output[0]}
         for node in graph.node:
-            if images.isdisjoint(node.input) or node.op_type not in _ELEMENTWISE:
+            if images.isdisjoint(node.input) or not is_standard(node, *_ELEMENTWISE) or node.output[0] in taken:
                 continue
             others = [name for name in node.input if name not in images]
-            if all(_one_for_each_channel(shapes.get(name), region.channels) for name in others):
+            if all(_one_for_each_channel(facts.shapes.get(name), channels) for name in others):
                 region.nodes.append(node)
                 images.add(node.output[0])
         if region.nodes:
+            taken |= images
             yield region
 
 
-def _one_for_each_channel(shape: tuple[int, ...] | None, channels: int) -> bool:
+def _first_size(reshape: onnx.NodeProto, facts: GraphFacts) -> int | None:
+    """What a Reshape to constant sizes says of its first axis; None for what is none, or says nothing certain."""
+    if not is_standard(reshape, "Reshape") or len(reshape.input) != 2:
+        return None
+    target = facts.numbers(reshape.input[1])
+    if target is None or target.shape != (4,) or (0 in target and attribute(reshape, "allowzero", 0) != 0):
+        return None
+    return int(target[0])
+
+
+def _one_for_each_channel(shape: Shape | None, channels: int) -> bool:
     """Whether an operand of [N, C, H, W] does not vary within a channel: one number, or [C, 1, 1], [N, C, 1, 1]."""
     if shape is None or len(shape) > 4:
         return False
-    return math.prod(shape) == 1 or (len(shape) > 2 and shape[-3:] in ((channels, 1, 1), (1, 1, 1)))
+    return all(size == 1 for size in shape) or (len(shape) > 2 and shape[-3:] in ((channels, 1, 1), (1, 1, 1)))
 
 
-def _flatten(graph: onnx.GraphProto, region: _Region, shapes: dict[str, tuple[int, ...]]) -> None:
-    weights = {entry.name: entry for entry in graph.initializer}
-    inside = set(region.images)
-    flat = {name: f"{name}_rows" for name in region.images}
-    stem = region.reshape.output[0]
-    region.reshape.input[1] = _constant(graph, f"{stem}/rows", [0, region.channels, region.height * region.width])
-    for node in region.nodes:
-        for place, name in enumerate(node.input):
-            if name in inside:
-                node.input[place] = flat[name]
-            elif len(shapes[name]) > 2:
-                node.input[place] = _without_last_axis(graph, weights, node, name, shapes[name])
-    read_outside = {entry.name for entry in graph.output}
-    read_outside |= {name for node in graph.node for name in node.input}
-    for node in [region.reshape, *region.nodes]:
-        name = node.output[0]
-        node.output[0] = flat[name]
-        if name in read_outside:
-            target = _constant(graph, f"{stem}/image", [0, region.channels, region.height, region.width])
-            back = helper.make_node("Reshape", [flat[name], target], [name], name=f"{node.name or name}/Image")
-            graph.node.insert(list(graph.node).index(node) + 1, back)
+class _Rewriter:
+    """Writes regions as rows."""
 
+    def __init__(self, graph: onnx.GraphProto, facts: GraphFacts) -> None:
+        self._graph, self._facts = graph, facts
+        self._targets: dict[tuple[int, ...], str] = {}
 
-def _without_last_axis(
-    graph: onnx.GraphProto,
-    weights: dict[str, onnx.TensorProto],
-    node: onnx.NodeProto,
-    name: str,
-    shape: tuple[int, ...],
-) -> str:
-    """The operand [.., C, 1, 1] as [.., C, 1]."""
-    flat = f"{name}_rows"
-    if flat in weights or any(flat in other.output for other in graph.node):
+    def flatten(self, region: _Region) -> None:
+        flat = {name: self._facts.free_name(f"{name}_rows") for name in region.images}
+        operands: dict[str, str] = {}
+        pixels = region.height * region.width
+        region.reshape.input[1] = self._target([region.first, region.channels, pixels])
+        for node in region.nodes:
+            for place, name in enumerate(node.input):
+                if name in flat:
+                    node.input[place] = flat[name]
+                elif len(self._facts.shapes[name]) > 2:
+                    if name not in operands:  # the region's first reader: it comes before the others
+                        operands[name] = self._without_last_axis(node, name)
+                    node.input[place] = operands[name]
+        inside = {id(node) for node in region.nodes}
+        for node in [region.reshape, *region.nodes]:
+            name = node.output[0]
+            node.output[0] = flat[name]
+            readers = self._facts.readers.get(name, [])
+            if name in self._facts.outputs or any(id(reader) not in inside for reader in readers):
+                target = self._target([0, region.channels, region.height, region.width])
+                back = helper.make_node("Reshape", [flat[name], target], [name], name=f"{node.name or name}/Image")
+                self._graph.node.insert(_place(self._graph, node) + 1, back)
+
+    def _without_last_axis(self, node: onnx.NodeProto, name: str) -> str:
+        """The operand [.., C, 1, 1] as [.., C, 1]."""
+        flat = self._facts.free_name(f"{name}_rows")
+        numbers = self._facts.numbers(name)
+        if numbers is not None:
+            self._graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(numbers[..., 0]), flat))
+        else:
+            target = self._target([0, *(int(size) for size in self._facts.shapes[name][1:-1])])
+            reshape = helper.make_node("Reshape", [name, target], [flat], name=f"{name}/Rows")
+            self._graph.node.insert(_place(self._graph, node), reshape)
         return flat
-    if name in weights:
-        values = numpy_helper.to_array(weights[name])[..., 0]
-        weights[flat] = numpy_helper.from_array(np.ascontiguousarray(values), flat)
-        graph.initializer.append(weights[flat])
-        return flat
-    target = _constant(graph, f"{name}/rows", [0, *shape[1:-1]])
-    reshape = helper.make_node("Reshape", [name, target], [flat], name=f"{name}/Rows")
-    graph.node.insert(list(graph.node).index(node), reshape)
-    return flat
+
+    def _target(self, sizes: list[int]) -> str:
+        key = tuple(sizes)
+        if key not in self._targets:
+            name = self._targets[key] = self._facts.free_name("rows_" + "_".join(map(str, sizes)))
+            self._graph.initializer.append(numpy_helper.from_array(np.array(sizes, dtype=np.int64), name))
+        return self._targets[key]
 
 
-def _constant(graph: onnx.GraphProto, name: str, values: list[int]) -> str:
-    if all(entry.name != name for entry in graph.initializer):
-        graph.initializer.append(numpy_helper.from_array(np.array(values, dtype=np.int64), name))
-    return name
+def _place(graph: onnx.GraphProto, wanted: onnx.NodeProto) -> int:
+    return next(place for place, node in enumerate(graph.node) if node.output == wanted.output)

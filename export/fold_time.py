@@ -15,8 +15,12 @@ import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
+from commands.reasons import reason
 from diffusion.errors import InputError
-from export.time_path import TimePath, find_time_path, reads, rename_reads, tell_inputs_apart, time_path_model
+from export.engine_files import MOST_ONNX_BYTES
+from export.graph_facts import GraphFacts, all_names, free_name, name_nodes, reads
+from export.sample_rows import Kind, kinds_of
+from export.time_path import TimePath, find_time_path, rename_reads, tell_inputs_apart, time_path_model
 
 # A broadcast over pixels would multiply the tables by H·W: what needs more than this stays in the graph.
 # The 35.7 M-parameter network of Ho et al. 2020 takes 20 MB.
@@ -56,7 +60,8 @@ def fold_time(
     """Replace all that depends on `t` and not on `x` by lookups.
 
     The cut is as late in the path as possible, so that only tensors that the rest of the graph reads become tables.
-    What depends on the shape of `x` alone, such as a broadcast over the batch, counts as independent of `x`.
+    What depends on the shape of `x` alone, such as a broadcast over the batch, counts as independent of `x`. A tensor
+    becomes a table only if `export.sample_rows` proves that its rows are functions of each sample's own timestep.
 
     Args:
         model: inputs of rank 4 (x) and rank 1 (t) with an open first axis; unchanged.
@@ -74,16 +79,32 @@ def fold_time(
     if t.type.tensor_type.shape.dim[0].HasField("dim_value"):
         size = t.type.tensor_type.shape.dim[0].dim_value
         raise InputError(f"{source}: {t.name} has {size} values, expected an open first axis; export again with one")
-    keep: set[str] = set()
-    while True:
-        path = find_time_path(model.graph, x.name, t.name, frozenset(keep))
-        evaluate = _Evaluation(model, path, x, t, source)
-        sizes = {name: array.nbytes for name, array in evaluate(np.zeros(1, np.int64)).items()}
-        if num_train_timesteps * sum(sizes.values()) <= MOST_TABLE_BYTES:
-            break
-        keep.add(max(sizes, key=lambda name: sizes[name]))
-    tables = _evaluate_all(evaluate, num_train_timesteps, source)
+    facts = GraphFacts(model)
+    kinds = kinds_of(model.graph, facts, x.name, t.name)
+
+    def evaluated(keep: set[str]) -> tuple[TimePath, dict[str, np.ndarray]]:
+        while True:
+            path = find_time_path(model, x.name, t.name, frozenset(keep), facts)
+            evaluate = _Evaluation(model, path, x, t, source)
+            sizes = {name: array.nbytes for name, array in evaluate(np.zeros(1, np.int64)).items()}
+            if num_train_timesteps * sum(sizes.values()) <= MOST_TABLE_BYTES:
+                return path, _evaluate_all(evaluate, num_train_timesteps, source)
+            keep.add(max(sizes, key=lambda name: sizes[name]))
+
+    path, tables = evaluated(set())
+    if any(kinds[name] is not Kind.ROWS for name in path.boundary):
+        # The numbers did not show that samples mix. That is no proof, so what has none stays in the graph.
+        path, tables = evaluated({name for name, kind in kinds.items() if kind is not Kind.ROWS})
+    num_bytes = sum(entry.ByteSize() for entry in model.graph.initializer) + sum(
+        table.nbytes for table in tables.values()
+    )
+    if num_bytes > MOST_ONNX_BYTES:
+        raise InputError(
+            f"{source}: {num_bytes / 1e9:.1f} GB of weights and tables, expected at most "
+            f"{MOST_ONNX_BYTES / 1e9:.1f} GB, as much as one ONNX message holds; give --no-fold-time"
+        )
     folded = _with_lookups(model, path, tables, t.name)
+    name_nodes(folded)
     onnx.checker.check_model(folded)
     kept = {hashlib.sha256(_content(table)).digest(): table.nbytes for table in tables.values()}
     num_gathers = len(folded.graph.node) - len(path.rest)
@@ -108,7 +129,13 @@ class _Evaluation:
         options = ort.SessionOptions()
         options.log_severity_level = _SEVERITY_FATAL
         content = time_path_model(model, path, t.name).SerializeToString()
-        self._session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        try:
+            self._session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime's exceptions have no common base
+            raise InputError(
+                f"{source}: ONNX Runtime cannot run what depends on {t.name} by itself ({reason(error)}); "
+                "give --no-fold-time"
+            ) from error
         if x.name in [entry.name for entry in self._session.get_inputs()]:
             chw = [dim.dim_value for dim in x.type.tensor_type.shape.dim[1:]]
             if not all(chw):
@@ -123,7 +150,15 @@ class _Evaluation:
             if self._x is not None:  # of which only the shape is read
                 name, chw, dtype = self._x
                 feed[name] = np.zeros((len(t), *chw), dtype)
-            found.update(zip(self._computed, self._session.run(self._computed, feed), strict=True))
+            try:
+                values = self._session.run(self._computed, feed)
+            except Exception as error:  # as above
+                raise InputError(
+                    f"{self._source}: what depends on {self._t_name} fails for {len(t)} timesteps from "
+                    f"{timesteps.min()} to {timesteps.max()} ({reason(error)}); check --num-train-timesteps, "
+                    "or give --no-fold-time"
+                ) from error
+            found.update(zip(self._computed, values, strict=True))
         for name in self._boundary:
             if found[name].shape[:1] != t.shape:
                 raise InputError(
@@ -163,20 +198,20 @@ def _with_lookups(
 ) -> onnx.ModelProto:
     graph = onnx.GraphProto(name=model.graph.name, doc_string=model.graph.doc_string)
     outputs = {entry.name for entry in model.graph.output}
-    taken = {name for node in model.graph.node for name in (*node.output, *reads(node))}
+    taken = all_names(model.graph)
     first_with: dict[bytes, tuple[str, str]] = {}  # hash → names of table and of what is looked up
     new_names: dict[str, str] = {}
     for name, table in tables.items():
         digest = hashlib.sha256(_content(table)).digest()
         if digest not in first_with:
-            table_name = _free_name("time_table", taken)
+            table_name = free_name("time_table", taken)
             graph.initializer.append(numpy_helper.from_array(table, table_name))
         elif name not in outputs:
             new_names[name] = first_with[digest][1]
             continue
         else:
             table_name = first_with[digest][0]
-        looked_up = name if name != t_name else _free_name(f"{t_name}_value", taken)
+        looked_up = name if name != t_name else free_name(f"{t_name}_value", taken)
         new_names[name] = looked_up
         first_with.setdefault(digest, (table_name, looked_up))
         node = helper.make_node("Gather", [table_name, t_name], [looked_up], name=f"{table_name}/Gather", axis=0)
@@ -222,12 +257,3 @@ def _copy_field(message: onnx.ModelProto, name: str, value: object) -> None:
 
 def _content(table: np.ndarray) -> bytes:
     return f"{table.dtype}{table.shape}".encode() + np.ascontiguousarray(table).tobytes()
-
-
-def _free_name(stem: str, taken: set[str]) -> str:
-    name, number = stem, 0
-    while name in taken:
-        number += 1
-        name = f"{stem}_{number}"
-    taken.add(name)
-    return name

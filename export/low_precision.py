@@ -9,6 +9,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from commands.program import say
+from commands.reasons import reason
 from diffusion.errors import InputError
 
 if TYPE_CHECKING:
@@ -37,7 +38,6 @@ def lower_precision(
     precision: str,
     golden: Golden,
     source: str,
-    folded: bool,
     keep_float32: Collection[str] = (),
     float32_ends: bool = False,
     debug: bool = False,
@@ -49,7 +49,6 @@ def lower_precision(
         precision: `fp16` or `bf16`.
         golden: of the float32 reference, for this precision.
         source: what to call the network in an error.
-        folded: whether the time path is folded; where it is not, it stays in float32.
         keep_float32: names of further nodes that shall compute in float32.
         float32_ends: leave x and the prediction in float32.
         debug: let AutoCast report on standard error.
@@ -58,14 +57,20 @@ def lower_precision(
         InputError: a graph that AutoCast does not take, or no room for the files that it reads.
     """
     from export import mixed_precision
-    from export.network_io import T, X, name_nodes
+    from export.graph_facts import is_standard, name_nodes, reads, subgraphs
+    from export.network_io import T, X
     from export.time_path import find_time_path
 
     name_nodes(model)
     say(f"converting to {precision} with AutoCast")
-    keep = list(keep_float32)
-    if not folded:
-        keep += [node.name for node in find_time_path(model.graph, X, T).path]
+    # What of the time path is not in tables computes in float32, and so do lookups that it reads.
+    path = find_time_path(model, X, T).path
+    left = [node for node in path if not is_standard(node, "Gather") or node.input[1] != T]
+    read = {name for node in left for name in reads(node)}
+    keep = [*keep_float32, *(node.name for node in path if node in left or not read.isdisjoint(node.output))]
+    # AutoCast retypes what enters a loop or a branch, and not what is inside.
+    control = [node for node in model.graph.node if any(True for _ in subgraphs(node))]
+    keep += [node.name for node in control]
     # The first, a middle and the last state of a trajectory, one sample of each.
     rows = sorted({0, len(golden.timesteps) // 2, len(golden.timesteps) - 1})
     calibration = (golden.x[rows, 0], golden.timesteps[rows])
@@ -73,7 +78,7 @@ def lower_precision(
         return mixed_precision.to_mixed_precision(model, precision, calibration, keep, debug, float32_ends)
     except mixed_precision.AutoCastError as error:
         raise InputError(
-            f"{source}: ModelOpt's AutoCast cannot convert it to {precision} ({str(error)[:300]}); "
+            f"{source}: ModelOpt's AutoCast cannot convert it to {precision} ({reason(error)}); "
             f"leave out --{precision}, or export it with --opset 18"
         ) from error
 

@@ -76,7 +76,7 @@ def make_low_precision_onnx(
     keep: tuple[str, ...] = ()
     if precision == "bf16":
         folded, keep = in_cuda_bf16_form(folded)
-    mixed = lower_precision(folded, precision, golden, out, True, keep, float32_ends=True, debug=debug)
+    mixed = lower_precision(folded, precision, golden, out, keep, float32_ends=True, debug=debug)
     described = _described(mixed.model, model, precision)
     say(f"verifying the {precision} network on the CPU")
     verification = verify_network(described, golden, process, precision, reference)

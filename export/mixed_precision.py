@@ -23,7 +23,8 @@ import onnx
 from onnx import TensorProto
 
 from diffusion.errors import InputError
-from export.network_io import T, X, name_nodes, set_io_type, tensor_types
+from export.graph_facts import is_standard, name_nodes
+from export.network_io import T, X, set_io_type, tensor_types
 
 ELEMENT_TYPES = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 TYPE_NAMES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
@@ -76,7 +77,8 @@ def to_mixed_precision(
     x, t = calibration
     t_type = next(entry.type.tensor_type.elem_type for entry in model.graph.input if entry.name == T)
     t = t.astype(onnx.helper.tensor_dtype_to_np_dtype(t_type))
-    lookups = [node.name for node in model.graph.node if node.op_type == "Gather" and node.input[1] == T]
+    lookups = [node.name for node in model.graph.node if is_standard(node, "Gather") and node.input[1] == T]
+    lookups = [name for name in lookups if name not in keep_float32]
     with tempfile.TemporaryDirectory() as folder, _quiet(debug):
         from modelopt.onnx.autocast.convert import convert_to_mixed_precision
 

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from commands.program import Report, make_parser, run_program, say
 from commands.whole_files import whole_file
+from ddpm_rt.own_packages import import_own_packages
 from diffusion.binomial_process import BinomialProcess
-from diffusion.errors import InputError
 from diffusion.process import METADATA_KEY, Process
+from export.engine_files import check_out
 
 if TYPE_CHECKING:
     from train.mlp_folder import TrainedMlp
@@ -41,10 +42,8 @@ def export_mlp(folder: Path, out: Path | None = None) -> dict[str, Any]:
         VerificationError: ONNX Runtime and PyTorch disagree; nothing was written.
     """
     out = Path(f"{folder.resolve().name}.onnx") if out is None else out
-    if out.suffix != ".onnx":
-        raise InputError(f"{out}: the name ends in {out.suffix!r}, expected '.onnx'; choose another name with --out")
-    if out.is_dir():
-        raise InputError(f"{out}: is a folder, expected the name of a file; choose another name with --out")
+    check_out(out, ".onnx")
+    import_own_packages("train")
     from train.mlp_folder import read_mlp
 
     trained = read_mlp(folder)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+from collections.abc import Iterable
 
 import onnx
 from onnx import TensorProto, helper
 
 from diffusion.errors import InputError
-from export.time_path import reads, rename_reads, tell_inputs_apart
+from export.graph_facts import all_names, free_name, infer, is_standard, reads, symbolic_shapes
+from export.time_path import rename_everywhere, rename_reads, tell_inputs_apart
 
 X, T, PREDICTION, BATCH = "x", "t", "prediction", "N"
 _SUFFIX = "_inner"
-# Shapes are computed from fewer.
-_MOST_NUMBERS = 64
 
 
 def with_contract_names(model: onnx.ModelProto, source: str) -> onnx.ModelProto:
@@ -28,28 +26,34 @@ def with_contract_names(model: onnx.ModelProto, source: str) -> onnx.ModelProto:
     graph = named.graph
     x, t = tell_inputs_apart(graph, source)
     if len(graph.output) != 1:
-        raise InputError(f"{source}: has {len(graph.output)} outputs, expected one prediction; export again")
-    for entry in (x, t):
-        first = entry.type.tensor_type.shape.dim[0]
-        if first.HasField("dim_value"):
-            raise InputError(
-                f"{source}: input {entry.name} takes batches of {first.dim_value} only, expected an open first axis; "
-                "export again with a dynamic batch (--batch fixes it for the engine)"
-            )
+        raise InputError(
+            f"{source}: has {len(graph.output)} outputs, expected one prediction; export the network without the others"
+        )
+    check_open_batch((x, t), source)
     prediction = graph.output[0]
     new_names = {x.name: X, t.name: T, prediction.name: PREDICTION}
-    # A tensor inside that has one of these names already makes room.
-    inside = {name for node in graph.node for name in (*node.output, *reads(node))}
-    inside |= {entry.name for entry in graph.initializer}
+    # A tensor inside that has one of these names already makes room, in a subgraph too.
+    taken = all_names(graph) | {X, T, PREDICTION}
     for name in (X, T, PREDICTION):
-        if name not in new_names and name in inside:
-            new_names[name] = name + _SUFFIX
-    _rename(graph, {old: new for old, new in new_names.items() if old != new})
+        if name not in new_names and name in all_names(graph):
+            new_names[name] = free_name(name + _SUFFIX, taken)
+    rename_everywhere(graph, {old: new for old, new in new_names.items() if old != new})
     for entry in (x, t, prediction):
         first = entry.type.tensor_type.shape.dim[0]
         first.Clear()
         first.dim_param = BATCH
     return named
+
+
+def check_open_batch(inputs: Iterable[onnx.ValueInfoProto], source: str) -> None:
+    """Raises InputError if the file fixes the first axis of an input."""
+    for entry in inputs:
+        first = entry.type.tensor_type.shape.dim[0]
+        if first.HasField("dim_value"):
+            raise InputError(
+                f"{source}: input {entry.name} takes batches of {first.dim_value} only, expected an open first axis; "
+                "export again with a dynamic batch (--batch of export.to_trt fixes it for the engine)"
+            )
 
 
 def fix_batch(model: onnx.ModelProto, batch_size: int) -> None:
@@ -64,24 +68,27 @@ def set_io_type(model: onnx.ModelProto, element_type: int) -> None:
 
     What reads x, or makes the prediction, in float32 gets a cast of its own.
     """
-    graph = model.graph
+    graph, types, taken = model.graph, tensor_types(model), all_names(model.graph)
     x = next(entry for entry in graph.input if entry.name == X)
     narrowed = [node for node in graph.node if _is_cast(node, element_type) and node.input[0] == X]
+    narrowed = [node for node in narrowed if node.output[0] != PREDICTION]
     new_names = {node.output[0]: X for node in narrowed}
     for node in narrowed:
         graph.node.remove(node)
     wide = [node for node in graph.node if X in reads(node)]
+    wide_x = free_name(f"{X}_float32", taken)
     for node in wide:
-        rename_reads(node, {X: f"{X}_float32"})
+        rename_reads(node, {X: wide_x})
     for node in graph.node:
         rename_reads(node, new_names)
     if wide:
-        cast = helper.make_node("Cast", [X], [f"{X}_float32"], name=f"{X}/Cast", to=TensorProto.FLOAT)
+        cast = helper.make_node("Cast", [X], [wide_x], name=f"{X}/Cast", to=TensorProto.FLOAT)
         graph.node.insert(0, cast)
     x.type.tensor_type.elem_type = element_type
 
     maker = next(node for node in graph.node if PREDICTION in node.output)
-    if _is_cast(maker, TensorProto.FLOAT):
+    made = {name for node in graph.node for name in node.output}
+    if _is_cast(maker, TensorProto.FLOAT) and maker.input[0] in made and types.get(maker.input[0]) == element_type:
         before = maker.input[0]
         graph.node.remove(maker)
         for node in graph.node:
@@ -90,80 +97,28 @@ def set_io_type(model: onnx.ModelProto, element_type: int) -> None:
                     node.output[place] = PREDICTION
             rename_reads(node, {before: PREDICTION})
     else:
+        wide_prediction = free_name(f"{PREDICTION}_float32", taken)
         for place, name in enumerate(maker.output):
             if name == PREDICTION:
-                maker.output[place] = f"{PREDICTION}_float32"
+                maker.output[place] = wide_prediction
         for node in graph.node:
-            rename_reads(node, {PREDICTION: f"{PREDICTION}_float32"})
+            rename_reads(node, {PREDICTION: wide_prediction})
         graph.node.append(
-            helper.make_node(
-                "Cast", [f"{PREDICTION}_float32"], [PREDICTION], name=f"{PREDICTION}/Cast", to=element_type
-            )
+            helper.make_node("Cast", [wide_prediction], [PREDICTION], name=f"{PREDICTION}/Cast", to=element_type)
         )
     graph.output[0].type.tensor_type.elem_type = element_type
 
 
 def tensor_types(model: onnx.ModelProto) -> dict[str, int]:
     """The element type of every tensor whose type can be inferred, by name."""
-    return {entry.name: entry.type.tensor_type.elem_type for entry in _inferred(model)}
+    return {entry.name: entry.type.tensor_type.elem_type for entry in infer(model)}
 
 
 def tensor_shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
-    """Every shape that can be inferred, by name; 0 for an open size."""
-    types = {entry.name: entry.type.tensor_type for entry in _inferred(model)}
-    # Without the question, an unknown shape looks like a single number's.
-    return {
-        name: tuple(dim.dim_value for dim in kind.shape.dim) for name, kind in types.items() if kind.HasField("shape")
-    }
-
-
-def _inferred(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
-    """What ONNX knows of inputs, weights, and all that is computed."""
-    # Inference copies a model twice: large weights stay behind, as nothing follows from their values.
-    light = onnx.ModelProto(ir_version=model.ir_version)
-    light.opset_import.extend(model.opset_import)
-    light.functions.extend(model.functions)
-    light.graph.name = model.graph.name
-    light.graph.node.extend(model.graph.node)
-    light.graph.input.extend(model.graph.input)
-    light.graph.output.extend(model.graph.output)
-    given = {entry.name for entry in model.graph.input}
-    for weights in model.graph.initializer:
-        if math.prod(weights.dims) <= _MOST_NUMBERS:
-            light.graph.initializer.append(weights)
-        if weights.name not in given:
-            light.graph.input.append(helper.make_tensor_value_info(weights.name, weights.data_type, list(weights.dims)))
-    graph = onnx.shape_inference.infer_shapes(light, data_prop=True).graph
-    return [*graph.input, *graph.value_info, *graph.output]
-
-
-def name_nodes(model: onnx.ModelProto) -> None:
-    """Give every node a name of its own, in place; those that have one keep it."""
-    taken: set[str] = set()
-    for place, node in enumerate(model.graph.node):
-        if not node.name or node.name in taken:
-            node.name = next(name for name in _names(f"{node.op_type}_{place}") if name not in taken)
-        taken.add(node.name)
-
-
-def _names(stem: str) -> Iterator[str]:
-    yield stem
-    number = 0
-    while True:
-        number += 1
-        yield f"{stem}_{number}"
+    """Every shape that follows from the inputs', by name; 0 for an open size."""
+    shapes = symbolic_shapes(model)
+    return {name: tuple(size if isinstance(size, int) else 0 for size in shape) for name, shape in shapes.items()}
 
 
 def _is_cast(node: onnx.NodeProto, element_type: int) -> bool:
-    return node.op_type == "Cast" and any(entry.name == "to" and entry.i == element_type for entry in node.attribute)
-
-
-def _rename(graph: onnx.GraphProto, new_names: dict[str, str]) -> None:
-    if not new_names:
-        return
-    for node in graph.node:
-        rename_reads(node, new_names)
-        for place, name in enumerate(node.output):
-            node.output[place] = new_names.get(name, name)
-    for entry in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
-        entry.name = new_names.get(entry.name, entry.name)
+    return is_standard(node, "Cast") and any(entry.name == "to" and entry.i == element_type for entry in node.attribute)

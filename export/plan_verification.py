@@ -25,6 +25,8 @@ from polygraphy.common import TensorMetadata
 from polygraphy.comparator import Comparator, IterationResult, RunResults
 from polygraphy.logger import G_LOGGER
 
+from commands.reasons import reason
+from diffusion.errors import InputError
 from diffusion.process import Process
 from export.network_io import PREDICTION, T, X
 from export.rounding_emulation import emulate_rounding
@@ -185,7 +187,13 @@ def _run_on_cpu(model: onnx.ModelProto) -> Predict:
     options = ort.SessionOptions()
     options.log_severity_level = _SEVERITY_ERROR
     options.intra_op_num_threads = len(os.sched_getaffinity(0))
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    try:
+        session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's exceptions have no common base
+        raise InputError(
+            f"the network in another precision cannot be run by ONNX Runtime ({reason(error)}), so nothing could be "
+            "verified; leave out --fp16 or --bf16, or export the network with standard operators of opset 18"
+        ) from error
     types = {
         entry.name: helper.tensor_dtype_to_np_dtype(entry.type.tensor_type.elem_type) for entry in model.graph.input
     }

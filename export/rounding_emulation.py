@@ -11,7 +11,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from export.graph_facts import all_names, free_name, is_standard, name_nodes
 from export.network_io import tensor_types
+from export.time_path import rename_reads
 
 LOW_TYPES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
@@ -39,7 +41,7 @@ def emulate_rounding(model: onnx.ModelProto) -> onnx.ModelProto:
     Args:
         model: with fp16 or bf16 tensors, none of them in a subgraph; unchanged.
     """
-    types = tensor_types(model)
+    types, taken = tensor_types(model), all_names(model.graph)
     emulated = onnx.ModelProto()
     emulated.CopyFrom(model)
     graph = emulated.graph
@@ -52,26 +54,26 @@ def emulate_rounding(model: onnx.ModelProto) -> onnx.ModelProto:
     inputs = {entry.name: entry for entry in graph.input if entry.type.tensor_type.elem_type in LOW_TYPES}
     rounded_inputs = {}
     for name, entry in inputs.items():
-        rounded_inputs[name] = f"{name}_rounded"
-        nodes += _round(name, rounded_inputs[name], entry.type.tensor_type.elem_type)
+        rounded_inputs[name] = free_name(f"{name}_rounded", taken)
+        nodes += _round(name, rounded_inputs[name], entry.type.tensor_type.elem_type, taken)
         entry.type.tensor_type.elem_type = TensorProto.FLOAT
     for node in graph.node:
-        for place, name in enumerate(node.input):
-            node.input[place] = rounded_inputs.get(name, name)
+        rename_reads(node, rounded_inputs)
         low = {place: name for place, name in enumerate(node.output) if types.get(name) in LOW_TYPES}
         _compute_in_float32(node)
         nodes.append(node)
-        if node.op_type in _MOVES:
+        if is_standard(node, *_MOVES):
             continue
         for place, name in low.items():
-            node.output[place] = f"{name}_exact"
-            nodes += _round(f"{name}_exact", name, types[name])
+            node.output[place] = free_name(f"{name}_exact", taken)
+            nodes += _round(node.output[place], name, types[name], taken)
     copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del graph.node[:]
     graph.node.extend(copies)
     for entry in graph.output:
         if entry.type.tensor_type.elem_type in LOW_TYPES:
             entry.type.tensor_type.elem_type = TensorProto.FLOAT
+    name_nodes(emulated)
     onnx.checker.check_model(emulated)
     return emulated
 
@@ -79,14 +81,14 @@ def emulate_rounding(model: onnx.ModelProto) -> onnx.ModelProto:
 def _compute_in_float32(node: onnx.NodeProto) -> None:
     """Let what says a type itself say float32: the rounding behind it does the rest."""
     for entry in node.attribute:
-        if node.op_type == "Cast" and entry.name == "to" and entry.i in LOW_TYPES:
+        if is_standard(node, "Cast") and entry.name == "to" and entry.i in LOW_TYPES:
             entry.i = TensorProto.FLOAT
         elif entry.type == onnx.AttributeProto.TENSOR and entry.t.data_type in LOW_TYPES:
             entry.t.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(entry.t).astype(np.float32), entry.t.name))
 
 
-def _round(source: str, target: str, element_type: int) -> list[onnx.NodeProto]:
-    between = f"{target}_low"
+def _round(source: str, target: str, element_type: int, taken: set[str]) -> list[onnx.NodeProto]:
+    between = free_name(f"{target}_low", taken)
     return [
         helper.make_node("Cast", [source], [between], name=f"{target}/Round", to=element_type),
         helper.make_node("Cast", [between], [target], name=f"{target}/Widen", to=TensorProto.FLOAT),

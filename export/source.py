@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from commands.idle_threads import let_idle_threads_sleep
 from commands.program import say
 from diffusion.errors import InputError
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from runtime.engines.verification import Predict
 
 DEFAULT_CHECKPOINT = Path("runs/digits")
+_BATCHES = (1, 2, 5)
 
 
 @dataclass(frozen=True)
@@ -106,17 +109,41 @@ def _from_checkpoint(folder: Path, allow_pickle: bool, debug: bool) -> Source:
 
 
 def _from_onnx(path: Path, flags: ProcessFlags) -> Source:
-    import onnx
-
-    from runtime.engines.onnx_precision import onnx_precision
+    from export.foreign_network import read_network
+    from export.network_ends import bring_ends_in_order
+    from runtime.engines.onnx_precision import LOW_PRECISIONS, onnx_precision
     from runtime.engines.onnx_runtime import OnnxRuntimeEngine
     from runtime.engines.verification import predict_with
 
     precision = onnx_precision(path)
     if precision != "fp32":
+        ours = f" (of ours: export it without --{precision})" if precision in LOW_PRECISIONS else ""
         raise InputError(
             f"{path}: computes in {precision}, expected the float32 network, against which an engine is verified; "
-            f"give its checkpoint or a float32 file of it (of ours: export it without --{precision})"
+            f"give its checkpoint or a float32 file of it{ours}"
         )
     engine = OnnxRuntimeEngine(path, flags=flags)
-    return Source(path, engine.process, onnx.load(str(path)), engine.sha256, predict_with(engine), engine.name)
+    model, predict = read_network(path), predict_with(engine)
+    bring_ends_in_order(model, engine.process.sample, flags.output_name, str(path))
+    _check_batches(path, engine.process, predict)
+    return Source(path, engine.process, model, engine.sha256, predict, engine.name)
+
+
+def _check_batches(path: Path, process: Process, predict: Predict) -> None:
+    """Raises InputError if the network does not take what an open first axis promises."""
+    failed: dict[int, InputError] = {}
+    for batch in _BATCHES:
+        try:
+            predict(np.zeros((batch, *process.sample.chw), np.float32), np.zeros(batch, np.float32))
+        except InputError as error:
+            failed[batch] = error
+    if len(failed) == len(_BATCHES):
+        raise failed[_BATCHES[0]]
+    if failed:
+        refused = " and ".join(map(str, failed))
+        taken = " and ".join(str(batch) for batch in _BATCHES if batch not in failed)
+        raise InputError(
+            f"{path}: runs with a batch of {taken} but not of {refused}, expected any: a batch is fixed inside, though "
+            "the first axes may be open; export it again with a dynamic batch (of PyTorch: dynamic_shapes, and no "
+            f"size of a tensor turned into an int) ({failed[max(failed)]})"
+        )

@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from commands.reasons import reason
 from diffusion.errors import InputError
 from export.batch_profile import BatchProfile
-from export.network_io import T, X
 from export.tensorrt_log import make_log
 from export.tensorrt_progress import make_progress_monitor
 from export.timing_cache import timing_cache
@@ -170,11 +170,9 @@ def _parse(trt: Any, builder: Any, network: bytes, log: Any, title: str, source:
             name = error.node_name() or f"number {error.node()}"
             raise InputError(
                 f"{source}: {title} cannot take the node {name} of kind {error.node_operator()} "
-                f"({_one_line(error.desc())}); export the network with standard operators of opset 18"
+                f"({reason(error.desc())}); export the network with standard operators of opset 18"
             )
-    raise InputError(
-        f"{source}: {title} cannot parse the graph ({_one_line(log.last)}); export it again with --opset 18"
-    )
+    raise InputError(f"{source}: {title} cannot parse the graph ({reason(log.last)}); export it again with --opset 18")
 
 
 def _configure(trt: Any, config: Any, settings: BuildSettings, log: Any) -> None:
@@ -205,7 +203,7 @@ def _configure(trt: Any, config: Any, settings: BuildSettings, log: Any) -> None
         if config.hardware_compatibility_level != level:
             raise InputError(
                 f"--hardware-compatibility: {settings.title} does not take {settings.hardware_compatibility} here "
-                f"({_one_line(log.last)}); leave it out"
+                f"({reason(log.last)}); leave it out"
             )
     if settings.workspace_bytes is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, settings.workspace_bytes)
@@ -216,6 +214,8 @@ def _configure(trt: Any, config: Any, settings: BuildSettings, log: Any) -> None
 
 
 def _add_profiles(builder: Any, config: Any, settings: BuildSettings, log: Any) -> None:
+    from export.network_io import T, X  # needs onnx, whose absence the command reports
+
     for batches in settings.profiles:
         profile = builder.create_optimization_profile()
         sizes = (batches.least, batches.best, batches.most)
@@ -224,12 +224,12 @@ def _add_profiles(builder: Any, config: Any, settings: BuildSettings, log: Any) 
         if config.add_optimization_profile(profile) < 0:
             raise InputError(
                 f"batch profile {batches.least},{batches.best},{batches.most}: {settings.title} refuses it "
-                f"({_one_line(log.last)}); give other batches"
+                f"({reason(log.last)}); give other batches"
             )
 
 
 def _refusal(settings: BuildSettings, source: str, errors: list[str]) -> str:
-    said = _one_line(next((line for line in errors if "OutOfMemory" in line), errors[-1] if errors else "no reason"))
+    said = reason(next((line for line in errors if "OutOfMemory" in line), errors[-1] if errors else "no reason"))
     most = max(batches.most for batches in settings.profiles)
     if "OutOfMemory" in said or "out of memory" in said:
         return (
@@ -242,11 +242,6 @@ def _refusal(settings: BuildSettings, source: str, errors: list[str]) -> str:
 def _layers(trt: Any, plan: bytes, log: Any, settings: BuildSettings) -> str:
     engine = trt.Runtime(log).deserialize_cuda_engine(plan)
     if engine is None:
-        raise InputError(f"--export-layers: {settings.title} cannot read its plan back ({_one_line(log.last)})")
+        raise InputError(f"--export-layers: {settings.title} cannot read its plan back ({reason(log.last)})")
     information = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
     return json.dumps(json.loads(information), indent=1)
-
-
-def _one_line(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= 300 else text[:300] + "…"

@@ -125,8 +125,9 @@ def make_plan(source: Source, request: PlanRequest, settings: BuildSettings) -> 
 
 
 def _prepare(source: Source, request: PlanRequest, settings: BuildSettings) -> _Network:
+    from export.graph_facts import name_nodes
     from export.group_norm import write_group_norm
-    from export.network_io import name_nodes, with_contract_names
+    from export.network_io import with_contract_names
     from runtime.engines.trajectories import make_golden
 
     model, folding = with_contract_names(source.model, str(source.path)), None
@@ -145,9 +146,7 @@ def _prepare(source: Source, request: PlanRequest, settings: BuildSettings) -> _
             check.wait_for_check()
     if request.precision == "fp32":
         return _Network(model, golden, folding, (), num_group_norms)
-    mixed = lower_precision(
-        model, request.precision, golden, str(source.path), folded=request.fold, debug=request.debug
-    )
+    mixed = lower_precision(model, request.precision, golden, str(source.path), debug=request.debug)
     return _Network(mixed.model, golden, folding, mixed.kept, num_group_norms)
 
 

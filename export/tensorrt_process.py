@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any
 
 from commands.errors import DeviceUnavailableError
+from ddpm_rt.own_packages import command_of_own_process
 from diffusion.errors import InputError
 from export.tensorrt_build import BuildSettings, Built, build_plan, check_operators
 from export.tensorrt_flavor import FLAVORS, Flavor, load_flavor
@@ -55,7 +56,7 @@ class BuildProcess:
                 "make room, or set TMPDIR to a folder with more"
             ) from error
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "export.tensorrt_process", str(folder)],
+            command_of_own_process("export.tensorrt_process", str(folder)),
             stdin=subprocess.DEVNULL,
             stdout=2,  # whatever the builder prints is no result
             process_group=0,  # Ctrl-C reaches the process that asked, which ends this one

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import onnx
 
 from diffusion.errors import InputError
-
-# These read an input's shape, which for x and t alike says no more than how many samples a batch has.
-_SHAPE_OPS = ("Shape", "Size")
+from export.graph_facts import SHAPE_OPS, GraphFacts, is_standard, reads, subgraphs
 
 
 @dataclass(frozen=True)
@@ -28,16 +26,24 @@ class TimePath:
     path: tuple[onnx.NodeProto, ...]
 
 
-def find_time_path(graph: onnx.GraphProto, x_name: str, t_name: str, keep: frozenset[str] = frozenset()) -> TimePath:
+def find_time_path(
+    model: onnx.ModelProto,
+    x_name: str,
+    t_name: str,
+    keep: frozenset[str] = frozenset(),
+    facts: GraphFacts | None = None,
+) -> TimePath:
     """Cut the graph as late in the time path as possible.
 
     Args:
-        graph: of the network.
+        model: the network.
         x_name, t_name: its inputs.
         keep: tensors whose nodes stay in the rest, though they could be cut off.
+        facts: of the model, where they are known already.
     """
-    of_x = _reached(graph, {x_name}, frozenset())
-    of_t = _reached(graph, {t_name}, keep) - of_x
+    graph, facts = model.graph, facts or GraphFacts(model)
+    of_x = _reached(graph, facts, {x_name}, frozenset())
+    of_t = _reached(graph, facts, {t_name}, keep) - of_x
     producer = {output: node for node in graph.node for output in node.output if output}
     boundary = _Walk(producer)
     boundary.walk((entry.name for entry in graph.output), stop_at=of_t | {t_name}, except_shape_of=t_name)
@@ -85,44 +91,46 @@ def tell_inputs_apart(graph: onnx.GraphProto, source: str) -> tuple[onnx.ValueIn
         found = ", ".join(f"{e.name} (rank {len(e.type.tensor_type.shape.dim)})" for e in inputs) or "none"
         raise InputError(
             f"{source}: inputs are {found}; expected one of rank 4 (x [N, C, H, W]) and one of rank 1 (t [N]); "
-            "export again"
+            "export a module that takes these two and gives the network the rest itself"
         )
     return images[0], times[0]
 
 
-def reads(node: onnx.NodeProto) -> Iterator[str]:
-    """Every tensor that a node reads, those that its subgraphs take from outside among them."""
-    yield from (name for name in node.input if name)
-    for subgraph in _subgraphs(node):
-        for inner in subgraph.node:
-            yield from reads(inner)
-        yield from (entry.name for entry in subgraph.output)
-
-
 def rename_reads(node: onnx.NodeProto, new_names: Mapping[str, str]) -> None:
-    """Let a node and its subgraphs read other tensors; within a graph no name stands for two things."""
+    """Let a node and its subgraphs read other tensors.
+
+    The new names must be no names of tensors that a subgraph makes, as `export.graph_facts.free_name` finds them.
+    """
     for place, name in enumerate(node.input):
         node.input[place] = new_names.get(name, name)
-    for subgraph in _subgraphs(node):
+    for subgraph in subgraphs(node):
         for inner in subgraph.node:
             rename_reads(inner, new_names)
         for entry in subgraph.output:
             entry.name = new_names.get(entry.name, entry.name)
 
 
-def _subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    for attribute in node.attribute:
-        if attribute.type == onnx.AttributeProto.GRAPH:
-            yield attribute.g
-        elif attribute.type == onnx.AttributeProto.GRAPHS:
-            yield from attribute.graphs
+def rename_everywhere(graph: onnx.GraphProto, new_names: Mapping[str, str]) -> None:
+    """Rename tensors in a graph and its subgraphs, in place. New names that are taken must be renamed themselves."""
+    for node in graph.node:
+        for names in (node.input, node.output):
+            for place, name in enumerate(names):
+                names[place] = new_names.get(name, name)
+        for subgraph in subgraphs(node):
+            rename_everywhere(subgraph, new_names)
+    for entry in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        entry.name = new_names.get(entry.name, entry.name)
+    for sparse in graph.sparse_initializer:
+        sparse.values.name = new_names.get(sparse.values.name, sparse.values.name)
 
 
-def _reached(graph: onnx.GraphProto, inputs: set[str], keep: frozenset[str]) -> set[str]:
+def _reached(graph: onnx.GraphProto, facts: GraphFacts, inputs: set[str], keep: frozenset[str]) -> set[str]:
     """Tensors whose values depend on the inputs' values; ONNX lists nodes in an order in which they can run."""
     found = set(inputs)
     for node in graph.node:
-        if node.op_type not in _SHAPE_OPS and not found.isdisjoint(reads(node)):
+        # How large a tensor is may depend on values too, as of NonZero.
+        reads_size_alone = is_standard(node, *SHAPE_OPS) and facts.has_certain_size(node.input[0])
+        if not reads_size_alone and not found.isdisjoint(reads(node)):
             found.update(name for name in node.output if name)
     return found - keep - inputs
 
@@ -147,5 +155,5 @@ class _Walk:
                 continue
             self.seen.add(id(node))
             # The batch size read off t itself needs no table: t remains an input of that shape.
-            skip = except_shape_of if node.op_type in _SHAPE_OPS else None
+            skip = except_shape_of if is_standard(node, *SHAPE_OPS) else None
             left += [read for read in reads(node) if read != skip]

@@ -11,11 +11,13 @@ from typing import Any
 
 from commands.whole_files import whole_file
 from diffusion.errors import InputError
-from runtime.engines.cache_folder import user_cache_folder
+from runtime.engines.cache_folder import can_keep, user_cache_folder
 
 
-def default_timing_cache(version: str, capability: str) -> Path:
-    """Where the times of one TensorRT version on one kind of GPU are kept."""
+def default_timing_cache(version: str, capability: str) -> Path | None:
+    """Where the times of one TensorRT version on one kind of GPU are kept; None where no cache folder is."""
+    if not can_keep():
+        return None
     return user_cache_folder("timing") / f"tensorrt-{version}-sm{capability.replace('.', '')}.cache"
 
 

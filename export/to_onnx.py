@@ -16,6 +16,7 @@ from commands.idle_threads import let_idle_threads_sleep
 from commands.program import Report, make_parser, run_program, say
 from commands.whole_files import whole_file
 from diffusion.errors import InputError
+from export.engine_files import MOST_ONNX_BYTES, check_out
 from runtime.engines.checkpoint_folder import read_checkpoint_folder
 
 if TYPE_CHECKING:
@@ -27,8 +28,6 @@ DEFAULT_CHECKPOINT, DEFAULT_OUT = Path("runs/digits"), Path("unet.onnx")
 PRECISIONS = ("fp32", "fp16", "bf16")
 # Every engine builder takes opset 18; from 21 on GroupNorm is one node, which ONNX Runtime takes apart again.
 OPSETS, DEFAULT_OPSET = range(18, 22), 18
-# Protocol Buffers' limit on a message, less room for the graph itself.
-_MOST_WEIGHT_BYTES = 2**31 - 2**24
 
 
 def export_onnx(
@@ -61,10 +60,7 @@ def export_onnx(
         raise InputError(f"precision is {precision!r}, expected one of {', '.join(PRECISIONS)}")
     if opset not in OPSETS:
         raise InputError(f"opset is {opset}, expected {OPSETS[0]} to {OPSETS[-1]}; give --opset {DEFAULT_OPSET}")
-    if out.suffix != ".onnx":
-        raise InputError(f"{out}: the name ends in {out.suffix!r}, expected '.onnx'; choose another name with --out")
-    if out.is_dir():
-        raise InputError(f"{out}: is a folder, expected the name of a file; choose another name with --out")
+    check_out(out, ".onnx")
     read_checkpoint_folder(checkpoint_folder)  # a mistake there is known at once: torch takes seconds to import
     say(f"reading {checkpoint_folder}")
     let_idle_threads_sleep()
@@ -108,10 +104,10 @@ def _low_precision_summary(out: Path, report: dict[str, Any]) -> str:
 def check_size(checkpoint: Checkpoint) -> None:
     """Raises InputError if the weights do not fit into one ONNX file."""
     weight_bytes = 4 * checkpoint.num_parameters
-    if weight_bytes > _MOST_WEIGHT_BYTES:
+    if weight_bytes > MOST_ONNX_BYTES:
         raise InputError(
             f"{checkpoint.folder}: {weight_bytes / 1e9:.1f} GB of float32 weights, expected at most "
-            f"{_MOST_WEIGHT_BYTES / 1e9:.1f} GB, as one ONNX file can hold; choose a smaller network"
+            f"{MOST_ONNX_BYTES / 1e9:.1f} GB, as one ONNX file can hold; choose a smaller network"
         )
 
 

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING
 from commands.errors import DeviceUnavailableError, VerificationError
 from commands.output_lock import check_room, sole_writer
 from commands.program import Report, make_parser, run_program, say
+from commands.reasons import reason
 from diffusion.errors import InputError
+from export.engine_files import check_out
 from export.source import Source, add_source_flags, read_source
 from runtime.process_flags import ProcessFlags, add_process_flags, process_flags
 
@@ -61,8 +63,7 @@ def export_openvino(
         DeviceUnavailableError: OpenVINO is not installed, or this CPU has no bf16, so nothing could be verified.
         VerificationError: the engine differs from its reference; nothing was written.
     """
-    if out.suffix != ".xml" or out.is_dir():
-        raise InputError(f"{out}: expected the name of a file that ends in '.xml'; choose another with --out")
+    check_out(out, ".xml")
     precision = "bf16" if bf16 else "fp32"
     _check_device(precision)
     with sole_writer(out):
@@ -94,7 +95,7 @@ def _published(out: Path, source: Source, precision: str, fold: bool) -> tuple[S
         from export.low_precision import fold_and_report
 
         model, folding = fold_and_report(model, source.process.schedule.num_train_timesteps, str(source.path))
-    network, weights, rewriting = _convert(model)
+    network, weights, rewriting = _convert(model, str(source.path))
     sidecar, golden, verification = _verified(source, folding, rewriting, precision, network, weights, out)
     check_room(out, len(network) + len(weights) + len(golden))
     publish_engine({out.with_suffix(".bin"): weights, golden_path(out): golden, out: network}, out, sidecar)
@@ -108,13 +109,17 @@ def _check_device(precision: str) -> None:
         from runtime.engines.openvino_cpu import check_precision
     except ModuleNotFoundError as error:
         raise DeviceUnavailableError(
-            f'needs OpenVINO, and the module {error.name!r} is not installed; pip install "ddpm-rt[cpu]"'
+            f'needs OpenVINO, and the module {error.name!r} is not installed; pip install "ddpm-rt[cpu,export]"'
         ) from error
     check_precision(openvino.Core(), precision, "--bf16 (an engine is verified where it is built)")
 
 
-def _convert(model: onnx.ModelProto) -> tuple[bytes, bytes, Rewriting]:
-    """OpenVINO's representation: the network as XML, and its constants, float32 as they are."""
+def _convert(model: onnx.ModelProto, source: str) -> tuple[bytes, bytes, Rewriting]:
+    """OpenVINO's representation: the network as XML, and its constants, float32 as they are.
+
+    Raises:
+        InputError: OpenVINO does not know an operator, or a form of it.
+    """
     import onnx
     import openvino
 
@@ -125,7 +130,19 @@ def _convert(model: onnx.ModelProto) -> tuple[bytes, bytes, Rewriting]:
     rewritten = onnx.ModelProto()
     rewritten.CopyFrom(model)
     rewriting = rewrite_for_openvino(rewritten, tell_inputs_apart(model.graph, "network")[1].name)
-    converted = openvino.Core().read_model(rewritten.SerializeToString())
+    try:
+        converted = openvino.Core().read_model(rewritten.SerializeToString())
+    except RuntimeError as error:
+        raise InputError(
+            f"{source}: OpenVINO {openvino.__version__.partition('-')[0]} cannot convert it ({reason(error)}); export "
+            "the network with standard operators of opset 18, or run the file itself with `python -m runtime.sample "
+            "--backend onnxruntime`"
+        ) from error
+    if len(converted.inputs) != 2:
+        raise InputError(
+            f"{source}: the prediction is made from {' and '.join(entry.get_any_name() for entry in converted.inputs)} "
+            "alone, expected one that depends on the noisy sample and on the timestep; export the whole network"
+        )
     with tempfile.TemporaryDirectory() as folder:
         xml = Path(folder) / "unet.xml"
         openvino.serialize(converted, str(xml))

@@ -11,6 +11,7 @@ from commands.output_lock import sole_writer
 from commands.program import Report, make_parser, run_program
 from diffusion.errors import InputError
 from export.batch_profile import BatchProfile, add_batch_flags, batch_profiles, given_shapes
+from export.engine_files import check_out
 from export.source import add_source_flags, read_source
 from export.tensorrt_build import BuildSettings
 from export.tensorrt_flavor import (
@@ -43,8 +44,7 @@ def run(args: argparse.Namespace) -> Report:
         VerificationError: the network differs from its reference; nothing was written.
     """
     out: Path = args.out
-    if out.suffix != ".plan" or out.is_dir():
-        raise InputError(f"{out}: expected the name of a file that ends in '.plan'; choose another with --out")
+    check_out(out, ".plan")
     precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32"
     profiles, static = batch_profiles(args)
     driver = driver_facts()

@@ -244,7 +244,7 @@ NB_MODULE(_kernels, m) {
   m.def("exp", &bind_function<&InstructionSet::exp>, "x"_a, "y"_a, nb::kw_only(), "isa"_a = "auto",
         "y = e^x, float32.");
   nb::class_<HostStep>(m, "HostStep",
-                       "One row of a table per sample and call, on the CPU; see diffusion.step.ReferenceStep.")
+                       "One row of a table per sample and call, on the CPU; tests/kernels/numpy_step.py has the same bits.")
       .def(nb::init<nb::handle, nb::handle, int, bool, bool, double, nb::handle, nb::handle, nb::handle, nb::handle,
                     nb::handle, nb::handle, nb::handle, nb::handle, nb::handle, nb::handle, nb::handle,
                     const std::string&, int>(),

@@ -1,6 +1,10 @@
 // Spreads the work over samples, blocks and threads, for whichever instruction set the CPU has.
 #include "host_step.h"
 
+#if defined(__linux__)
+#include <sched.h>
+#endif
+
 #include <algorithm>
 #include <thread>
 
@@ -30,7 +34,14 @@ const std::vector<InstructionSet>& instruction_sets() {
   return found;
 }
 
-int default_threads() { return std::max(1, (int)std::thread::hardware_concurrency()); }
+// What this process may use: a container or a batch system often leaves it fewer processors than the machine has.
+int default_threads() {
+#if defined(__linux__)
+  cpu_set_t allowed;
+  if (sched_getaffinity(0, sizeof allowed, &allowed) == 0) return std::max(1, CPU_COUNT(&allowed));
+#endif  // A set too small for a machine of more than 1,024 processors fails, too.
+  return std::max(1, (int)std::thread::hardware_concurrency());
+}
 
 namespace {
 

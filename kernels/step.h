@@ -6,8 +6,8 @@
 //   h2'     = x_start, or the old h1
 //
 // p is the prediction, w its second half (a learned variance), z the sample's noise. Terms are summed from left to
-// right, each operation rounded once; diffusion/step.py is the reference, bit for bit. Which terms are there is a
-// matter of the table, so a compile-time one; the noise term is absent, not zero, in a row with s = 0.
+// right, each operation rounded once; tests/kernels/numpy_step.py has the same bits. Which terms are there is a matter of
+// the table, so a compile-time one; the noise term is absent, not zero, in a row with s = 0.
 //
 // If p is not finite then x' is not either, whatever clips x_start: the term q p is there even where q = 0, 0 * inf is
 // NaN, and no sum gets back from there. So what checks x' has checked p, and only w needs a look of its own.

@@ -41,7 +41,7 @@ def ln(x: _Float32, y: _Float32, *, isa: str = "auto") -> None: ...
 def exp(x: _Float32, y: _Float32, *, isa: str = "auto") -> None: ...
 
 class HostStep:
-    """One row of a table per sample and call, in place; the bits of `diffusion.step.ReferenceStep`.
+    """One row of a table per sample and call, in place; tests/kernels/numpy_step.py has the same bits.
 
     - Each sample with 0 <= row[n] < R is advanced by that row: x, h1, h2, and if given x_start and next_input (x' in
       its own type) are written. row[n] grows by one, and while it names a row, t[n] becomes its timestep. Other

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -13,9 +14,10 @@ import numpy as np
 from diffusion.errors import InputError
 from diffusion.step_table import StepTable
 from runtime.device.interface import DeviceEngine
-from runtime.device.plan import DevicePlan
+from runtime.device.plan import DevicePlan, plan_device
 from runtime.device_chain import DeviceChain
 from runtime.host_chain import NonFiniteSample
+from runtime.own_process import OwnProcess
 from runtime.trajectory import Trajectory
 
 _log = logging.getLogger(__name__)
@@ -47,8 +49,45 @@ class DeviceBatch:
     non_finite: list[NonFiniteSample] = field(default_factory=list)
 
 
+class _Run:
+    """One call of `DeviceChains.run`: what is on its way, and what its caller has yet to be told."""
+
+    def __init__(self, plan: DevicePlan, batches: Iterator[DeviceBatch], with_x_start: bool) -> None:
+        self.plan, self.with_x_start, self.most = plan, with_x_start, plan.chains
+        self.batches = batches
+        self.waiting = next(batches, None)
+        self.running: deque[tuple[DeviceChain, DeviceBatch]] = deque()  # what was launched longest ago first
+        self.in_order: deque[DeviceBatch] = deque()
+        self.moved: list[int] = []  # samples moved by each row that is through
+        self.error: Exception | None = None  # that another caller met
+        self.abandoned = False
+
+    def wait(self) -> None:
+        """Wait for what is on the streams, which reads and writes buffers that the next run will use."""
+        for chain, _ in self.running:
+            with contextlib.suppress(RuntimeError):
+                chain.wait()
+        self.running.clear()
+
+    def take_ready(self) -> list[DeviceBatch]:
+        """The batches that are done, up to the first that is not."""
+        ready = []
+        while self.in_order and self.in_order[0].x is not None:
+            ready.append(self.in_order.popleft())
+        return ready
+
+    def take_moved(self) -> list[int]:
+        """What `after_step` is to be called with."""
+        moved, self.moved = self.moved, []
+        return moved
+
+
 class DeviceChains:
     """The chains of a sampler, kept between runs as long as the same ones are needed.
+
+    Threads may share them. One caller at a time drives the GPU, and nobody while a caller looks at a batch or is told
+    of a step. A caller that finds another one's batches on the GPU runs them to their ends, for that one to find, and
+    goes on with the chains.
 
     Args:
         engine: the network.
@@ -58,13 +97,17 @@ class DeviceChains:
 
     def __init__(self, engine: DeviceEngine, table: StepTable, graph: str = "while") -> None:
         self._engine, self._table, self._graph = engine, table, graph
+        self._own_process = OwnProcess("a sampler")
         self._key = (0, False)
         self._chains: list[DeviceChain] = []
+        self._turn = threading.Lock()  # of everything here, and of every run
+        self._holder: _Run | None = None  # whose batches may be on the chains
 
-    @property
-    def held_bytes(self) -> int:
-        """Device memory of the chains that are kept."""
-        return sum(chain.device_bytes for chain in self._chains)
+    def plan(self, num: int, wanted: int | None, with_x_start: bool = False) -> DevicePlan:
+        """What drawing `num` samples will take, as `plan_device`; the chains that are kept will make room."""
+        with self._turn:
+            held = sum(chain.device_bytes for chain in self._chains)
+            return plan_device(self._engine, self._table, num, wanted, with_x_start, held)
 
     def run(
         self,
@@ -82,70 +125,109 @@ class DeviceChains:
             with_x_start: whether the chains keep x_start, for trajectories.
 
         Raises:
-            InputError: too little device memory for a single chain.
+            InputError: too little device memory for a single chain, or a process that was forked since.
             RuntimeError: CUDA, or the engine, failed.
         """
-        self._keep_only(plan.batch_size, with_x_start)
-        most, begun = plan.chains, 0
-        idle: list[DeviceChain] = []
-        running: deque[tuple[DeviceChain, DeviceBatch]] = deque()  # what was launched longest ago first
-        in_order: deque[DeviceBatch] = deque()
-        waiting = next(batches, None)
+        self._own_process.check()
+        run = _Run(plan, batches, with_x_start)
         try:
             while True:
-                # A chain that is free goes on with the next batch before the caller takes its time over the last one.
-                while waiting is not None and (idle or begun < most):
-                    chain = idle.pop() if idle else self._chain(begun)
-                    if chain is None:
-                        most = begun
-                        continue
-                    begun = max(begun, 1 + self._chains.index(chain))
-                    self._begin(chain, waiting)
-                    running.append((chain, waiting))
-                    in_order.append(waiting)
-                    waiting = next(batches, None)
-                while in_order and in_order[0].x is not None:
-                    yield in_order.popleft()
-                if not running:
+                with self._turn:
+                    self._claim(run)
+                    # A chain that is free goes on with the next batch before the caller takes its time over the last.
+                    self._begin_waiting(run)
+                    ready = run.take_ready()
+                    if not ready and run.running:
+                        self._advance(run)
+                    done = not (run.running or run.in_order)
+                    moved = run.take_moved()
+                if after_step is not None:
+                    for num in moved:
+                        after_step(num)
+                yield from ready
+                if done:
                     return
-                chain, batch = running[0]
-                self._finish_chunk(chain, batch, after_step)
-                running.popleft()
-                if batch.x is None:
-                    self._launch_chunk(chain, batch)
-                    running.append((chain, batch))
-                else:
-                    idle.append(chain)
         finally:
-            # Stopped on the way: what is on the streams reads and writes buffers that the next run will use.
-            for chain, _ in running:
-                with contextlib.suppress(RuntimeError):
-                    chain.wait()
+            # Whoever has the turn now has either settled this run already, or will find it abandoned.
+            run.abandoned = True
+            if self._turn.acquire(blocking=False):
+                try:
+                    if self._holder is run:
+                        self._settle()
+                finally:
+                    self._turn.release()
 
     def close(self) -> None:
         """Give all chains back."""
+        with self._turn:
+            self._settle()
+            self._drop_chains()
+
+    def _drop_chains(self) -> None:
         while self._chains:
             self._chains.pop().close()
 
-    def _keep_only(self, batch_size: int, with_x_start: bool) -> None:
-        # Another batch is another graph and other buffers; device memory is for the ones in use.
-        if self._key != (batch_size, with_x_start):
-            self.close()
-            self._key = (batch_size, with_x_start)
+    def _claim(self, run: _Run) -> None:
+        if self._holder is not run:
+            self._settle()
+            self._holder = run
+            # Another batch is another graph and other buffers; device memory is for the ones in use.
+            key = (run.plan.batch_size, run.with_x_start)
+            if self._key != key:
+                self._drop_chains()
+                self._key = key
+        if run.error is not None:
+            raise run.error
 
-    def _chain(self, number: int) -> DeviceChain | None:
-        if number < len(self._chains):
-            return self._chains[number]
+    def _settle(self) -> None:
+        """Run what is on the chains to its end, if its caller will come back for it; then they are free."""
+        run = self._holder
+        if run is None:
+            return
+        try:
+            while run.running and not run.abandoned:
+                self._advance(run)
+        except Exception as error:
+            run.error = error
+        run.wait()
+        self._holder = None
+
+    def _begin_waiting(self, run: _Run) -> None:
+        while run.waiting is not None and len(run.running) < run.most:
+            chain = self._free_chain(run)
+            if chain is None:
+                run.most = len(run.running)
+                continue
+            batch = run.waiting
+            run.in_order.append(batch)
+            run.running.append((chain, batch))
+            self._begin(chain, batch)
+            run.waiting = next(run.batches, None)
+
+    def _free_chain(self, run: _Run) -> DeviceChain | None:
+        busy = [chain for chain, _ in run.running]
+        for chain in self._chains:
+            if chain not in busy:
+                return chain
         batch_size, with_x_start = self._key
         try:
             chain = DeviceChain(self._engine, self._table, batch_size, with_x_start, graph=self._graph)
         except InputError as error:
-            if number == 0:
+            if not busy:
                 raise
-            _log.warning("one batch in flight instead of %d: %s", number + 1, error)
+            _log.warning("one batch in flight instead of %d: %s", len(busy) + 1, error)
             return None
         self._chains.append(chain)
         return chain
+
+    def _advance(self, run: _Run) -> None:
+        """Wait for the chunk that was launched first, and launch the next one of its batch."""
+        chain, batch = run.running[0]
+        self._finish_chunk(chain, batch, run.moved)
+        run.running.popleft()
+        if batch.x is None:
+            run.running.append((chain, batch))
+            self._launch_chunk(chain, batch)
 
     def _begin(self, chain: DeviceChain, batch: DeviceBatch) -> None:
         chain.begin(batch.seeds, batch.sample_indices, batch.x_init)
@@ -160,7 +242,7 @@ class DeviceChains:
         chain.enqueue(rows)
         batch.rows_running = rows
 
-    def _finish_chunk(self, chain: DeviceChain, batch: DeviceBatch, after_step: Callable[[int], None] | None) -> None:
+    def _finish_chunk(self, chain: DeviceChain, batch: DeviceBatch, moved: list[int]) -> None:
         chain.wait()
         num = len(batch.seeds)
         rows, batch.rows_running = batch.rows_running, 0
@@ -171,6 +253,4 @@ class DeviceChains:
             batch.trajectory.keep(batch.rows_done, batch.first, chain.x[:num], x_start[:num])
         if chain.rows_left == 0:
             batch.x, batch.finite, batch.non_finite = chain.x[:num], chain.finite()[:num], chain.non_finite()
-        if after_step is not None:
-            for _ in range(rows):
-                after_step(num)
+        moved += [num] * rows

@@ -9,7 +9,7 @@ import numpy as np
 
 from diffusion.errors import InputError
 from diffusion.normal import draw_number
-from diffusion.number_checks import is_whole
+from diffusion.number_checks import shown, whole_number
 from diffusion.step_table import StepTable
 from runtime.engines.interface import Engine
 from runtime.kernels_module import import_kernels
@@ -91,30 +91,43 @@ class HostChain:
         self._step: Callable[[], None] = step.run
 
     def begin(self, seeds: Sequence[int], sample_indices: Sequence[int], x_init: np.ndarray | None = None) -> None:
-        """Put a new sample into every slot, at row 0: x_T ~ N(0, I) by its seed and index, or a given state.
+        """Put a new sample into each of the first n ≤ N slots, at row 0; the other slots are idle.
+
+        A sample begins with x_T ~ N(0, I) by its seed and index, or with a given state. An idle slot holds zeros.
 
         Args:
-            seeds, sample_indices: N each, 0..2⁶⁴−1.
-            x_init: float32 [N, C, H, W] to begin from instead of noise.
+            seeds, sample_indices: n each, 0..2⁶⁴−1.
+            x_init: float32 [n, C, H, W] to begin from instead of noise.
 
         Raises:
-            InputError: a state of another shape.
+            InputError: more samples than slots, or a state of another shape.
         """
+        num = len(seeds)
+        if not 0 < num <= len(self.x):
+            raise InputError(f"{num} samples were given to a chain of {len(self.x)}; expected 1 to that many")
+        if x_init is not None and x_init.shape != (num, *self.x.shape[1:]):
+            raise InputError(f"initial states have shape {x_init.shape}, expected {(num, *self.x.shape[1:])}")
         # Named, because NumPy makes float64 of a list with integers on both sides of 2⁶³.
-        self._seed[:] = np.array(seeds, dtype=np.uint64)
-        self._sample_index[:] = np.array(sample_indices, dtype=np.uint64)
-        self.row[:] = 0
+        self._seed[:num] = np.array(seeds, dtype=np.uint64)
+        self._sample_index[:num] = np.array(sample_indices, dtype=np.uint64)
+        self.row[:num] = 0
+        self.row[num:] = -1
         self._flag[:] = 0
         self._t[:] = self._timesteps[0]
         for history in self._histories:
             history[:] = 0.0
+        # What the network reads in an idle slot is finite, and not the last run's.
+        self.x[num:] = 0.0
         if x_init is None:
-            flat = self.x.reshape(len(self.x), -1)
-            import_kernels().normal(flat, self._seed, self._sample_index, draw_number(None), threads=self._threads)
-        elif x_init.shape != self.x.shape:
-            raise InputError(f"initial states have shape {x_init.shape}, expected {self.x.shape}")
+            import_kernels().normal(
+                self.x[:num].reshape(num, -1),
+                self._seed[:num],
+                self._sample_index[:num],
+                draw_number(None),
+                threads=self._threads,
+            )
         else:
-            self.x[:] = x_init
+            self.x[:num] = x_init
 
     def step(self) -> None:
         """One network call and one row for every sample that has one left."""
@@ -123,7 +136,8 @@ class HostChain:
 
     def run(self, after_step: Callable[[], None] | None = None) -> None:
         """Run every sample to its end; `after_step` is called after each step."""
-        for _ in range(len(self._table) - int(self.row.min(initial=0))):
+        rows = self.row[self.row >= 0]
+        for _ in range(len(self._table) - int(rows.min(initial=len(self._table)))):
             self.step()
             if after_step is not None:
                 after_step()
@@ -148,14 +162,19 @@ class HostChain:
         return sum(array.nbytes for array in arrays) + (0 if self.x_start is None else self.x_start.nbytes)
 
 
-def check_seed_range(seed: int, start: int, num: int) -> None:
-    """Raises InputError unless all are whole, 0 ≤ seed < 2⁶⁴, num ≥ 1 and every start..start+num−1 fits 64 bits."""
-    for name, value in (("seed", seed), ("start", start), ("num", num)):
-        if not is_whole(value):
-            raise InputError(f"{name} is {value!r}, expected a whole number")
+def check_seed_range(seed: int, start: int, num: int) -> tuple[int, int, int]:
+    """The three as Python's integers, which do not overflow.
+
+    Raises:
+        InputError: unless all are whole, 0 ≤ seed < 2⁶⁴, num ≥ 1 and every start..start+num−1 fits 64 bits.
+    """
+    seed, start, num = (whole_number(value, name) for name, value in (("seed", seed), ("start", start), ("num", num)))
     if not 0 <= seed < MAX_SEED:
-        raise InputError(f"seed is {seed}, expected 0 to 2^64 - 1")
+        raise InputError(f"seed is {shown(seed)}, expected 0 to 2^64 - 1")
     if num < 1:
-        raise InputError(f"num is {num}, expected at least 1")
+        raise InputError(f"num is {shown(num)}, expected at least 1")
+    if num > MAX_SEED:
+        raise InputError(f"num is {shown(num)}, expected at most 2^64")
     if not 0 <= start <= MAX_SEED - num:
-        raise InputError(f"start is {start}, expected 0 to 2^64 - {num}, so that start + num fits 64 bits")
+        raise InputError(f"start is {shown(start)}, expected 0 to 2^64 - {num}, so that start + num fits 64 bits")
+    return seed, start, num

@@ -29,7 +29,9 @@ def quantize(x: np.ndarray) -> np.ndarray:
 
 
 def dequantize(images: np.ndarray) -> np.ndarray:
-    """uint8 [N, H, W, C] as float32 [N, C, H, W] in [−1, 1]."""
+    """uint8 [N, H, W, C] as float32 [N, C, H, W] in [−1, 1]. Raises InputError for another type, of another scale."""
+    if images.dtype != np.uint8:
+        raise InputError(f"images are {images.dtype}, expected uint8, 0 to 255")
     return np.ascontiguousarray((images.astype(np.float32) / 127.5 - 1.0).transpose(0, 3, 1, 2))
 
 

@@ -6,15 +6,14 @@ import hashlib
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from diffusion.errors import InputError
 from diffusion.forward import q_sample
 from diffusion.normal import draw_number, normal_batch
 from diffusion.process import Process
 from runtime.images import dequantize
-
-_PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+from runtime.pictures import MODES, is_picture_name, picture_array, read_picture, read_picture_header
+from runtime.states import check_states, room_for
 
 
 def load_initial_states(
@@ -27,7 +26,8 @@ def load_initial_states(
     all `num` samples.
 
     Args:
-        path: .npy or .npz (its only array, or `arr_0`): float32 [M, C, H, W] or uint8 [M, H, W, C]; or a picture.
+        path: .npy or .npz (its only array, or `arr_0`): float32 [M, C, H, W] or uint8 [M, H, W, C]; or a picture,
+            read as docs/pictures.md says.
         process: of the network.
         timestep: training timestep that the chain begins at; None if it begins with data, as an inversion does.
         num: samples asked for; None for as many as the file holds.
@@ -40,27 +40,31 @@ def load_initial_states(
         InputError: a file that cannot be read, of another shape or type, not finite, or with a number of entries
             that is neither 1 nor `num`.
     """
-    array = _read_picture(path) if path.suffix.lower() in _PICTURES else _read_array(path)
+    array = _read_picture(path, process.sample.channels) if is_picture_name(path) else _read_array(path)
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     shape = process.sample
     if array.dtype == np.uint8:
         expected: tuple[int, ...] = (shape.height, shape.width, shape.channels)
-    elif array.dtype in (np.float32, np.float64):
+    elif array.dtype.kind == "f":
         expected = shape.chw
     else:
         raise InputError(f"{path}: holds {array.dtype}, expected float32 states or uint8 images")
     if array.ndim != 4 or array.shape[1:] != expected or len(array) == 0:
         layout = "N, " + ", ".join(map(str, expected))
         raise InputError(f"{path}: holds {array.dtype} of shape {list(array.shape)}, expected [{layout}]")
-    if not np.isfinite(array).all():
-        raise InputError(f"{path}: holds NaN or infinite values, expected finite states")
+    if array.dtype == np.uint8 and not is_picture_name(path) and 0 < int(array.max()) < shape.levels < 256:
+        raise InputError(
+            f"{path}: its brightest pixel is {int(array.max())} of 255, nearly black, and the network's data has "
+            f"{shape.levels} gray levels; spread them over 0 to 255, or give float32 states"
+        )
+    if array.dtype != np.uint8:
+        array = check_states(array, array.shape, str(path))
     num = len(array) if num is None else num
     if len(array) not in (1, num):
         raise InputError(f"{path}: holds {len(array)} states, expected 1 or {num}; give --num {len(array)}")
-    if array.dtype != np.uint8:
-        return np.ascontiguousarray(np.broadcast_to(array.astype(np.float32), (num, *shape.chw))), sha256
-    images = np.ascontiguousarray(np.broadcast_to(dequantize(array), (num, *shape.chw)))
-    if timestep is None:
+    images = room_for(num, shape.chw)
+    images[:] = array if array.dtype != np.uint8 else dequantize(array)
+    if array.dtype != np.uint8 or timestep is None:
         return images, sha256
     indices = list(range(start, start + num))
     eps = normal_batch(shape.chw, [seed] * num, indices, draw_number(None))
@@ -87,12 +91,13 @@ def _read_array(path: Path) -> np.ndarray:
         ) from None
 
 
-def _read_picture(path: Path) -> np.ndarray:
-    try:
-        with Image.open(path) as image:
-            pixels = np.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; --x-init takes .npy, .npz or a picture") from None
-    except (UnidentifiedImageError, OSError) as error:
-        raise InputError(f"{path}: cannot be read as a picture ({error})") from None
-    return pixels.reshape(1, *pixels.shape[:2], -1)
+def _read_picture(path: Path, channels: int) -> np.ndarray:
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; --x-init takes .npy, .npz or a picture")
+    mode = {number: name for name, number in MODES.items()}.get(channels)
+    if mode is None:
+        raise InputError(f"{path}: is a picture, but the network draws {channels} channels; give .npy or .npz")
+    _, own = read_picture_header(path, str(path))
+    if mode == "L" and not own.startswith(("L", "1")):
+        raise InputError(f"{path}: its mode is {own}, but the network draws gray; make a gray picture of it first")
+    return picture_array(read_picture(path, str(path), mode))[None]

@@ -9,12 +9,14 @@ from diffusion.samplers import SAMPLERS
 
 def list_samplers() -> dict[str, Any]:
     """The report of `--list-samplers`."""
-    lines = [f"{'sampler':14}{'order':>5}  {'keeps':>5}  {'noise':5}  {'options':9}  what it is"]
+    named = {name: ", ".join(f"--{each.replace('_', '-')}" for each in SAMPLERS[name].options) for name in SAMPLERS}
+    width = max(map(len, named.values()))
+    lines = [f"{'sampler':14}{'order':>5}  {'keeps':>5}  {'noise':5}  {'options':{width}}  what it is"]
     for method in SAMPLERS.values():
         noise = "yes" if method.stochastic else "no"
-        options = ", ".join(f"--{name.replace('_', '-')}" for name in method.options)
+        options = named[method.name]
         lines.append(
-            f"{method.name:14}{method.order:5}  {method.histories:5}  {noise:5}  {options:9}  {method.summary}"
+            f"{method.name:14}{method.order:5}  {method.histories:5}  {noise:5}  {options:{width}}  {method.summary}"
         )
     samplers = [
         {

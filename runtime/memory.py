@@ -10,6 +10,7 @@ from diffusion.process import Process
 from diffusion.step_table import StepTable
 from runtime.engines.interface import Engine
 from runtime.host_chain import HostChain
+from runtime.host_chains import fixed_batch
 
 # A batch of this many elements keeps a CPU busy; a larger one gains nothing and only takes memory.
 _ELEMENTS_FOR_FULL_SPEED = 1 << 16
@@ -25,16 +26,14 @@ def check_batch_fits(engine: Engine, table: StepTable, batch_size: int) -> None:
     """Refuse a batch that cannot fit in memory, before it is taken.
 
     The chain's own arrays are counted. If those and a sixteenfold allowance for the network might not fit, one call
-    at batch 1 tells what the network takes per sample.
+    at batch 1, or at the only one that the file takes, tells what the network takes per sample.
 
     Raises:
         InputError: the batch is < 1, or needs more than the memory that is available.
     """
     if batch_size < 1:
         raise InputError(f"batch size is {batch_size}, expected at least 1")
-    process = engine.process
-    elements = process.sample.num_elements
-    own = 4 * elements * (3 + table.histories + process.prediction_channels // process.sample.channels)
+    own = chain_bytes_per_sample(engine.process, table)
     available = _available_bytes()
     needed = own * batch_size
     if needed <= available < needed * 16:
@@ -48,12 +47,19 @@ def check_batch_fits(engine: Engine, table: StepTable, batch_size: int) -> None:
         )
 
 
+def chain_bytes_per_sample(process: Process, table: StepTable) -> int:
+    """What a chain on the host holds of each sample, and its result: x, x_start, prediction, histories, finished x."""
+    of_one = 4 * process.sample.num_elements
+    return of_one * (3 + table.histories) + of_one * process.prediction_channels // process.sample.channels
+
+
 def _network_bytes_per_sample(engine: Engine, table: StepTable) -> int:
     before = _resident_bytes()
-    chain = HostChain(engine, table, 1)
+    num = fixed_batch(engine) or 1
+    chain = HostChain(engine, table, num)
     chain.begin([0], [0])
     chain.step()
-    return max(0, _resident_bytes() - before - chain.buffer_bytes)
+    return max(0, _resident_bytes() - before - chain.buffer_bytes) // num
 
 
 def _available_bytes() -> int:

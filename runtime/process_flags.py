@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 
 from diffusion.errors import InputError
 from diffusion.noise_schedule import SCHEDULE_KINDS, NoiseSchedule
+from diffusion.number_checks import is_finite_number, real_number, shown, whole_number
 from diffusion.process import PREDICTION_TYPES, VARIANCE_TYPES, Process, SampleShape
 
 
@@ -18,6 +19,11 @@ class ProcessFlags:
         beta_schedule, beta_start, beta_end, num_train_timesteps: of the noise schedule.
         prediction_type, variance_type: as in `diffusion.process.Process`.
         clip_sample: a bound, or "none".
+        channels, height, width: of one sample, where an ONNX file leaves them open or might mean another order.
+        output_name: which output of an ONNX file is the prediction, where it has several.
+
+    Raises:
+        InputError: an unknown name, or what is no number; numbers of any type are taken by their value.
     """
 
     beta_schedule: str | None = None
@@ -27,11 +33,40 @@ class ProcessFlags:
     prediction_type: str | None = None
     variance_type: str | None = None
     clip_sample: float | str | None = None
+    channels: int | None = None
+    height: int | None = None
+    width: int | None = None
+    output_name: str | None = None
+
+    def __post_init__(self) -> None:
+        choices = {
+            "beta_schedule": SCHEDULE_KINDS,
+            "prediction_type": PREDICTION_TYPES,
+            "variance_type": VARIANCE_TYPES,
+        }
+        for name, known in choices.items():
+            value = getattr(self, name)
+            if value is not None and value not in known:
+                raise InputError(f"{_spelling(name)} is {shown(value)}, expected one of {', '.join(known)}")
+        for name in ("beta_start", "beta_end", "num_train_timesteps"):
+            value = getattr(self, name)
+            if value is not None:
+                check = whole_number if name == "num_train_timesteps" else real_number
+                object.__setattr__(self, name, check(value, _spelling(name)))
+        for name in ("channels", "height", "width"):
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, whole_number(value, _spelling(name), 1))
+        clip = self.clip_sample
+        if clip is not None and clip != "none":
+            if not is_finite_number(clip) or not clip > 0:
+                raise InputError(f"--clip-sample is {shown(clip)}, expected a positive number or none")
+            object.__setattr__(self, "clip_sample", float(clip))
 
     @property
     def clip(self) -> float | None:
         """The bound that was asked for; None for none."""
-        return self.clip_sample if isinstance(self.clip_sample, float) else None
+        return None if self.clip_sample is None or self.clip_sample == "none" else float(self.clip_sample)
 
     def process(self, sample: SampleShape, source: str) -> Process:
         """The process of a network whose file says nothing of it.
@@ -67,6 +102,9 @@ class ProcessFlags:
             "beta_end": schedule.beta_end,
             "num_train_timesteps": schedule.num_train_timesteps,
             "prediction_type": process.prediction_type,
+            "channels": process.sample.channels,
+            "height": process.sample.height,
+            "width": process.sample.width,
         }
         for name, fact in facts.items():
             flag = getattr(self, name)
@@ -99,6 +137,9 @@ def add_process_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--prediction-type", choices=PREDICTION_TYPES)
     group.add_argument("--variance-type", choices=VARIANCE_TYPES)
     group.add_argument("--clip-sample", type=_clip, metavar="C|none", help="bound for |x_start|")
+    for name in ("channels", "height", "width"):
+        group.add_argument(f"--{name}", type=_size, metavar="N", help="of an ONNX file that leaves it open")
+    group.add_argument("--output-name", metavar="NAME", help="the prediction, of an ONNX file with several outputs")
 
 
 def process_flags(args: argparse.Namespace) -> ProcessFlags:
@@ -116,6 +157,12 @@ def _clip(text: str) -> float | str:
     if not 0.0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"found {text!r}, expected a positive number or none")
     return value
+
+
+def _size(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a whole number of at least 1")
+    return int(text)
 
 
 def _spelling(name: str) -> str:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from commands.output_lock import sole_writer
 from commands.whole_files import write_whole_text
 from diffusion.errors import InputError
+from diffusion.json_text import read_json
+from diffusion.number_checks import is_whole, shown
 from runtime.host_chain import NonFiniteSample
 
 MANIFEST = "run.json"
@@ -51,24 +54,23 @@ class RunFolder:
             path: the folder; made if missing.
             identity: of this run, JSON values only.
             files: what this run will write.
-            resume: go on after the samples that are finished already.
+            resume: go on after the samples that are finished already; begin where there are none, as in a folder
+                that is empty, absent, or of a run that was killed before it wrote anything.
             overwrite: remove another run's samples first.
 
         Raises:
-            InputError: it holds another run's samples or foreign files of the same names, there is nothing to
-                resume, or it cannot be written.
+            InputError: it holds another run's samples, foreign files of the same names or a manifest that is not
+                one, or it cannot be written.
         """
         found = _read_manifest(path)
         mine = found is not None and found["identity"] == identity
-        if resume:
-            if found is None:
-                raise InputError(f"{path}: found no {MANIFEST}, expected a run to resume; leave --resume out")
+        if resume and found is not None:
             if not mine:
                 raise InputError(
                     f"{path}: {_difference(found['identity'], identity)}; "
                     "--resume goes on with the same run only: give the same flags, or another --out"
                 )
-            folder = cls(path, identity, found["done"], [NonFiniteSample(**s) for s in found["non_finite"]], files)
+            folder = cls(path, identity, found["done"], found["non_finite"], files)
             folder.save()
             return folder
         if found is not None and not mine and not overwrite:
@@ -87,6 +89,16 @@ class RunFolder:
         folder = cls(path, identity, files=files)
         folder.save()
         return folder
+
+    def record(self, num: int, non_finite: list[NonFiniteSample]) -> None:
+        """Note that `num` more samples are done, these among them not finite. Raises InputError as `save`."""
+        before = self.done, self.non_finite
+        self.done, self.non_finite = self.done + num, [*self.non_finite, *non_finite]
+        try:
+            self.save()
+        except InputError:
+            self.done, self.non_finite = before
+            raise
 
     def save(self) -> None:
         """Write the manifest, whole. Raises InputError if the folder cannot be written."""
@@ -115,26 +127,36 @@ def sole_run(path: Path) -> Iterator[None]:
 
 def _read_manifest(path: Path) -> dict[str, Any] | None:
     manifest = path / MANIFEST
-    try:
-        content = json.loads(manifest.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not os.path.lexists(manifest):
         return None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{manifest}: cannot be read ({error}); give another --out, or remove it") from None
-    keys = {"format", "done", "non_finite", "files", "identity"}
-    if not isinstance(content, dict) or content.get("format") != MANIFEST_FORMAT or not keys <= set(content):
+    content = read_json(manifest, "give another --out, or remove it")
+    if not isinstance(content, dict) or content.get("format") != MANIFEST_FORMAT or not _is_manifest(content):
         raise InputError(f"{manifest}: is not a run of this version's format {MANIFEST_FORMAT}; give another --out")
+    content["non_finite"] = [NonFiniteSample(**sample) for sample in content["non_finite"]]
     return content
+
+
+def _is_manifest(content: dict[str, Any]) -> bool:
+    done, broken, files, identity = (content.get(name) for name in ("done", "non_finite", "files", "identity"))
+    names = {field.name for field in fields(NonFiniteSample)}
+    return (
+        is_whole(content.get("format"))
+        and isinstance(identity, dict)
+        and is_whole(done)
+        and 0 <= done <= identity.get("num", done)
+        and isinstance(broken, list)
+        and all(
+            isinstance(each, dict) and each.keys() == names and all(map(is_whole, each.values())) for each in broken
+        )
+        and isinstance(files, list)
+        # Patterns of what may be removed: in this folder alone.
+        and all(isinstance(name, str) and Path(name).name == name and "**" not in name for name in files)
+    )
 
 
 def _difference(found: dict[str, Any], expected: dict[str, Any]) -> str:
     """The first field in which two runs differ, in words."""
     for name in sorted(set(found) | set(expected)):
         if found.get(name) != expected.get(name):
-            return f"its {name} is {_short(found.get(name))}, this run's is {_short(expected.get(name))}"
+            return f"its {name} is {shown(found.get(name))}, this run's is {shown(expected.get(name))}"
     return "it is the same run"
-
-
-def _short(value: object) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "..."

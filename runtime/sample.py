@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ from commands.program import run_program, say
 from commands.progress import progress_bar
 from commands.whole_files import whole_file
 from diffusion.errors import InputError
+from diffusion.samplers import chosen_spacing
 from diffusion.step_table import StepTable
-from runtime.engines.backend_choice import choose_backend
 from runtime.host_chain import NonFiniteSample, check_seed_range
 from runtime.images import check_drawable
 from runtime.initial_states import load_initial_states
@@ -29,9 +30,10 @@ from runtime.run_folder import RunFolder, sole_run
 from runtime.sample_files import SampleWriter, open_writer, written_names
 from runtime.sample_flags import DEFAULT_NUM, check_flags, sample_parser
 from runtime.sampler import Sampler
+from runtime.step_clock import StepClock
 from runtime.trajectory import Trajectory
 
-_TRAJECTORY_FILES = ("trajectory_x.png", "trajectory_x_start.png", "trajectory.npz")
+_TRAJECTORY_FILES = ("trajectory_x.png", "trajectory_x_start.png", "trajectory.npz", "trajectory.webp")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,6 +56,7 @@ def sample(args: argparse.Namespace) -> dict[str, Any]:
         from_timestep=args.from_timestep,
         lambda_min=args.lambda_min,
         eta=args.eta,
+        use_clipped_model_output=args.use_clipped_model_output,
         invert=args.invert,
         batch_size=args.batch_size,
         threads=args.threads,
@@ -96,6 +99,8 @@ def sample(args: argparse.Namespace) -> dict[str, Any]:
     }
     with sole_run(args.out):
         folder = RunFolder.claim(args.out, identity, names, args.resume, args.overwrite)
+        if args.resume and not folder.done:
+            say(f"{args.out}: holds no finished samples to go on from; beginning with the first")
         return _run(args, sampler, folder, num, x_init, trajectory)
 
 
@@ -109,24 +114,24 @@ def _run(
 ) -> dict[str, Any]:
     """Draw and write; return the report."""
     table, process, identity = sampler.table, sampler.process, folder.identity
-    writer = open_writer(args.format, args.out, process.sample, num, args.start, folder.done)
-    reason = ""
-    if args.engine.suffix == ".onnx":
-        reason = choose_backend(args.backend, args.device or "cpu", sampler.engine.precision).reason
+    broken = {sample.sample_index - args.start for sample in folder.non_finite}
+    writer = open_writer(args.format, args.out, process.sample, num, args.start, folder.done, broken)
+    reason = getattr(sampler.engine, "chosen_because", "")
     chosen = f" because {reason}" if reason else ""
-    say(f"{args.engine}: {sampler.engine.name}{chosen}, {table.sampler} with {len(table)} steps, {num} samples")
+    spacing, spaced = _spacing(args, sampler)
+    say(f"{args.engine}: {sampler.engine.name}{chosen}, {table.sampler} with {len(table)} steps{spaced}, {num} samples")
     notes = sampler.notes(with_x_init=x_init is not None)
     for note in notes:
         say(f"note: {note}")
     plan = sampler.device_plan(num - folder.done, trajectory is not None) if num > folder.done else None
     if plan is not None:
         say(f"on the GPU: {plan}")
-    timing = _draw(sampler, folder, writer, num, args, x_init, trajectory)
+    timing = _draw(sampler, folder, writer, num, args, x_init, trajectory, plan is not None)
 
     broken = {broke.sample_index - args.start for broke in folder.non_finite}
     finite = np.array([place not in broken for place in range(num)])
-    files = writer.finish(finite) if finite.any() else []
-    folder.save()
+    with _kept_on_error(folder, num):
+        files = writer.finish(finite) if finite.any() else []
     if trajectory is not None:
         files += _write_trajectory(args.out, trajectory)
     if broken:
@@ -139,10 +144,25 @@ def _run(
         "files": [str(file) for file in files],
         "engine": {"path": str(args.engine), "name": sampler.engine.name, "sha256": sampler.engine.sha256},
         **{name: identity[name] for name in ("sampler", "steps", "seed", "start", "num", "format")},
+        "spacing": spacing,
         "conditioning": table.conditioning,
         "notes": notes,
         **timing,
     }
+
+
+def _spacing(args: argparse.Namespace, sampler: Sampler) -> tuple[str | None, str]:
+    """Which spacing chose the timesteps, None if they are all of them or were listed; and what to say of it."""
+    if args.steps is None or args.steps >= sampler.process.schedule.num_train_timesteps:
+        return None, ""
+    spacing = chosen_spacing(sampler.process, args.spacing)
+    if args.spacing is not None:
+        said_by = "as --spacing says"
+    elif sampler.process.timestep_spacing is not None:
+        said_by = "as the checkpoint says"
+    else:
+        said_by = "as the checkpoint does not say"
+    return spacing, f" ({spacing} spacing, {said_by})"
 
 
 def _draw(
@@ -153,60 +173,77 @@ def _draw(
     args: argparse.Namespace,
     x_init: np.ndarray | None,
     trajectory: Trajectory | None,
+    on_device: bool,
 ) -> dict[str, float]:
     """Draw what is not done yet; return how long it took."""
     done_before, left = folder.done, num - folder.done
     first_step_seconds = 0.0
-    steps_run = 0
+    clock = StepClock(len(sampler.table))
     began = time.perf_counter()
     if left:
         batches = -(-left // sampler.batch_size_for(left))
         with progress_bar(batches * len(sampler.table), "sampling", unit="step") as bar:
 
             def after_step(samples_moved: int) -> None:
-                nonlocal first_step_seconds, steps_run
-                if not steps_run:
+                nonlocal first_step_seconds
+                if not clock.steps:
                     first_step_seconds = seconds_since_process_start()
-                steps_run += 1
+                clock.step()
                 bar.update()
 
             try:
-                for batch in sampler.batches(
-                    left,
-                    args.seed,
-                    args.start + done_before,
-                    None if x_init is None else x_init[done_before:],
-                    after_step,
-                    trajectory,
-                ):
-                    writer.add(batch)
-                    folder.done += len(batch.x) + len(batch.non_finite)
-                    folder.non_finite += batch.non_finite
-                    folder.save()
-                    rate = (folder.done - done_before) / (time.perf_counter() - began)
-                    bar.set_postfix_str(f"{rate:.3g} images/s", refresh=False)
+                with _kept_on_error(folder, num):
+                    for batch in sampler.batches(
+                        left,
+                        args.seed,
+                        args.start + done_before,
+                        None if x_init is None else x_init[done_before:],
+                        after_step,
+                        trajectory,
+                    ):
+                        writer.add(batch)
+                        folder.record(len(batch.x) + len(batch.non_finite), batch.non_finite)
+                        rate = (folder.done - done_before) / (time.perf_counter() - began)
+                        bar.set_postfix_str(f"{rate:.3g} images/s", refresh=False)
             except KeyboardInterrupt:
                 raise StoppedError(
                     f"interrupted; {folder.done} of {num} samples are kept in {args.out}: "
                     "the same command with --resume goes on"
                 ) from None
     seconds = time.perf_counter() - began
+    # On a GPU the steps are told of in chunks, and the graph is made before the first.
+    whole = 1e3 * seconds / max(1, clock.steps)
     return {
         "seconds": seconds,
         "images_per_second": left / seconds,
-        "ms_per_step": 1e3 * seconds / max(1, steps_run),
+        "ms_per_step": whole if on_device else clock.ms_per_step(seconds),
         "first_step_seconds": first_step_seconds,
     }
 
 
+@contextlib.contextmanager
+def _kept_on_error(folder: RunFolder, num: int) -> Iterator[None]:
+    """Say of an error, such as a full disk, what it does not cost."""
+    try:
+        yield
+    except InputError as error:
+        if not folder.done:
+            raise
+        raise InputError(
+            f"{error}; {folder.done} of {num} samples are kept in {folder.path}, and --resume goes on"
+        ) from error
+
+
 def _write_trajectory(out: Path, trajectory: Trajectory) -> list[Path]:
-    strip_x, strip_x_start, arrays = (out / name for name in _TRAJECTORY_FILES)
+    strip_x, strip_x_start, arrays, animation = (out / name for name in _TRAJECTORY_FILES)
     for path, states in ((strip_x, trajectory.x), (strip_x_start, trajectory.x_start)):
         with whole_file(path) as temporary:
             trajectory.draw(states).save(temporary)
     with whole_file(arrays) as temporary:
         np.savez(temporary, timesteps=trajectory.timesteps, x=trajectory.x, x_start=trajectory.x_start)
-    return [strip_x, strip_x_start, arrays]
+    with whole_file(animation) as temporary:
+        trajectory.save_animation(temporary)
+    return [strip_x, strip_x_start, arrays, animation]
 
 
 def _non_finite_message(broken: list[NonFiniteSample], num: int, out: Path) -> str:

@@ -24,6 +24,7 @@ from diffusion.binomial_process import BinomialProcess
 from diffusion.errors import InputError
 from diffusion.process import METADATA_KEY
 from runtime.host_chain import check_seed_range
+from runtime.states import room_for
 
 DEFAULT_ENGINE, DEFAULT_OUT, DEFAULT_NUM, BATCH_SIZE = Path("heartbeat.onnx"), Path("samples/bits.npy"), 64, 1024
 _SHOWN, _WIDEST = 10, 80
@@ -78,9 +79,9 @@ def sample_bits(network: BinomialNetwork, num: int, seed: int = 0, start: int = 
     Raises:
         InputError: a number out of its range, or a prediction that is not a number.
     """
-    check_seed_range(seed, start, num)
+    seed, start, num = check_seed_range(seed, start, num)
     schedule, shape = network.process.schedule, network.process.sample.chw
-    samples = np.empty((num, *shape), dtype=np.uint8)
+    samples = room_for(num, shape, np.uint8)
     with progress_bar(-(-num // BATCH_SIZE) * schedule.num_train_timesteps, "sampling", unit="step") as bar:
         for first in range(0, num, BATCH_SIZE):
             count = min(BATCH_SIZE, num - first)

@@ -24,6 +24,13 @@ _EXAMPLES = """examples:
   python -m runtime.sample --engine runs/digits --device cuda --precision bf16 --compile    the same on an NVIDIA GPU
 """
 _SAMPLER_HELP = f"one of {', '.join(SAMPLERS)} (default: {DEFAULT_SAMPLER}), or a table's .json file"
+_SPACING_HELP = (
+    f"how --steps are chosen (default: what the checkpoint says, or {DEFAULT_SPACING} where it says nothing)"
+)
+_CLIPPED_HELP = (
+    "ddim on a clipped process: take the direction to x_t from the clipped x_start (default); "
+    "--no-use-clipped-model-output takes the network's own eps, as diffusers' DDIMPipeline does unless told otherwise"
+)
 _LAMBDA_MIN_HELP = "leave out the timesteps with half-log-SNR below L, the noisiest; -5.1 suits a cosine schedule"
 _X_INIT_HELP = "begin with these: float32 states as they are, or uint8 images (.npy, .npz, a picture) noised first"
 _INVERT_HELP = "run ddim upwards: from --x-init, images, to the noise that ddim makes them from (--format npy)"
@@ -44,7 +51,10 @@ def sample_parser() -> OneLineParser:
         help="unet.onnx (default), unet.xml, unet.plan (on an NVIDIA GPU), or a checkpoint folder",
     )
     parser.add_argument(
-        "--backend", choices=BACKENDS, default="auto", help="for an ONNX file (default: the faster one here, in fp32)"
+        "--backend",
+        choices=BACKENDS,
+        default="auto",
+        help="for an ONNX file (default: the faster one here that agrees with ONNX Runtime)",
     )
     parser.add_argument("--device", choices=DEVICES, help="default: cuda for unet.plan, cpu for the rest")
     parser.add_argument(
@@ -57,7 +67,10 @@ def sample_parser() -> OneLineParser:
     parser.add_argument("--seed", type=int, default=0, help="0 to 2^64 - 1 (default: 0)")
     parser.add_argument("--start", type=int, default=0, help="index of the first sample (default: 0)")
     parser.add_argument(
-        "--batch-size", type=int, metavar="N", help="samples per network call (default: chosen by size)"
+        "--batch-size",
+        type=int,
+        metavar="N",
+        help="samples per network call (default: chosen by size, or the batch that the file fixes)",
     )
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: all this process may use)")
     chain = parser.add_argument_group("chain")
@@ -66,9 +79,12 @@ def sample_parser() -> OneLineParser:
         "--list-samplers", action="store_true", help="print a table of the samplers, and do nothing else"
     )
     chain.add_argument("--steps", type=int, metavar="N", help="network calls (default: every timestep of training)")
-    chain.add_argument("--spacing", choices=SPACINGS, default=DEFAULT_SPACING, help=f"default: {DEFAULT_SPACING}")
+    chain.add_argument("--spacing", choices=SPACINGS, help=_SPACING_HELP)
     chain.add_argument("--timesteps", type=_timesteps, metavar="t,t,...", help="an explicit, descending list instead")
     chain.add_argument("--eta", type=float, help="noise of ddim: 0, none (default), to 1, as much as ddpm")
+    chain.add_argument(
+        "--use-clipped-model-output", action=argparse.BooleanOptionalAction, default=None, help=_CLIPPED_HELP
+    )
     chain.add_argument("--lambda-min", type=float, metavar="L", help=_LAMBDA_MIN_HELP)
     chain.add_argument("--x-init", type=Path, metavar="FILE", help=_X_INIT_HELP)
     chain.add_argument("--invert", action="store_true", help=_INVERT_HELP)
@@ -77,9 +93,16 @@ def sample_parser() -> OneLineParser:
     result.add_argument("--out", type=Path, default=Path("samples"), help="folder (default: samples)")
     result.add_argument("--format", choices=FORMATS, default="grid", help=_FORMAT_HELP)
     result.add_argument(
-        "--trajectory", type=int, metavar="K", help="keep K states of x and x_start of the first samples"
+        "--trajectory",
+        type=int,
+        metavar="K",
+        help="keep K states of x and x_start of the first samples, as arrays, strips and an animated WebP",
     )
-    result.add_argument("--resume", action="store_true", help="go on after the samples that are finished already")
+    result.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on after the samples that are finished already; begin where there are none",
+    )
     result.add_argument("--overwrite", action="store_true", help="replace another run's samples in --out")
     parser.add_argument("--force", action="store_true", help=_FORCE_HELP)
     parser.add_argument("--allow-pickle", action="store_true", help="read a checkpoint whose weights are a pickle")
@@ -99,7 +122,7 @@ def check_flags(args: argparse.Namespace) -> None:
             raise InputError("--invert was given without --x-init; give the images to invert")
         if args.trajectory is not None:
             raise InputError("--invert and --trajectory were both given; a trajectory goes from noise to data")
-        check_invertible(args.sampler, eta=args.eta)
+        check_invertible(args.sampler, eta=args.eta, use_clipped_model_output=args.use_clipped_model_output)
     if args.trajectory is not None and args.resume:
         raise InputError("--trajectory and --resume were both given; a resumed run has no first states to keep")
 

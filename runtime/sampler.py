@@ -11,20 +11,25 @@ import numpy as np
 
 from diffusion.conditioning import check_conditioning
 from diffusion.errors import InputError
+from diffusion.number_checks import shown, whole_number, yes_or_no
 from diffusion.process import Process
 from diffusion.samplers import make_table
-from diffusion.spacing import DEFAULT_SPACING
 from diffusion.step_table import StepTable, start_note
 from runtime.device.interface import DeviceEngine
 from runtime.device.plan import DevicePlan, device_batch_size, plan_device
 from runtime.device_batches import DeviceBatch, DeviceChains
 from runtime.engines.interface import Engine
 from runtime.engines.opening import open_engine
-from runtime.host_chain import HostChain, NonFiniteSample, check_seed_range
+from runtime.host_chain import MAX_SEED, HostChain, NonFiniteSample, check_seed_range
+from runtime.host_chains import HostChains, check_fixed_batch, fixed_batch, slots_for
 from runtime.images import quantize
 from runtime.memory import check_batch_fits, default_batch_size
 from runtime.process_flags import ProcessFlags
+from runtime.states import check_states, room_for
 from runtime.trajectory import Trajectory
+
+# More than most machines have; a hundred thousand would be made, and the machine would stand still.
+MAX_THREADS = 1024
 
 
 class NonFiniteError(ArithmeticError):
@@ -54,7 +59,13 @@ class Sampler:
     """Samples from a trained DDPM: `Sampler("unet.onnx").sample(64, seed=0)`.
 
     Sample k depends on the seed, on its index start + k and on the table, not on how many are drawn
-    together: the noise is the same bits for every batch size, worker and restart.
+    together: the noise is the same bits for every batch size, worker and restart. (The network's library may round a
+    prediction otherwise in a batch of another size.)
+
+    A sampler may be shared by threads, and so may an engine by samplers. A chain serves one caller at a time, for a
+    batch: at most two are at work in one sampler on the CPU, and further callers wait; on a GPU callers take turns.
+    Nothing is held while `batches` waits for its caller, so a generator may be left in the middle, or iterated while
+    the same thread samples anew. What was opened before a fork is refused in the child.
 
     Args:
         engine: a path (`unet.onnx`, `unet.plan`, a checkpoint folder), or an engine that is already open.
@@ -62,11 +73,14 @@ class Sampler:
         sampler: the method, see `diffusion.samplers.SAMPLERS`; or a table of one's own, or its JSON file; None for
             `ddpm`, or for `ddim` where `invert` is given.
         num_steps: network calls; None for every timestep of training.
-        spacing: how the timesteps are chosen where there are fewer.
+        spacing: how the timesteps are chosen where there are fewer; None for what the checkpoint says, or `trailing`
+            where it says nothing.
         timesteps: an explicit, strictly descending choice instead.
         from_timestep: where the chain begins, T−1 unless said.
         lambda_min: leaves out the timesteps with less half-log-SNR than this, the noisiest.
         eta: how much noise `ddim` adds, 0 to 1.
+        use_clipped_model_output: whether `ddim` takes eps from the clipped x_start (None, True) or, as diffusers does
+            unless told otherwise, from the network (False).
         invert: run the sampler upwards, from images to the noise it would make them from; `x_init` is the images.
         batch_size: samples per network call; None to choose by size.
         threads: of the CPU; 0 for as many as this process may use.
@@ -88,11 +102,12 @@ class Sampler:
         device: str | None = None,
         sampler: str | Path | StepTable | None = None,
         num_steps: int | None = None,
-        spacing: str = DEFAULT_SPACING,
+        spacing: str | None = None,
         timesteps: Sequence[int] | None = None,
         from_timestep: int | None = None,
         lambda_min: float | None = None,
         eta: float | None = None,
+        use_clipped_model_output: bool | None = None,
         invert: bool = False,
         batch_size: int | None = None,
         threads: int = 0,
@@ -103,11 +118,34 @@ class Sampler:
         compiled: bool = False,
         force: bool = False,
     ) -> None:
+        for name, choice in (
+            ("invert", invert),
+            ("allow_pickle", allow_pickle),
+            ("compiled", compiled),
+            ("force", force),
+        ):
+            yes_or_no(choice, name)
+        threads = whole_number(threads, "threads", 0, MAX_THREADS)
+        if batch_size is not None:
+            batch_size = whole_number(batch_size, "batch size", 1, MAX_SEED)
+        if flags is not None and not isinstance(flags, ProcessFlags):
+            raise InputError(f"flags are {shown(flags)}, expected runtime.process_flags.ProcessFlags")
         if isinstance(engine, Path | str):
             engine = open_engine(engine, device, threads, flags, allow_pickle, backend, precision, compiled)
+        elif not hasattr(engine, "bind") or not isinstance(getattr(engine, "process", None), Process):
+            raise InputError(f"engine is {shown(engine)}, expected a path, or an engine that is open")
         self.engine = engine
         self.table: StepTable = make_table(
-            engine.process, sampler, num_steps, spacing, timesteps, from_timestep, lambda_min, invert, eta=eta
+            engine.process,
+            sampler,
+            num_steps,
+            spacing,
+            timesteps,
+            from_timestep,
+            lambda_min,
+            invert,
+            eta=eta,
+            use_clipped_model_output=use_clipped_model_output,
         )
         self.begins_with_data = invert or self.table.ascending
         if engine.precision != "fp32" and not force:
@@ -117,7 +155,7 @@ class Sampler:
                 raise InputError(f"{error}; --force (force=True) samples all the same") from None
         self._batch_size = batch_size
         self._threads = threads
-        self._chains: dict[tuple[int, bool], HostChain] = {}
+        self._host_chains = HostChains(engine, self.table, threads)
         # An engine that runs on a device offers both ways; the chain then stays where the network is.
         self._device_engine = cast(DeviceEngine, engine) if hasattr(engine, "bind_device") else None
         self._device_chains: DeviceChains | None = None
@@ -126,6 +164,7 @@ class Sampler:
             if batch_size is not None:
                 plan_device(self._device_engine, self.table, batch_size, batch_size)
         elif batch_size is not None:
+            check_fixed_batch(engine, batch_size)
             check_batch_fits(engine, self.table, batch_size)
 
     @property
@@ -149,7 +188,7 @@ class Sampler:
             num: how many.
             seed: 0..2⁶⁴−1.
             start: the first sample index.
-            x_init: float32 [num, C, H, W], states to begin from instead of noise.
+            x_init: float32 [num, C, H, W], states to begin from instead of noise; float16 and float64 are rounded.
 
         Returns:
             uint8 [num, H, W, C].
@@ -162,8 +201,8 @@ class Sampler:
 
     def sample_float32(self, num: int, seed: int = 0, start: int = 0, x_init: np.ndarray | None = None) -> np.ndarray:
         """As `sample`, before quantization: float32 [num, C, H, W]."""
-        check_seed_range(seed, start, num)
-        x = np.empty((num, *self.process.sample.chw), dtype=np.float32)
+        seed, start, num = check_seed_range(seed, start, num)
+        x = room_for(num, self.process.sample.chw)
         first = 0
         for batch in self.batches(num, seed, start, x_init):
             if batch.non_finite:
@@ -173,10 +212,11 @@ class Sampler:
         return x
 
     def batch_size_for(self, num: int) -> int:
-        """Samples per network call when `num` are drawn."""
+        """Samples per network call when `num` are drawn. Raises InputError where that is no number of samples."""
+        num = whole_number(num, "num", 1)
         if self._device_engine is not None:
             return device_batch_size(self._device_engine, num, self._batch_size)
-        return min(num, self._batch_size or default_batch_size(self.process, num))
+        return fixed_batch(self.engine) or min(num, self._batch_size or default_batch_size(self.process, num))
 
     def batches(
         self,
@@ -197,27 +237,30 @@ class Sampler:
         Raises:
             InputError: a number out of its range, states of another shape, or none for a chain that begins with data.
         """
-        check_seed_range(seed, start, num)
+        seed, start, num = check_seed_range(seed, start, num)
         if x_init is None and self.begins_with_data:
             raise InputError(
                 f"the chain of {self.table.sampler} runs from data to noise and was given nothing to begin with; "
                 "expected x_init, images"
             )
-        if x_init is not None and x_init.shape != (num, *self.process.sample.chw):
-            raise InputError(f"initial states have shape {x_init.shape}, expected {(num, *self.process.sample.chw)}")
+        if x_init is not None:
+            x_init = check_states(x_init, (num, *self.process.sample.chw))
         if self._device_engine is not None:
             yield from self._device_batches(num, seed, start, x_init, after_step, trajectory)
             return
-        size = self.batch_size_for(num)
+        size, largest = self.batch_size_for(num), self.batch_size_for(MAX_SEED)
         for first in range(0, num, size):
             count = min(size, num - first)
             followed = trajectory if trajectory is not None and first < trajectory.num_samples else None
-            chain = self._chain(count, with_x_start=followed is not None)
             indices = list(range(start + first, start + first + count))
-            chain.begin([seed] * count, indices, None if x_init is None else x_init[first : first + count])
-            self._run(chain, first, count, after_step, followed)
-            finite = chain.finite()
-            yield Batch(np.array(indices, dtype=np.uint64)[finite], chain.x[finite], chain.non_finite())
+            states = None if x_init is None else x_init[first : first + count]
+            # Not held across a yield: what the caller does then may take for ever, or need a chain of this sampler.
+            with self._host_chains.lease(slots_for(self.engine, count, largest), followed is not None) as chain:
+                chain.begin([seed] * count, indices, states)
+                self._run(chain, first, count, after_step, followed)
+                finite = chain.finite()[:count]
+                done = Batch(np.array(indices, dtype=np.uint64)[finite], chain.x[:count][finite], chain.non_finite())
+            yield done
 
     def device_plan(self, num: int, with_x_start: bool = False) -> DevicePlan | None:
         """What drawing `num` samples will take of a GPU, before it is taken; None for an engine on the CPU.
@@ -229,10 +272,9 @@ class Sampler:
         Raises:
             InputError: a batch that the engine does not take, or that does not fit into the device's memory.
         """
-        if self._device_engine is None or self._device_chains is None:
+        if self._device_chains is None:
             return None
-        held = self._device_chains.held_bytes
-        return plan_device(self._device_engine, self.table, num, self._batch_size, with_x_start, held)
+        return self._device_chains.plan(num, self._batch_size, with_x_start)
 
     def _device_batches(
         self,
@@ -269,17 +311,11 @@ class Sampler:
         trajectory: Trajectory | None,
     ) -> None:
         if trajectory is not None:
-            trajectory.keep(0, first, chain.x, None)
+            trajectory.keep(0, first, chain.x[:count], None)
         for step_index in range(len(self.table)):
             chain.step()
             if trajectory is not None:
-                trajectory.keep(step_index + 1, first, chain.x, chain.x_start)
+                assert chain.x_start is not None, "trajectories need chains with x_start"
+                trajectory.keep(step_index + 1, first, chain.x[:count], chain.x_start[:count])
             if after_step is not None:
                 after_step(count)
-
-    def _chain(self, batch_size: int, with_x_start: bool) -> HostChain:
-        # Buffers and bindings are kept: the last, smaller batch is the only other one a run ever needs.
-        key = (batch_size, with_x_start)
-        if key not in self._chains:
-            self._chains[key] = HostChain(self.engine, self.table, batch_size, with_x_start, self._threads)
-        return self._chains[key]

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 from PIL import Image
 
 from diffusion.errors import InputError
+from diffusion.number_checks import shown, whole_number
 from diffusion.process import SampleShape
 from diffusion.step_table import StepTable
 from runtime.images import draw_grid, quantize
 
 # Enough to see how chains differ; more would only take memory.
 MAX_SAMPLES = 8
+# The animation takes about four seconds, and stays on the images for two.
+_ANIMATION_MS, _LAST_FRAME_MS = 4000, 2000
+_FRAME_MS = (40, 500)
+_MAX_WEBP_PIXELS = 16383  # of a side
 
 
 class Trajectory:
@@ -36,8 +43,9 @@ class Trajectory:
 
     def __init__(self, table: StepTable, shape: SampleShape, num_states: int, num: int) -> None:
         rows = len(table)
+        num_states, num = whole_number(num_states, "trajectory"), whole_number(num, "num", 1)
         if not 2 <= num_states <= rows + 1:
-            raise InputError(f"trajectory is {num_states}, expected 2 to {rows + 1}, the states of {rows} steps")
+            raise InputError(f"trajectory is {shown(num_states)}, expected 2 to {rows + 1}, the states of {rows} steps")
         if table.ascending:
             raise InputError(f"a trajectory goes from noise to data, and the table of {table.sampler} the other way")
         self.num_samples = min(num, MAX_SAMPLES)
@@ -74,3 +82,23 @@ class Trajectory:
         num_states, num_samples = states.shape[:2]
         tiles = states.swapaxes(0, 1).reshape(num_samples * num_states, *states.shape[2:])
         return draw_grid(quantize(tiles), columns=num_states)
+
+    def save_animation(self, path: Path) -> None:
+        """An animated WebP, lossless: a frame for each state, x above and the x_start predicted from it below.
+
+        It shows as many of the samples as stand side by side in 16,383 pixels, the most that the format has.
+        """
+        frames = [self._frame(state, self.num_samples) for state in range(len(self.x))]
+        if (width := frames[0].width) > _MAX_WEBP_PIXELS:
+            fitting = max(1, self.num_samples * _MAX_WEBP_PIXELS // width)
+            frames = [self._frame(state, fitting) for state in range(len(self.x))]
+        shortest, longest = _FRAME_MS
+        frame_ms = min(max(_ANIMATION_MS // len(frames), shortest), longest)
+        durations_ms = [frame_ms] * (len(frames) - 1) + [_LAST_FRAME_MS]
+        frames[0].save(
+            path, "WEBP", save_all=True, append_images=frames[1:], duration=durations_ms, loop=0, lossless=True
+        )
+
+    def _frame(self, state: int, num_samples: int) -> Image.Image:
+        tiles = np.concatenate([self.x[state, :num_samples], self.x_start[state, :num_samples]])
+        return draw_grid(quantize(tiles), columns=num_samples)

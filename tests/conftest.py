@@ -10,6 +10,8 @@ import shutil
 import signal
 import tempfile
 
+import pytest
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="ddpm-rt-tests-")
 atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
@@ -18,3 +20,9 @@ atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 # interrupted run would wait for ever.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Of tests/fuzz; `--fuzz-examples 2000` is the long run."""
+    parser.addoption("--fuzz-examples", type=int, default=200, help="random cases that tests/fuzz tries in all")
+    parser.addoption("--fuzz-seed", type=int, default=0, help="where they begin (default: 0, the same every time)")

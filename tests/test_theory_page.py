@@ -8,7 +8,7 @@ TEXT = (ROOT / "docs" / "theory.md").read_text(encoding="utf-8")
 
 
 def test_every_name_is_somewhere_in_the_code():
-    code = [path for folder in (*SOURCES, "benchmarks") for path in (ROOT / folder).rglob("*.py")]
+    code = [path for folder in (*SOURCES, "benchmarks", "tests/diffusion") for path in (ROOT / folder).rglob("*.py")]
     words = {word for path in code for word in re.findall(r"\w+", path.read_text(encoding="utf-8"))}
     names = {name for name in in_backticks(TEXT) if not name.startswith(("python ", "--"))}
     assert len(names) > 30

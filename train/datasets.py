@@ -6,13 +6,27 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diffusion.errors import InputError
+from runtime.pictures import is_picture_name
 from train.digits import LEVELS, load_digits_split
+from train.folder_listing import MissingSplitError, walk_files
+from train.gray_levels import with_levels
 from train.image_set import ImageSet
 
-__all__ = ["DataRequest", "load_data", "load_digits_split"]
+__all__ = [
+    "DataRequest",
+    "MissingSplitError",
+    "is_table",
+    "load_data",
+    "load_digits_split",
+    "load_pictures",
+    "load_table",
+]
 
 _IMAGE_OPTIONS = ("image_size", "image_mode")
 _TABLE_OPTIONS = ("split", "image_column")
+_ARRAYS = (".npz", ".npy")
+_TABLES = (".parquet", ".arrow", ".tar")
+_METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 
 
 @dataclass(frozen=True)
@@ -20,9 +34,11 @@ class DataRequest:
     """What a user said about the data.
 
     Attributes:
-        data: `digits`, a folder of images, an .npz file, or a Hugging Face data set (a name or a folder).
-        split, image_column: of a Hugging Face data set.
+        data: `digits`, a folder of images, an .npz or .npy file, or a Hugging Face data set (a name or a folder).
+        split: of a Hugging Face data set, or of a folder of images with sub-folders named so.
+        image_column: of a Hugging Face data set.
         image_size, image_mode: see `train.image_folder.load_image_folder`.
+        levels: gray levels of the data; None for 256, or those that it is known to have.
         held_out: how many images to hold out; None for the data's own held-out part, or one in twenty.
         held_out_split: the split of a Hugging Face data set that is its own held-out part.
     """
@@ -32,6 +48,7 @@ class DataRequest:
     image_column: str | None = None
     image_size: int | None = None
     image_mode: str | None = None
+    levels: int | None = None
     held_out: int | None = None
     held_out_split: str | None = None
 
@@ -42,11 +59,10 @@ def load_data(request: DataRequest) -> tuple[ImageSet, ImageSet | None]:
     Raises:
         InputError: the data is not there, is of no known kind, cannot be read, or an option does not apply to it.
     """
-    path = Path(request.data)
     if request.data == "digits":
         _refuse(request, "digits", *_IMAGE_OPTIONS, *_TABLE_OPTIONS)
         split = load_digits_split()
-        train = ImageSet.from_array("digits", split.train_images, LEVELS)
+        train = _leveled(ImageSet.from_array("digits", split.train_images, LEVELS), request)
         held_out = ImageSet.from_array("digits", split.held_out_images, LEVELS)
         if request.held_out is not None:
             if request.held_out > held_out.num_images:
@@ -55,50 +71,91 @@ def load_data(request: DataRequest) -> tuple[ImageSet, ImageSet | None]:
                 )
             return train, held_out.subset(range(request.held_out)) if request.held_out else None
         return train, held_out
-    if path.suffix == ".npz":
-        from train.npz_images import load_npz
+    if is_table(request):
+        return _from_hugging_face(request)
+    return load_pictures(request).split(request.held_out)
 
-        _refuse(request, "an .npz file", *_IMAGE_OPTIONS, *_TABLE_OPTIONS)
+
+def load_pictures(request: DataRequest) -> ImageSet:
+    """All images of a folder or a file, before any are held out.
+
+    Raises:
+        InputError: as `load_data`.
+    """
+    path = Path(request.data)
+    if path.suffix in _ARRAYS:
+        from train.npz_images import load_npy, load_npz
+
+        _refuse(request, f"an {path.suffix} file", *_IMAGE_OPTIONS, *_TABLE_OPTIONS)
         if not path.is_file():
             raise InputError(f"--data {request.data}: no such file")
-        return load_npz(path).split(request.held_out)
-    if path.is_dir() and _is_image_folder(path):
-        from train.image_folder import load_image_folder
+        return _leveled(load_npz(path) if path.suffix == ".npz" else load_npy(path), request)
+    from train.image_folder import load_image_folder
 
-        _refuse(request, "a folder of images", *_TABLE_OPTIONS)
-        return load_image_folder(path, request.image_size, request.image_mode).split(request.held_out)
-    if path.exists() and not path.is_dir():
+    _refuse(request, "a folder of images", "image_column")
+    return _leveled(load_image_folder(path, request.image_size, request.image_mode, request.split), request)
+
+
+def load_table(request: DataRequest, split: str | None) -> ImageSet:
+    """One split of what `is_table`. Raises InputError as `load_data`."""
+    from train.hugging_face import load_hugging_face
+
+    images = load_hugging_face(request.data, split, request.image_column, request.image_size, request.image_mode)
+    return _leveled(images, request)
+
+
+def is_table(request: DataRequest) -> bool:
+    """Whether the data is read by Hugging Face's `datasets`: what is no folder of pictures and no file.
+
+    Raises:
+        InputError: a file of no known kind, a path that is not there, or a folder of pictures and of tables.
+    """
+    path = Path(request.data)
+    if path.suffix in _ARRAYS:
+        return False
+    if path.is_dir():
+        return not _is_image_folder(path)
+    if path.exists():
         raise InputError(
-            f"--data {request.data}: found a file, expected digits, a folder of images, an .npz file or a "
+            f"--data {request.data}: found a file, expected digits, a folder of images, an .npz or .npy file, or a "
             "Hugging Face data set"
         )
-    if not path.exists() and (path.is_absolute() or request.data.startswith((".", "~")) or len(path.parts) > 2):
+    if path.is_absolute() or request.data.startswith((".", "~")) or len(path.parts) > 2:
         raise InputError(
-            f"--data {request.data}: no such folder; expected digits, a folder of images, an .npz file, "
+            f"--data {request.data}: no such folder; expected digits, a folder of images, an .npz or .npy file, "
             "or a Hugging Face data set"
         )
-    return _from_hugging_face(request)
+    return True
 
 
-def _is_image_folder(path: Path) -> bool:
+def _is_image_folder(folder: Path) -> bool:
     from train.hugging_face import is_saved_dataset
 
-    if is_saved_dataset(path):
+    if is_saved_dataset(folder):
         return False
-    # A folder of tables or of a builder's files is left to `datasets`; everything else should hold images.
-    return not any(file.suffix in (".parquet", ".arrow", ".jsonl", ".csv", ".tar") for file in path.rglob("*"))
+    files = list(walk_files(folder))
+    pictures = sum(is_picture_name(file) for file in files)
+    listed = [file for file in files if file.name.lower() in _METADATA]
+    tables = [file for file in files if file.suffix.lower() in _TABLES and file not in listed]
+    if pictures and tables:
+        raise InputError(
+            f"--data {folder}: holds {pictures:,} pictures and {len(tables):,} tables (as "
+            f"{tables[0].relative_to(folder)}), expected one or the other; give the folder that holds the one alone"
+        )
+    if pictures:
+        return not listed  # what a metadata file says of pictures is for `datasets` to read
+    return not tables and not any(file.suffix.lower() in (".csv", ".jsonl", ".json") for file in files)
+
+
+def _leveled(images: ImageSet, request: DataRequest) -> ImageSet:
+    return images if request.levels is None else with_levels(images, request.levels)
 
 
 def _from_hugging_face(request: DataRequest) -> tuple[ImageSet, ImageSet | None]:
-    from train.hugging_face import load_hugging_face
-
-    def load(split: str) -> ImageSet:
-        return load_hugging_face(request.data, split, request.image_column, request.image_size, request.image_mode)
-
-    train = load(request.split or "train")
+    train = load_table(request, request.split)
     if request.held_out_split is None:
         return train.split(request.held_out)
-    held_out = load(request.held_out_split)
+    held_out = load_table(request, request.held_out_split)
     if held_out.shape != train.shape:
         raise InputError(f"{held_out.name}: images are {held_out.shape.chw}, those to train on {train.shape.chw}")
     return train, held_out

@@ -3,83 +3,118 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
+from commands.progress import progress_bar
 from diffusion.errors import InputError
 from diffusion.process import SampleShape
+from runtime.engines.cache_folder import keep, read_kept
+from runtime.pictures import MODES, check_mode, read_picture, read_picture_header
+from train.folder_listing import list_pictures
 from train.image_set import ImageSet
-from train.image_size import MODES, check_mode, fit_image
+from train.image_size import fit_image
+from train.picture_cache import MIN_PICTURES, cache_key, keep_pixels, read_pixels
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 # Up to this much, all images are decoded before training starts: faster, and a broken one is found at once.
 MAX_DECODED_BYTES = 2**30
+_FINGERPRINTS = "fingerprints"
 
 
-def load_image_folder(folder: Path, image_size: int | None = None, image_mode: str | None = None) -> ImageSet:
+def load_image_folder(
+    folder: Path, image_size: int | None = None, image_mode: str | None = None, split: str | None = None
+) -> ImageSet:
     """Every image under `folder`, sorted by path.
 
     All must have one size and one mode (L or RGB), unless `image_size` scales and crops them or `image_mode`
     converts them. The headers are read now; pixels too, where they fit into `MAX_DECODED_BYTES`.
 
+    Args:
+        folder: with pictures, also in sub-folders.
+        image_size: scale the shorter side to this and cut a square from the middle; None to keep the size.
+        image_mode: `L` or `RGB`; None for the pictures' own.
+        split: as in `train.folder_listing.list_pictures`.
+
     Raises:
         InputError: no images, an unreadable one, two sizes or two modes.
     """
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    if not paths:
-        raise InputError(
-            f"{folder}: found no images, expected files ending in {' '.join(SUFFIXES)} (also in subfolders)"
-        )
-    first: tuple[tuple[int, int], str] | None = None  # (width, height), mode
-    listing = hashlib.sha256()
-    for path in paths:
-        size, own_mode = _read_header(path)
-        mode = check_mode(own_mode, image_mode, str(path))
-        if first is None:
-            first = size, mode
-        if size != first[0] and image_size is None:
-            raise InputError(
-                f"{paths[0]} is {first[0][0]}×{first[0][1]} pixels, {path} is {size[0]}×{size[1]}; expected one size: "
-                "scale and crop to N×N with --image-size N"
-            )
-        if mode != first[1]:
-            raise InputError(
-                f"{paths[0]} has mode {first[1]}, {path} has mode {mode}; expected one mode: "
-                "convert with --image-mode L or RGB"
-            )
-        listing.update(f"{path.relative_to(folder)}\0{path.stat().st_size}\0{size}\0".encode())
-    assert first is not None
-    width, height = (image_size, image_size) if image_size is not None else first[0]
-    mode = first[1]
+    listing = list_pictures(folder, split)
+    paths, name = listing.pictures, f"folder {folder}"
+    key = cache_key(paths, f"{image_size} {image_mode}") if len(paths) >= MIN_PICTURES else None
+    kept = None if key is None else read_pixels(key)
+    if kept is not None:
+        return ImageSet.from_array(name, kept, notes=listing.notes)
+    (width, height), mode = _common_size_and_mode(paths, image_size, image_mode)
+    if image_size is not None:
+        width = height = image_size
     shape = SampleShape(MODES[mode], height, width)
-    name = f"folder {folder}"
-    if len(paths) * shape.num_elements <= MAX_DECODED_BYTES:
+
+    def decode(index: int) -> np.ndarray:
+        path = paths[index]
+        pixels = fit_image(read_picture(path, str(path), mode), image_size, str(path))
+        if pixels.shape != shape.chw:
+            raise InputError(f"{path}: is {pixels.shape[2]}×{pixels.shape[1]} pixels now; it changed while it was read")
+        return pixels
+
+    def decode_all() -> np.ndarray:
         pixels = np.empty((len(paths), *shape.chw), dtype=np.uint8)
-        for index, path in enumerate(paths):
-            pixels[index] = _decode(path, image_size, mode)
-        return ImageSet.from_array(name, pixels)
-    listing.update(f"{shape}{mode}".encode())
-    return ImageSet(name, shape, len(paths), lambda index: _decode(paths[index], image_size, mode), listing.hexdigest())
+        with progress_bar(len(paths), "decoding images", unit="image") as bar:
+            for index in range(len(paths)):
+                pixels[index] = decode(index)
+                bar.update()
+        return pixels
+
+    if len(paths) * shape.num_elements <= MAX_DECODED_BYTES:
+        pixels = decode_all()
+        if key is not None:
+            keep_pixels(key, pixels)
+        return ImageSet.from_array(name, pixels, notes=listing.notes)
+    fingerprint = _fingerprint(folder, paths, f"{shape}{mode}")
+    return ImageSet(name, shape, len(paths), decode, fingerprint, listing.notes)
 
 
-def _read_header(path: Path) -> tuple[tuple[int, int], str]:
-    try:
-        with Image.open(path) as image:
-            return image.size, image.mode
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise _unreadable(path, error) from None
+def _common_size_and_mode(
+    paths: Sequence[Path], image_size: int | None, image_mode: str | None
+) -> tuple[tuple[int, int], str]:
+    first: tuple[tuple[int, int], str] | None = None  # (width, height), mode
+    with progress_bar(len(paths), "reading headers", unit="image") as bar:
+        for path in paths:
+            size, own_mode = read_picture_header(path, str(path))
+            mode = check_mode(own_mode, image_mode, str(path))
+            if first is None:
+                first = size, mode
+            if size != first[0] and image_size is None:
+                raise InputError(
+                    f"{paths[0]} is {first[0][0]}×{first[0][1]} pixels, {path} is {size[0]}×{size[1]}; expected one "
+                    "size: scale and crop to N×N with --image-size N"
+                )
+            if mode != first[1]:
+                raise InputError(
+                    f"{paths[0]} has mode {first[1]}, {path} has mode {mode}; expected one mode: "
+                    "convert with --image-mode L or RGB"
+                )
+            bar.update()
+    assert first is not None  # a listing has pictures
+    return first
 
 
-def _decode(path: Path, image_size: int | None, mode: str) -> np.ndarray:
-    try:
-        with Image.open(path) as image:
-            return fit_image(image, image_size, mode)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise _unreadable(path, error) from None
-
-
-def _unreadable(path: Path, error: Exception) -> InputError:
-    reason = "not an image, or truncated" if isinstance(error, UnidentifiedImageError) else str(error)
-    return InputError(f"{path}: cannot be read as an image ({reason}); repair it or take it out of the folder")
+def _fingerprint(folder: Path, paths: Sequence[Path], options: str) -> str:
+    """Of the names and all bytes of files; found once, and looked up as long as none of them changes."""
+    key = cache_key(paths, f"{folder.absolute()} {options}")
+    kept = read_kept(_FINGERPRINTS, key)
+    if kept is not None and len(kept) == 64:
+        return kept.decode("ascii", errors="replace")
+    digest = hashlib.sha256(options.encode())
+    with progress_bar(len(paths), "hashing images", unit="image") as bar:
+        for path in paths:
+            digest.update(f"{path.relative_to(folder)}\0".encode(errors="surrogateescape"))
+            try:
+                with path.open("rb") as stream:
+                    digest.update(hashlib.file_digest(stream, "sha256").digest())
+            except OSError as error:
+                raise InputError(f"{path}: cannot be read ({error.strerror or error}); take it out") from None
+            bar.update()
+    keep(_FINGERPRINTS, key, digest.hexdigest().encode())
+    return digest.hexdigest()

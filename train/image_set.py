@@ -25,6 +25,7 @@ class ImageSet:
         num_images: how many.
         read: from an index to uint8 [C, H, W] with values 0 … levels − 1; safe to call from several threads.
         fingerprint: changes with the content, so that a run is not resumed on other data.
+        notes: what a user should know of how they were chosen, a line each.
     """
 
     name: str
@@ -32,21 +33,23 @@ class ImageSet:
     num_images: int
     read: Callable[[int], np.ndarray]
     fingerprint: str
+    notes: tuple[str, ...] = ()
 
     @classmethod
-    def from_array(cls, name: str, pixels: np.ndarray, levels: int = 256) -> ImageSet:
+    def from_array(cls, name: str, pixels: np.ndarray, levels: int = 256, notes: tuple[str, ...] = ()) -> ImageSet:
         """Images that lie in memory.
 
         Args:
             name: for messages.
             pixels: uint8 [N, C, H, W], values 0 … levels − 1.
             levels: gray levels.
+            notes: as the attribute.
 
         Raises:
             InputError: no images, or a value that is not a level.
         """
-        if not len(pixels):
-            raise InputError(f"{name}: holds no images, expected at least one")
+        if not pixels.size:
+            raise InputError(f"{name}: holds no images, expected at least one of at least one pixel")
         if int(pixels.max()) >= levels:
             raise InputError(f"{name}: a pixel is {int(pixels.max())}, expected 0 to {levels - 1}")
         pixels = np.ascontiguousarray(pixels, dtype=np.uint8)
@@ -57,6 +60,7 @@ class ImageSet:
             num_images=len(pixels),
             read=lambda index: np.asarray(pixels[index]),
             fingerprint=hashlib.sha256(pixels.data).hexdigest(),
+            notes=notes,
         )
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> ImageSet:
@@ -68,6 +72,7 @@ class ImageSet:
             num_images=len(chosen),
             read=lambda index: self.read(int(chosen[index])),
             fingerprint=hashlib.sha256(self.fingerprint.encode() + chosen.tobytes()).hexdigest(),
+            notes=self.notes,
         )
 
     def split(self, num_held_out: int | None) -> tuple[ImageSet, ImageSet | None]:

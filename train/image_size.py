@@ -8,45 +8,36 @@ import numpy as np
 from PIL import Image
 
 from diffusion.errors import InputError
+from runtime.pictures import picture_array
 
-MODES = {"L": 1, "RGB": 3}
+# As many as Pillow reads of one picture without complaint, twice over.
+_MAX_PIXELS = 2**27
 
 
-def fit_image(image: Image.Image, image_size: int | None, mode: str) -> np.ndarray:
+def fit_image(image: Image.Image, image_size: int | None, where: str) -> np.ndarray:
     """One image as uint8 [C, H, W].
 
     Args:
-        image: any PIL image.
+        image: of mode `L` (C = 1) or `RGB` (C = 3), as `runtime.pictures.read_picture` makes it.
         image_size: scale the shorter side to this and cut a square from the middle; None to keep the size.
-        mode: `L` (C = 1) or `RGB` (C = 3), converted to if need be.
-    """
-    if image.mode != mode:
-        image = image.convert(mode)
-    if image_size is not None and image.size != (image_size, image_size):
-        image = _scale_and_crop(image, image_size)
-    pixels = np.asarray(image, dtype=np.uint8)  # [H, W] or [H, W, C]
-    return np.ascontiguousarray(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1))
-
-
-def check_mode(mode: str, wanted: str | None, where: str) -> str:
-    """The mode an image is trained in: the wanted one, or its own where that is `L` or `RGB`.
+        where: its name in an error.
 
     Raises:
-        InputError: the image's mode is another and none was asked for.
+        InputError: so narrow that scaled to `image_size` it would fill the memory.
     """
-    if wanted is not None:
-        return wanted
-    if mode not in MODES:
-        raise InputError(f"{where}: its mode is {mode}, expected L (gray) or RGB; convert with --image-mode L or RGB")
-    return mode
+    if image_size is not None and image.size != (image_size, image_size):
+        image = _scale_and_crop(image, image_size, where)
+    return np.ascontiguousarray(picture_array(image).transpose(2, 0, 1))
 
 
-def _scale_and_crop(image: Image.Image, image_size: int) -> Image.Image:
+def _scale_and_crop(image: Image.Image, image_size: int, where: str) -> Image.Image:
     width, height = image.size
     scale = image_size / min(width, height)
-    scaled = image.resize(
-        (max(image_size, math.floor(width * scale + 0.5)), max(image_size, math.floor(height * scale + 0.5))),
-        Image.Resampling.LANCZOS,
-    )
+    scaled_size = tuple(max(image_size, math.floor(side * scale + 0.5)) for side in (width, height))
+    if math.prod(scaled_size) > _MAX_PIXELS:
+        raise InputError(
+            f"{where}: is {width}×{height} pixels, too narrow to be scaled to {image_size}×{image_size}; take it out"
+        )
+    scaled = image.resize((scaled_size[0], scaled_size[1]), Image.Resampling.LANCZOS)
     left, top = (scaled.width - image_size) // 2, (scaled.height - image_size) // 2
     return scaled.crop((left, top, left + image_size, top + image_size))

@@ -97,6 +97,15 @@ class Learner:
                 self._objective.set_schedule(learner.schedule)
         return total, grad_norm.detach()
 
+    def first_broken_weight(self) -> str | None:
+        """The name of weights, of the network or of its average, that are not finite; None where there are none."""
+        networks = [self._weights] if self.ema is None else [self._weights, self.ema.network]
+        for network in networks:
+            for name, weight in network.state_dict().items():
+                if not torch.isfinite(weight).all():
+                    return str(name)
+        return None
+
     def state(self) -> dict[str, Any]:
         """Everything that the next update depends on, as tensors and plain values. Main process only."""
         assert self.ema is not None

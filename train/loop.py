@@ -57,7 +57,7 @@ class TrainingLoop:
             The last line of the metrics, with `seconds` over all parts of the run.
 
         Raises:
-            InputError: the loss is not finite, or the folder cannot be written.
+            InputError: a loss or a weight is not finite, or the folder cannot be written.
             StoppedError: a signal came; the state is saved.
         """
         start, seconds_before, last_line = 0, 0.0, {}
@@ -67,7 +67,7 @@ class TrainingLoop:
         meter = Meter(self._accelerator, None if state is None else state["meter"])
         began = saved_at = time.monotonic()
         saved_step = start
-        with progress_bar(steps, description, unit="step", initial=start) as bar:
+        with progress_bar(steps, description, unit="step", lines_in_a_log=self._is_main, initial=start) as bar:
             for step, batch in enumerate(self._batches.iterate(start, steps, self._rhythm.num_workers), start):
                 loss, grad_norm = self._learner.update(step, batch)
                 meter.add(loss, grad_norm)
@@ -86,6 +86,7 @@ class TrainingLoop:
                 due = time.monotonic() - saved_at > self._rhythm.save_seconds
                 if self._is_main and (is_last or stops or due):
                     self._check_finite(float(loss), updates, saved_step)
+                    self._check_weights(updates, saved_step)
                     with meter.paused():
                         self._folder.save(
                             {
@@ -117,14 +118,24 @@ class TrainingLoop:
             if evaluates and self._evaluate is not None and ema is not None:
                 with meter.paused():
                     line["held_out_loss"] = self._evaluate(ema.predict)
+                self._check_finite(line["held_out_loss"], updates, saved_step, "held-out loss")
             # A gradient that overflows in fp16 is skipped by the loss scaler; JSON has no word for infinity.
             self._folder.log({**line, "grad_norm": line["grad_norm"] if math.isfinite(line["grad_norm"]) else None})
         return line
 
-    def _check_finite(self, loss: float, updates: int, saved_step: int) -> None:
+    def _check_weights(self, updates: int, saved_step: int) -> None:
+        """A loss is that of the weights before its update: weights that the last one broke must not be kept."""
+        broken = self._learner.first_broken_weight()
+        if broken is not None:
+            raise self._diverged(f"the weights {broken} are not finite after step {updates:,}", saved_step)
+
+    def _check_finite(self, loss: float, updates: int, saved_step: int, what: str = "loss") -> None:
         if not math.isfinite(loss):
-            kept = f"the state of step {saved_step:,} is kept" if saved_step else "no state was saved yet"
-            raise InputError(
-                f"the loss is {loss} at step {updates:,}, expected a finite number: training diverged ({kept}); "
-                f"start over with a --learning-rate below {self._config.learning_rate:g}"
-            )
+            raise self._diverged(f"the {what} is {loss} at step {updates:,}, expected a finite number", saved_step)
+
+    def _diverged(self, what: str, saved_step: int) -> InputError:
+        kept = f"the state of step {saved_step:,} is kept" if saved_step else "no state was saved yet"
+        return InputError(
+            f"{what}: training diverged ({kept}); "
+            f"start over with a --learning-rate below {self._config.learning_rate:g}"
+        )

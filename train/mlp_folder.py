@@ -20,6 +20,7 @@ import torch
 from commands.whole_files import whole_folder
 from diffusion.binomial_process import BINOMIAL_KIND, BinomialProcess
 from diffusion.errors import InputError
+from diffusion.json_text import read_json
 from diffusion.process import Process
 from train.mlp import BitMlp, Mlp, MlpConfig
 
@@ -132,14 +133,7 @@ def read_mlp(folder: Path) -> TrainedMlp:
 
 def _read_description(folder: Path) -> Mapping[str, Any]:
     path = folder / DESCRIPTION
-    try:
-        described = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(
-            f"{path}: no such file; train with `python -m train.swiss_roll` or `python -m train.binary`"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as JSON ({error}); train again") from error
+    described = read_json(path, "train again", "train with `python -m train.swiss_roll` or `python -m train.binary`")
     if not isinstance(described, Mapping) or described.get("format") != FORMAT:
         raise InputError(f"{path}: format is not {FORMAT}, the one this version reads; train again")
     return described

@@ -46,7 +46,7 @@ def train_mlp(network: Mlp, loss: Callable[[Mlp], torch.Tensor], training: MlpTr
         description: for the progress bar.
 
     Raises:
-        InputError: the loss is no finite number.
+        InputError: the loss, or a weight at the end, is no finite number.
     """
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -59,7 +59,7 @@ def train_mlp(network: Mlp, loss: Callable[[Mlp], torch.Tensor], training: MlpTr
 def _train(network: Mlp, loss: Callable[[Mlp], torch.Tensor], training: MlpTraining, description: str) -> Mlp:
     optimizer = torch.optim.Adam(network.parameters(), lr=training.learning_rate, fused=True)
     ema = Ema(network, max(0.0, 1.0 - 1.0 / (EMA_PART * training.steps)))
-    with progress_bar(training.steps, description, unit="step") as bar:
+    with progress_bar(training.steps, description, unit="step", lines_in_a_log=True) as bar:
         for step in range(training.steps):
             for group in optimizer.param_groups:
                 warmup = min(1.0, (step + 1) / WARMUP_STEPS)
@@ -78,4 +78,7 @@ def _train(network: Mlp, loss: Callable[[Mlp], torch.Tensor], training: MlpTrain
             if step % 100 == 0:
                 bar.set_postfix_str(f"loss {number:.4f}", refresh=False)
     averaged: Mlp = ema.network
+    # A loss is that of the weights before its update.
+    if not all(torch.isfinite(weight).all() for weight in averaged.state_dict().values()):
+        raise InputError("the weights are not finite after the last step: training diverged; choose another --seed")
     return averaged

@@ -1,4 +1,4 @@
-"""Training images from a NumPy archive, its size checked before memory is taken, never unpickled."""
+"""Training images from NumPy files: sizes are checked before memory is taken, and nothing is unpickled."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from diffusion.errors import InputError
+from runtime.array_files import UNREADABLE
 from train.image_set import ImageSet
 
 _KEYS = ("arr_0", "images")
@@ -32,6 +33,51 @@ def load_npz(path: Path) -> ImageSet:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
     return ImageSet.from_array(str(path), pixels)
+
+
+def load_npy(path: Path) -> ImageSet:
+    """The images in `path`: uint8 [N, H, W] or [N, H, W, C].
+
+    Raises:
+        InputError: not a whole .npy file, another type or shape, or more than the memory that is free.
+    """
+    try:
+        with path.open("rb") as file:
+            is_array = file.read(len(np.lib.format.MAGIC_PREFIX)) == np.lib.format.MAGIC_PREFIX
+        if not is_array:  # NumPy would take it for an archive, or for a pickle, by its first bytes
+            raise ValueError("does not begin as one")
+        pixels = np.load(path, mmap_mode="r", allow_pickle=False)
+    except UNREADABLE as error:
+        raise InputError(f"--data {path}: not a whole .npy file ({error}); write it again with numpy.save") from None
+    if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.ndim not in (3, 4):
+        found = f"{pixels.dtype} {list(pixels.shape)}" if isinstance(pixels, np.ndarray) else "an archive"
+        raise InputError(f"--data {path}: found {found}, expected uint8 [N, H, W] or [N, H, W, C] of gray levels")
+    _check_shape(str(path), pixels.shape)
+    _check_memory(str(path), pixels.nbytes)
+    return ImageSet.from_array(str(path), _channels_first(pixels))
+
+
+def _check_shape(where: str, shape: tuple[int, ...]) -> None:
+    if len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] not in (1, 3)):
+        raise InputError(f"{where} has shape {list(shape)}, expected [N, H, W] or [N, H, W, C] with C of 1 or 3")
+    if len(shape) == 3 and shape[2] in (1, 3):
+        raise InputError(
+            f"{where} has shape {list(shape)}, which may be one image of {shape[2]} channels or {shape[0]} gray images "
+            f"{shape[2]} pixels wide; give [1, H, W, C] or [N, H, W, 1]"
+        )
+
+
+def _check_memory(where: str, num_bytes: int) -> None:
+    free, needed = _free_memory_bytes(), 2 * num_bytes  # once as stored, once as channels first
+    if needed > free:
+        raise InputError(
+            f"{where} needs {needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB of memory are free; "
+            "give a folder of images instead, which is read piece by piece"
+        )
+
+
+def _channels_first(pixels: np.ndarray) -> np.ndarray:
+    return pixels[:, None] if pixels.ndim == 3 else pixels.transpose(0, 3, 1, 2)  # [N, C, H, W]
 
 
 def _choose(path: Path, names: list[str]) -> str:
@@ -57,27 +103,19 @@ def _read(path: Path, archive: zipfile.ZipFile, member: str) -> np.ndarray:
             raise InputError(f"{path}: array {key} has no readable header ({error}); write it again") from None
         if dtype != np.uint8:
             raise InputError(f"{path}: array {key} holds {dtype}, expected uint8")
-        if len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] not in (1, 3)):
-            raise InputError(
-                f"{path}: array {key} has shape {list(shape)}, expected [N, H, W] or [N, H, W, C] with C of 1 or 3"
-            )
+        _check_shape(f"{path}: array {key}", shape)
         num_bytes = int(np.prod(shape, dtype=object))
         declared = archive.getinfo(member).file_size - stream.tell()
         if declared != num_bytes:
             raise InputError(
                 f"{path}: array {key} has {declared} bytes of pixels, its shape {list(shape)} needs {num_bytes}"
             )
-        free, needed = _free_memory_bytes(), 2 * num_bytes  # once as stored, once as channels first
-        if needed > free:
-            raise InputError(
-                f"{path}: array {key} needs {needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB of memory are free; "
-                "give a folder of images instead, which is read piece by piece"
-            )
+        _check_memory(f"{path}: array {key}", num_bytes)
         values = np.frombuffer(stream.read(num_bytes), dtype=np.uint8)
     if len(values) != num_bytes:
         raise InputError(f"{path}: array {key} ends after {len(values)} of {num_bytes} bytes; write it again")
     pixels = values.reshape(shape, order="F" if is_fortran else "C")
-    return pixels[:, None] if pixels.ndim == 3 else pixels.transpose(0, 3, 1, 2)  # [N, C, H, W]
+    return _channels_first(pixels)
 
 
 def _free_memory_bytes() -> int:

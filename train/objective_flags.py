@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from pathlib import Path
 from typing import Any
 
 from diffusion.errors import InputError
+from diffusion.json_text import read_json
 from diffusion.noise_schedule import SCHEDULE_KINDS
 from diffusion.process import PREDICTION_TYPES, VARIANCE_TYPES
 from train.presets import TrainingConfig
@@ -108,9 +108,12 @@ def check_objective_flags(args: argparse.Namespace, config: TrainingConfig) -> N
 
 def _read_betas(path: Path) -> tuple[float, ...]:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"--betas {path}: cannot be read as JSON ({error}); give a list of T numbers") from None
+        values = read_json(path, "give a list of T numbers")
+    except InputError as error:
+        raise InputError(f"--betas {error}") from None
     if not isinstance(values, list) or not values or not all(type(value) in (int, float) for value in values):
         raise InputError(f"--betas {path}: found no list of numbers, expected the betas of T timesteps as JSON")
-    return tuple(float(value) for value in values)
+    try:
+        return tuple(float(value) for value in values)
+    except OverflowError:
+        raise InputError(f"--betas {path}: holds a whole number too large for a float, expected 0 < beta < 1") from None

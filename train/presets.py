@@ -9,6 +9,7 @@ from typing import TypeVar
 from diffusion.errors import InputError
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import Process, SampleShape
+from diffusion.spacing import DEFAULT_SPACING
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,7 @@ class TrainingConfig:
             prediction_type=self.prediction_type,
             variance_type=self.variance_type,
             clip_sample=self.clip_sample,
+            timestep_spacing=DEFAULT_SPACING,  # said, because diffusers would take another
         )
 
 

@@ -14,7 +14,7 @@ from commands.idle_threads import let_idle_threads_sleep
 from commands.program import Report, make_parser, run_program
 from diffusion.errors import InputError
 from diffusion.process import SampleShape
-from train.datasets import DataRequest
+from train.data_flags import add_data_flags, data_request
 from train.objective_flags import add_objective_flags, check_objective_flags, objective_fields
 from train.presets import PRESETS, Preset, TrainingConfig, replace_given
 
@@ -29,25 +29,14 @@ def make_train_parser() -> argparse.ArgumentParser:
     parser = make_parser("python -m train.run", _DESCRIPTION)
     parser.add_argument("--preset", choices=PRESETS, default="digits", help="default: %(default)s")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="default: runs/PRESET")
-    data = parser.add_argument_group("data")
-    data.add_argument(
-        "--data", help="digits, a folder of images, an .npz file, or a Hugging Face data set (name or folder); "
-        "default: the preset's"
-    )  # fmt: skip
-    data.add_argument("--split", help="split of a Hugging Face data set; default: train")
-    data.add_argument("--image-column", metavar="NAME", help="column of a Hugging Face data set; default: the only one")
-    data.add_argument("--image-size", type=int, metavar="N", help="scale and crop images to N×N")
-    data.add_argument("--image-mode", choices=("L", "RGB"), help="convert images to gray or to color")
-    data.add_argument(
-        "--held-out", type=int, metavar="N", help="images to hold out for the held-out loss; default: one in twenty, "
-        "at most 1000"
-    )  # fmt: skip
+    add_data_flags(parser, "the preset's", "train, or all of what has no splits")
     how = parser.add_argument_group("training (default: the preset's)")
     how.add_argument("--steps", type=int, metavar="N", help="updates of the weights")
     how.add_argument("--batch-size", type=int, metavar="N", help="images per step, over all processes")
     how.add_argument("--accumulate", type=int, metavar="N", help="cut a process's batch into N parts to save memory")
     how.add_argument("--learning-rate", type=float, metavar="RATE")
     how.add_argument("--ema-decay", type=float, metavar="DECAY", help="of the averaged weights")
+    how.add_argument("--flip", action=argparse.BooleanOptionalAction, help="flip images left to right at random")
     how.add_argument("--seed", type=int, help="0 to 2^64 - 1; default: 0")
     how.add_argument("--mixed-precision", choices=("no", "fp16", "bf16"), help="default: no")
     how.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU if there is one")
@@ -69,6 +58,7 @@ def main(args: argparse.Namespace, argv: Sequence[str]) -> Report:
     """
     preset = PRESETS[args.preset]
     _check(args)
+    data_request(args, "")  # its numbers are checked with the others
     data = args.data or preset.data
     if data is None:
         raise InputError(
@@ -76,6 +66,8 @@ def main(args: argparse.Namespace, argv: Sequence[str]) -> Report:
             "data set with --data"
         )
     config = _config(preset, args)
+    if data == "digits" and args.flip is None:
+        config = replace_given(config, flips=False)  # a mirrored digit is none
     let_idle_threads_sleep()
     from train.training import Run, train
 
@@ -84,14 +76,8 @@ def main(args: argparse.Namespace, argv: Sequence[str]) -> Report:
         Run(
             preset=args.preset,
             config=config,
-            data=DataRequest(
-                data=data,
-                split=args.split,
-                image_column=args.image_column,
-                image_size=args.image_size,
-                image_mode=args.image_mode,
-                held_out=args.held_out,
-                held_out_split=preset.held_out_split if own_data and args.held_out is None else None,
+            data=data_request(
+                args, data, held_out_split=preset.held_out_split if own_data and args.held_out is None else None
             ),
             rhythm=replace_given(preset.rhythm, num_workers=args.num_workers, save_seconds=args.save_seconds),
             out=args.out or Path("runs") / args.preset,
@@ -117,6 +103,7 @@ def _config(preset: Preset, args: argparse.Namespace) -> TrainingConfig:
         learning_rate=args.learning_rate,
         ema_decay=args.ema_decay,
         seed=args.seed,
+        flips=args.flip,
         # `accelerate launch` passes on what its own configuration says.
         mixed_precision=args.mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION"),
         **objective_fields(args),
@@ -131,8 +118,6 @@ def _check(args: argparse.Namespace) -> None:
         "steps": 1,
         "batch_size": 1,
         "accumulate": 1,
-        "image_size": 1,
-        "held_out": 0,
         "num_workers": 0,
         "num_samples": 0,
         "seed": 0,

@@ -10,6 +10,7 @@ from typing import Any
 
 from commands.whole_files import whole_file, write_whole_text
 from diffusion.errors import InputError
+from diffusion.json_text import parse_json, read_json
 
 FORMAT = 1
 TRAIN_JSON = "train.json"
@@ -197,14 +198,14 @@ def first_difference(found: Mapping[str, Any], asked: Mapping[str, Any]) -> tupl
 
 def _read_json(path: Path) -> dict[str, Any] | None:
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        fields = read_json(path, "train again")
+    except InputError:
         return None
     return fields if isinstance(fields, dict) and fields.get("format") == FORMAT else None
 
 
 def _step_of(line: str) -> float:
     try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
+        return float(parse_json(line)["step"])
+    except (InputError, ValueError, KeyError, TypeError, OverflowError):
         return float("inf")  # cut off when the run was killed

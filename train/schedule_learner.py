@@ -9,6 +9,7 @@ denoising network instead, which costs another pass and is far noisier.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -90,7 +91,7 @@ class ScheduleLearner:
         """How much the bound's terms scatter over t, as standard deviation by mean; by what was seen of the errors.
 
         Returns:
-            `given` for the schedule whose ends are kept, and `learned`; None if nothing was seen.
+            `given` for the schedule whose ends are kept, and `learned`; None if nothing was seen, or nothing finite.
         """
         if not self._moments[0].any():
             return None
@@ -99,7 +100,7 @@ class ScheduleLearner:
         for name, schedule in (("given", self._base), ("learned", self._schedule)):
             terms = self._terms(torch.from_numpy(schedule.log_snr.copy()), root)
             found[name] = float(terms.std(correction=0) / terms.mean())
-        return found
+        return found if all(math.isfinite(value) for value in found.values()) else None
 
     def state(self) -> dict[str, Any]:
         """Everything that the next update depends on, as tensors and plain values."""

@@ -14,12 +14,15 @@ from accelerate import Accelerator
 from commands.errors import DeviceUnavailableError, StoppedError
 from commands.program import Report, say
 from commands.progress import progress_bar
+from diffusion.errors import InputError
 from diffusion.process import Process
 from train.batches import Batches
 from train.datasets import DataRequest, load_data
 from train.draws import Draws
 from train.ema import Ema
 from train.evaluation import HeldOutLoss
+from train.gray_levels import fewer_levels
+from train.image_set import ImageSet
 from train.interruption import StopRequest
 from train.learner import Learner
 from train.loop import TrainingLoop
@@ -82,6 +85,7 @@ def _train(run: Run, accelerator: Accelerator) -> Report | None:
     with accelerator.main_process_first():  # one process downloads, the others find it done
         images, held_out = load_data(run.data)
     check_shape(config.network, images.shape, run.preset)
+    notes = [*images.notes, *_notes_of_levels(images, run.data)]
     given_process = config.process(images.shape)
     schedule_learner = None
     if config.learn_schedule:
@@ -119,12 +123,15 @@ def _train(run: Run, accelerator: Accelerator) -> Report | None:
         evaluate = HeldOutLoss(held_out, objective, config.num_train_timesteps, batch_size, accelerator.device)
     if accelerator.is_main_process:
         folder.begin(standing)
+        for note in notes:
+            say(f"{images.name}: {note}")
         start = "" if standing.state is None else f"from step {standing.state['step']:,}, "
         say(
             f"training on {images.name}: {images.num_images:,} images of "
             f"{images.shape.channels}×{images.shape.height}×{images.shape.width}, {num_parameters:,} parameters, "
             f"{start}{config.steps:,} steps of {config.batch_size} images on {accelerator.device.type}"
             + (f", {accelerator.num_processes} processes" if accelerator.num_processes > 1 else "")
+            + (", flipped left to right at random (--no-flip leaves that out)" if config.flips else "")
         )
     with StopRequest() as stop:
         loop = TrainingLoop(
@@ -155,6 +162,20 @@ def _train(run: Run, accelerator: Accelerator) -> Report | None:
     return _report(run, folder.published(), "trained")
 
 
+def _notes_of_levels(images: ImageSet, request: DataRequest) -> list[str]:
+    """What is to be said of the data's gray levels. Raises InputError for data that can only be meant otherwise."""
+    fewer = fewer_levels(images) if request.levels is None else None
+    if fewer is None:
+        return []
+    levels, nearly_black = fewer
+    if nearly_black:
+        raise InputError(
+            f"{images.name}: no pixel is above {levels - 1} of 255, so all images are nearly black; if these are gray "
+            f"levels 0 to {levels - 1}, give --levels {levels}, and if they are meant so, --levels 256"
+        )
+    return [f"the pixels take {levels} evenly spaced values only; --levels {levels} makes a likelihood one of so many"]
+
+
 def _make_accelerator(device: str, mixed_precision: str) -> Accelerator:
     if device == "cuda" and not torch.cuda.is_available():
         raise DeviceUnavailableError("--device cuda: torch finds no CUDA GPU here; use --device cpu")
@@ -169,7 +190,7 @@ def _make_grid(run: Run, ema: Ema, process: Process, device: torch.device, stop:
         return None
     batch_size = min(run.num_samples, 128)
     num_calls = process.schedule.num_train_timesteps * -(-run.num_samples // batch_size)
-    with progress_bar(num_calls, "samples", unit="step") as bar:
+    with progress_bar(num_calls, "samples", unit="step", lines_in_a_log=True) as bar:
 
         def on_step() -> None:
             bar.update()

@@ -9,9 +9,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import shutil
 import statistics
 import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,12 +19,15 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.compare.bar_chart import draw_bars
 from benchmarks.compare.peers import PEERS, REFERENCE
 from benchmarks.machine import cpu_count, measurement_facts
+from commands.errors import VerificationError
+from commands.missing_module import require_module
 from commands.program import Report, make_parser, run_program, say
 from commands.whole_files import write_whole_text
+from ddpm_rt.own_packages import command_of_own_process
 from diffusion.errors import InputError
+from runtime.engines.checkpoint_folder import read_checkpoint_folder
 
 PROG = "benchmarks.compare"
 
@@ -34,27 +37,29 @@ class Worker:
 
     def __init__(self, name: str, folder: Path, batch_size: int, num_steps: int, threads: int) -> None:
         self.name = name
-        words = [sys.executable, "-m", "benchmarks.compare.peer_worker", name, str(folder)]
-        words += [str(batch_size), str(num_steps), str(threads)]
+        settings = (str(batch_size), str(num_steps), str(threads))
+        words = command_of_own_process("benchmarks.compare.peer_worker", name, str(folder), *settings)
         self._process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._commands, self._answers = self._process.stdin, self._process.stdout
-        self.first_step_seconds = float(self._answer()["first_step_seconds"])
+        started = self._answer()
+        self.first_step_seconds = float(started["first_step_seconds"])
+        self.timesteps: list[int] = started["timesteps"]
 
-    def tell(self, command: str) -> dict[str, float]:
+    def tell(self, command: str) -> dict[str, Any]:
         """Have the peer do something; return how long it took and its peak memory."""
         self._commands.write(command + "\n")
         self._commands.flush()
         return self._answer()
 
-    def _answer(self) -> dict[str, float]:
+    def _answer(self) -> dict[str, Any]:
         line = self._answers.readline()
         if not line:
             self.stop()
             code = self._process.returncode
             raise InputError(f"{self.name}: the peer ended with exit code {code}; its error is above")
-        answer: dict[str, float] = json.loads(line)
+        answer: dict[str, Any] = json.loads(line)
         return answer
 
     def stop(self) -> None:
@@ -67,13 +72,25 @@ class Worker:
 def compare(
     folder: Path, names: Sequence[str], batch_size: int, num_steps: int, rounds: int, threads: int
 ) -> list[dict[str, Any]]:
-    """One entry per peer for one batch size; the first is the reference of the ratios and the errors."""
+    """One entry per peer for one batch size; the first is the reference of the ratios and the errors.
+
+    Raises:
+        InputError: a peer that ends.
+        VerificationError: peers that do not visit the same timesteps, whose times and images say nothing of each other.
+    """
     with contextlib.ExitStack() as stack:
         workers = []
         for name in names:
             say(f"starting {name} at batch {batch_size}")
             workers.append(Worker(name, folder, batch_size, num_steps, threads))
             stack.callback(workers[-1].stop)
+        first = workers[0]
+        for worker in workers:
+            if worker.timesteps != first.timesteps:
+                raise VerificationError(
+                    f"{worker.name} visits the timesteps {_shown(worker.timesteps)}, but {first.name} "
+                    f"{_shown(first.timesteps)}; expected the same of all peers (a bug: please report it)"
+                )
         return _measure(workers, folder, batch_size, num_steps, rounds)
 
 
@@ -118,8 +135,16 @@ def _measure(workers: list[Worker], folder: Path, batch_size: int, num_steps: in
     return entries
 
 
-def prepare(folder: Path, checkpoint: Path | None) -> str:
-    """Fill the working folder with the checkpoint and every engine that can be made here; return the network's name."""
+def _shown(timesteps: list[int]) -> str:
+    return ", ".join(map(str, timesteps[:4])) + (f", … {timesteps[-1]}" if len(timesteps) > 4 else "")
+
+
+def prepare(folder: Path, checkpoint: Path | None, num_steps: int, allow_pickle: bool = False) -> str:
+    """Fill the working folder with the checkpoint and every engine that can be made here; return the network's name.
+
+    Raises:
+        InputError: a checkpoint that cannot be read, that diffusers does not sample from, or that has fewer timesteps.
+    """
     from export.to_onnx import export_onnx
 
     if checkpoint is None:
@@ -128,11 +153,30 @@ def prepare(folder: Path, checkpoint: Path | None) -> str:
         save_cifar10_checkpoint(folder / "checkpoint")
         name = "ddpm-cifar10-32 (35.7 M parameters), random weights"
     else:
-        (folder / "checkpoint").symlink_to(checkpoint.resolve())
+        process = read_checkpoint_folder(checkpoint).process
+        if process.prediction_type == "score":
+            raise InputError(f"{checkpoint}: predicts the score, which diffusers does not sample from; choose another")
+        total = process.schedule.num_train_timesteps
+        if num_steps > total:
+            raise InputError(f"--steps is {num_steps}, expected at most {total}, the timesteps of {checkpoint}")
+        if allow_pickle:
+            _copy_as_safetensors(checkpoint, folder / "checkpoint")
+        else:
+            (folder / "checkpoint").symlink_to(checkpoint.resolve())
         name = str(checkpoint)
     export_onnx(folder / "checkpoint", folder / "unet.onnx")
     _export_openvino(folder)
     return name
+
+
+def _copy_as_safetensors(checkpoint: Path, copy: Path) -> None:
+    """A pickle is read once, here; the peers need no permission for what they are given."""
+    from runtime.engines.torch_checkpoint import load_checkpoint
+
+    unet = load_checkpoint(checkpoint, allow_pickle=True).unet
+    shutil.copytree(checkpoint / "scheduler", copy / "scheduler")
+    shutil.copy(checkpoint / "model_index.json", copy)
+    unet.save_pretrained(copy / "unet", safe_serialization=True)
 
 
 def _export_openvino(folder: Path) -> None:
@@ -148,12 +192,19 @@ def _export_openvino(folder: Path) -> None:
 
 def benchmark(args: argparse.Namespace, argv: Sequence[str] | None) -> Report:
     """Run the command; return its report."""
+    if args.out is not None:
+        require_module("matplotlib")
+    for flag, value in (("--steps", args.steps), ("--rounds", args.rounds), ("--threads", args.threads)):
+        if value < 1:
+            raise InputError(f"{flag} is {value}, expected at least 1")
+    if min(args.batch_sizes) < 1:
+        raise InputError(f"--batch-sizes holds {min(args.batch_sizes)}, expected numbers of at least 1")
     for name in args.peers or ():
         if name not in PEERS:
             raise InputError(f"peer is {name!r}, expected one of {', '.join(PEERS)}")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        network = prepare(folder, args.checkpoint)
+        network = prepare(folder, args.checkpoint, args.steps, args.allow_pickle)
         there = [name for name, (file, _) in PEERS.items() if (folder / file).exists()]
         # The reference first, whatever else is chosen.
         names = [REFERENCE, *(name for name in there if name != REFERENCE and (not args.peers or name in args.peers))]
@@ -179,6 +230,8 @@ def benchmark(args: argparse.Namespace, argv: Sequence[str] | None) -> Report:
     lines += [_table_row(entry) for entry in results]
     if args.out is not None:
         write_whole_text(args.out, json.dumps(report, indent=1) + "\n")
+        from benchmarks.compare.bar_chart import draw_bars
+
         picture = args.out.with_suffix(".png")
         draw_bars(results, f"{network}: speed-up over diffusers, {args.steps} steps", picture)
         lines += [str(args.out), str(picture)]
@@ -197,6 +250,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     parser = make_parser(PROG, "Our chain beside diffusers and others: same weights, same noise, same steps.")
     parser.add_argument("--checkpoint", type=Path, help="default: ddpm-cifar10-32 with random weights")
+    parser.add_argument("--allow-pickle", action="store_true", help="read a checkpoint's weights from a pickle")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 8], metavar="N", help="default: 1 8")
     parser.add_argument("--steps", type=int, default=50, help="of every chain (default: 50)")
     parser.add_argument("--rounds", type=int, default=3, help="measurements of each peer (default: 3)")

@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +23,7 @@ def serve(name: str, folder: Path, batch_size: int, num_steps: int, threads: int
 
     peer = make_peer(name, folder, batch_size, num_steps, threads)
     peer.first_step()
-    _answer({"first_step_seconds": seconds_since_process_start()})
+    _answer({"first_step_seconds": seconds_since_process_start(), "timesteps": peer.timesteps})
     for line in sys.stdin:
         command, _, argument = line.strip().partition(" ")
         begin = time.perf_counter()
@@ -44,7 +45,7 @@ def peak_resident_bytes() -> int:
     raise RuntimeError("/proc/self/status has no VmHWM")
 
 
-def _answer(content: dict[str, float]) -> None:
+def _answer(content: dict[str, Any]) -> None:
     print(json.dumps(content), file=_out, flush=True)
 
 

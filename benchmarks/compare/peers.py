@@ -1,6 +1,7 @@
 """Ways to run the same checkpoint: diffusers, torch.compile, a plain ONNX Runtime loop, and our chain on every backend.
 
-Each peer samples by Algorithm 2 with the same leading timesteps, which end at 0, where all of them add no noise.
+Each peer samples by Algorithm 2 with the same timesteps: `SPACING`, whatever the checkpoint says, because it ends at 0,
+after which none of them adds noise. `command` compares what they say they visit.
 """
 
 from __future__ import annotations
@@ -19,10 +20,17 @@ from diffusion.samplers import make_table
 from diffusion.step_table import COLUMNS
 
 SEED = 0
+SPACING = "leading"
 
 
 class Peer(Protocol):
-    """One way to sample, bound to a batch and a number of steps."""
+    """One way to sample, bound to a batch and a number of steps.
+
+    Attributes:
+        timesteps: that a chain visits, in its order.
+    """
+
+    timesteps: list[int]
 
     def first_step(self) -> None:
         """One step of a chain: what ends the start-up."""
@@ -45,7 +53,8 @@ class OurChain:
         from runtime.host_chain import HostChain
 
         engine = open_engine(path, threads=threads, backend=backend)
-        self._table = make_table(engine.process, num_steps=num_steps, spacing="leading")
+        self._table = make_table(engine.process, num_steps=num_steps, spacing=SPACING)
+        self.timesteps = self._table.timesteps.tolist()
         self._chain = HostChain(engine, self._table, batch_size, threads=threads)
         shape = self._chain.x.shape
         prediction = np.zeros((batch_size, engine.process.prediction_channels, *shape[2:]), np.float32)
@@ -85,8 +94,8 @@ class PlainOnnxLoop:
         options.intra_op_num_threads = threads
         self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         process = Process.from_json_text(self._session.get_modelmeta().custom_metadata_map[METADATA_KEY])
-        table = make_table(process, num_steps=num_steps, spacing="leading")
-        self._timesteps, self._clip = table.timesteps, table.clip
+        table = make_table(process, num_steps=num_steps, spacing=SPACING)
+        self.timesteps, self._clip, self._learned = table.timesteps.tolist(), table.clip, table.learned
         self._rows = [dict(zip(COLUMNS, row, strict=True)) for row in table.cast()]
         self._shape = (batch_size, *process.sample.chw)
         self._rng = np.random.default_rng(0)
@@ -96,13 +105,15 @@ class PlainOnnxLoop:
 
     def _run(self, noise: Callable[[int], np.ndarray], num_steps: int | None = None) -> np.ndarray:
         x = noise(draw_number(None))
-        for timestep, row in list(zip(self._timesteps, self._rows, strict=True))[:num_steps]:
+        for timestep, row in list(zip(self.timesteps, self._rows, strict=True))[:num_steps]:
             t = np.full(self._shape[0], timestep, np.float32)
-            (p,) = self._session.run(None, {"x": x, "t": t})
+            (prediction,) = self._session.run(None, {"x": x, "t": t})
+            p, w = prediction[:, : x.shape[1]], prediction[:, x.shape[1] :]
             x_start = np.clip(row["u"] * x + row["v"] * p, -self._clip, self._clip)
             x = row["a"] * x + row["q"] * p + row["b"] * x_start
             if row["s"] != 0:
-                x = x + row["s"] * noise(draw_number(int(timestep)))
+                noise_std = row["s"] * np.exp(row["k"] * w) if self._learned else row["s"]
+                x = x + noise_std * noise(draw_number(timestep))
         return x
 
     def first_step(self) -> None:
@@ -132,11 +143,13 @@ class Diffusers:
         self, path: Path, batch_size: int, num_steps: int, threads: int, compiled: bool = False, bf16: bool = False
     ) -> None:
         import torch
-        from diffusers import DDPMPipeline
+        from diffusers import DDPMPipeline, DDPMScheduler
 
         torch.set_num_threads(threads)
         self._torch, self._batch_size, self._num_steps = torch, batch_size, num_steps
         self._pipeline = DDPMPipeline.from_pretrained(path, use_safetensors=True)
+        # The folder may name another spacing, and another scheduler, which would sample by another method.
+        self._pipeline.scheduler = DDPMScheduler.from_config(self._pipeline.scheduler.config, timestep_spacing=SPACING)
         self._pipeline.set_progress_bar_config(disable=True)
         unet = self._pipeline.unet.eval()
         if compiled:
@@ -146,7 +159,8 @@ class Diffusers:
             unet = unet.to(memory_format=torch.channels_last)
             unet.forward = torch.compile(unet.forward)
         self._bf16 = bf16
-        self._timesteps = make_table_timesteps(self._pipeline, num_steps)
+        self._pipeline.scheduler.set_timesteps(num_steps)
+        self.timesteps = self._pipeline.scheduler.timesteps.tolist()
 
     def _autocast(self) -> Any:
         return self._torch.autocast("cpu", dtype=self._torch.bfloat16, enabled=self._bf16)
@@ -176,7 +190,7 @@ class Diffusers:
         from diffusers.schedulers import scheduling_ddpm
 
         # diffusers draws x_T and then the noise of every timestep but the last.
-        draws = iter([draw_number(None), *(draw_number(int(timestep)) for timestep in self._timesteps)])
+        draws = iter([draw_number(None), *(draw_number(int(timestep)) for timestep in self.timesteps)])
 
         def our_noise(shape: tuple[int, ...], **_: Any) -> Any:
             return self._torch.from_numpy(shared_noise(tuple(shape), next(draws)))
@@ -188,12 +202,6 @@ class Diffusers:
             return self._sample(self._num_steps).transpose(0, 3, 1, 2) * 2.0 - 1.0
         finally:
             pipeline_ddpm.randn_tensor, scheduling_ddpm.randn_tensor = originals
-
-
-def make_table_timesteps(pipeline: Any, num_steps: int) -> list[int]:
-    """The timesteps that a pipeline's scheduler visits."""
-    pipeline.scheduler.set_timesteps(num_steps)
-    return [int(timestep) for timestep in pipeline.scheduler.timesteps]
 
 
 def shared_noise(shape: tuple[int, ...], draw: int) -> np.ndarray:

@@ -1,6 +1,6 @@
 """`python -m benchmarks.kernels`; see `command`."""
 
-from benchmarks.kernels.command import main
+from commands.launch import launch
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(launch("benchmarks.kernels", "benchmarks.kernels.command"))

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from benchmarks.alternating import medians_ms, time_alternately
+from benchmarks.flags import positive
 from benchmarks.kernels.histories import BYTES_PER_ELEMENT, measure_histories
 from benchmarks.kernels.step import Step
 from benchmarks.machine import cpu_count, measurement_facts
@@ -70,14 +71,6 @@ def measure(shape: tuple[int, int, int, int], threads: int, rounds: int) -> list
         }
         for name, ms in milliseconds.items()
     ]
-
-
-def positive(text: str) -> int:
-    """A positive whole number of the command line."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
 
 
 def benchmark(args: argparse.Namespace, argv: Sequence[str] | None) -> Report:

@@ -12,6 +12,7 @@ from diffusion.bound import bound_term
 from diffusion.errors import InputError
 from diffusion.forward import q_sample
 from diffusion.normal import LIKELIHOOD, draw_number
+from diffusion.process import Process
 from runtime.engines.interface import Engine
 from runtime.kernels_module import import_kernels
 
@@ -24,14 +25,23 @@ class BoundEvaluator:
         x_start: float32 [N, C, H, W].
         batch_size: of every network call; the last one is filled up and the filling dropped.
         seed: of the noise; image i has the sample index i.
+        processes: of the engines where they are to be taken for others: other gray levels; None for their own.
 
     Raises:
         InputError: engines that cannot share x_t, or a batch that one of them does not take.
     """
 
-    def __init__(self, engines: Sequence[Engine], x_start: np.ndarray, batch_size: int, seed: int) -> None:
-        for other in engines[1:]:
-            _check_comparable(engines[0], other)
+    def __init__(
+        self,
+        engines: Sequence[Engine],
+        x_start: np.ndarray,
+        batch_size: int,
+        seed: int,
+        processes: Sequence[Process] | None = None,
+    ) -> None:
+        self._processes = [engine.process for engine in engines] if processes is None else list(processes)
+        for other in self._processes[1:]:
+            _check_comparable(self._processes[0], other)
         self.engines = tuple(engines)
         self._x_start = x_start
         shape = (batch_size, *x_start.shape[1:])
@@ -82,8 +92,8 @@ class BoundEvaluator:
         self._x_t[:num] = q_sample(schedule, x_start, timestep.reshape(-1, 1, 1, 1), self._eps[:num])
         self._t[:num] = timestep
         nats = np.empty((len(self.engines), num))
-        for row, (engine, call, prediction) in enumerate(
-            zip(self.engines, self._calls, self._predictions, strict=True)
+        for row, (engine, process, call, prediction) in enumerate(
+            zip(self.engines, self._processes, self._calls, self._predictions, strict=True)
         ):
             call()
             finite = np.isfinite(prediction[:num]).reshape(num, -1).all(axis=1)
@@ -93,12 +103,11 @@ class BoundEvaluator:
                     f"{engine.name}: the prediction for image {image[bad]} at timestep {timestep[bad]} is not finite; "
                     "export with another precision"
                 )
-            nats[row] = bound_term(engine.process, x_start, self._x_t[:num], timestep, prediction[:num])
+            nats[row] = bound_term(process, x_start, self._x_t[:num], timestep, prediction[:num])
         return nats
 
 
-def _check_comparable(first: Engine, other: Engine) -> None:
-    ours, theirs = first.process, other.process
+def _check_comparable(ours: Process, theirs: Process) -> None:
     if ours.sample != theirs.sample:
         raise InputError(f"--against: samples are {theirs.sample}, those of --engine {ours.sample}")
     if len(ours.schedule.betas) != len(theirs.schedule.betas) or not np.allclose(

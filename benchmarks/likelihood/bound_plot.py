@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.likelihood.bound_estimate import BoundEstimate, estimate
+from commands.missing_module import require_module
 from commands.whole_files import whole_file
 from diffusion.errors import InputError
 
@@ -15,9 +16,13 @@ SUFFIXES = (".png", ".pdf", ".svg")
 
 
 def check_plot_path(path: Path) -> Path:
-    """The path, if a picture can be written there. Raises InputError for a suffix of no known format."""
+    """The path, if a picture can be written there. Raises InputError for a suffix of no known format.
+
+    Raises ModuleNotFoundError where matplotlib is not installed.
+    """
     if path.suffix not in SUFFIXES:
         raise InputError(f"--plot {path}: found the suffix {path.suffix!r}, expected one of {', '.join(SUFFIXES)}")
+    require_module("matplotlib")
     return path
 
 

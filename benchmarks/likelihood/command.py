@@ -11,6 +11,7 @@ import json
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ import numpy as np
 from benchmarks.likelihood.bound_estimate import BoundEstimate
 from benchmarks.likelihood.bound_evaluation import BoundEvaluator
 from benchmarks.likelihood.bound_plot import check_plot_path, plot_bound
-from benchmarks.likelihood.level_images import SPLITS, load_level_images
+from benchmarks.likelihood.level_images import check_levels, load_level_images
 from benchmarks.likelihood.timestep_plan import (
     Evaluations,
     make_plan,
@@ -27,12 +28,13 @@ from benchmarks.likelihood.timestep_plan import (
     timestep_probability,
 )
 from benchmarks.machine import measurement_facts
-from commands.program import Report, make_parser, run_program
+from commands.program import Report, make_parser, run_program, say
 from commands.progress import progress_bar
 from commands.whole_files import write_whole_text
 from diffusion.process import Process
 from runtime.engines.opening import DEVICES, open_engine
 from runtime.process_flags import add_process_flags, process_flags
+from train.data_flags import add_data_flags, data_request
 
 PROG = "benchmarks.likelihood"
 DEFAULT_EVALUATIONS = 16384
@@ -48,9 +50,14 @@ def benchmark(args: argparse.Namespace, argv: Sequence[str] | None) -> Report:
     flags = process_flags(args)
     engines = [open_engine(path, args.device, args.threads, flags, args.allow_pickle) for path in paths]
     process = engines[0].process
-    images = load_level_images(args.data, args.split, process.sample, args.num, args.held_out)
+    images = load_level_images(data_request(args, "digits"), process.sample, args.num)
+    for note in images.notes:
+        say(f"{images.name}: {note}")
+    processes = [
+        engine.process if args.levels is None else _with_levels(engine.process, args.levels) for engine in engines
+    ]
     num, num_timesteps = len(images.x_start), process.schedule.num_train_timesteps
-    evaluator = BoundEvaluator(engines, images.x_start, args.batch_size, args.seed)
+    evaluator = BoundEvaluator(engines, images.x_start, args.batch_size, args.seed, processes)
     evaluator.warm_up()
 
     asked = args.evaluations or max(DEFAULT_EVALUATIONS, _LEAST_PER_IMAGE * num)
@@ -66,8 +73,7 @@ def benchmark(args: argparse.Namespace, argv: Sequence[str] | None) -> Report:
     plan = make_plan(probability, num, asked, args.seed)
     nats = _evaluate(evaluator, plan.evaluations, "bound")
     bounds = [
-        BoundEstimate.from_terms(engine.process, images.x_start, plan, row)
-        for engine, row in zip(engines, nats, strict=True)
+        BoundEstimate.from_terms(one, images.x_start, plan, row) for one, row in zip(processes, nats, strict=True)
     ]
 
     report: Report = {
@@ -75,6 +81,7 @@ def benchmark(args: argparse.Namespace, argv: Sequence[str] | None) -> Report:
         **measurement_facts(PROG, argv),
         "data": images.name,
         "images": num,
+        "levels": images.levels,
         "seed": args.seed,
         "evaluations": len(plan.weight),
         "pilot_evaluations": len(pilot.image),
@@ -101,6 +108,11 @@ def benchmark(args: argparse.Namespace, argv: Sequence[str] | None) -> Report:
         write_whole_text(args.out, json.dumps(report, indent=1, allow_nan=False) + "\n")
         lines.append(str(args.out))
     return report | {"summary": "\n".join(lines)}
+
+
+def _with_levels(process: Process, levels: int) -> Process:
+    check_levels(levels, process.sample.levels)
+    return replace(process, sample=replace(process.sample, levels=levels))
 
 
 def _evaluate(evaluator: BoundEvaluator, evaluations: Evaluations, description: str) -> np.ndarray:
@@ -169,11 +181,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--engine", type=Path, default=Path("unet.onnx"), help="default: unet.onnx")
     parser.add_argument("--against", type=Path, metavar="ENGINE", help="another engine, to print the difference")
-    parser.add_argument(
-        "--data", default="digits", metavar="digits|FILE", help="digits, or uint8 images in an .npz or .npy"
-    )
-    parser.add_argument("--split", choices=SPLITS, default="test", help="default: test, what train.run holds out")
-    parser.add_argument("--held-out", type=_positive, metavar="N", help="of a file's images, as given to train.run")
+    add_data_flags(parser, "digits", "test; of data without splits, what train.run holds out, or train, or all")
     parser.add_argument("--num", type=_positive, metavar="N", help="the first N images (default: all)")
     how_many = parser.add_mutually_exclusive_group()
     how_many.add_argument(

@@ -9,11 +9,10 @@ import numpy as np
 
 from diffusion.errors import InputError
 from diffusion.process import SampleShape
-from train.digits import LEVELS, load_digits_split
+from train.data_parts import Part, load_part
+from train.datasets import DataRequest
+from train.gray_levels import FULL, fewer_levels, to_levels
 from train.image_set import ImageSet
-from train.npz_images import load_npz
-
-SPLITS = ("test", "train", "all")
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,81 +22,90 @@ class LevelImages:
     Attributes:
         name: for messages and reports.
         x_start: float32 [N, C, H, W], level k of `levels` as 2k/(levels − 1) − 1.
+        levels: how many gray levels the likelihood is over.
+        notes: what a user should know of how they were chosen, a line each.
     """
 
     name: str
     x_start: np.ndarray
+    levels: int
+    notes: tuple[str, ...] = ()
 
 
-def load_level_images(
-    data: str, split: str, shape: SampleShape, num: int | None = None, held_out: int | None = None
-) -> LevelImages:
-    """Read the images that `split` names, cut as `train.run` cuts the same data.
+def load_level_images(request: DataRequest, shape: SampleShape, num: int | None = None) -> LevelImages:
+    """Read the images that `request.split` names, cut as `train.run` cuts the same data.
 
     Args:
-        data: `digits`, an .npz file (key `arr_0`, `images` or the only one) or an .npy file; uint8 [N, H, W] or
-            [N, H, W, C] with the values 0..levels−1.
-        split: `test` (held out), `train` or `all`.
+        request: the data, as `train.run` takes it; its split as in `train.data_parts.load_part`, and its levels where
+            the network's file does not say them, or to insist on 256.
         shape: of the network's samples, and their gray levels.
         num: the first so many of them; None for all.
-        held_out: how many of a file's images are held out; None for what `train.run` does by itself.
 
     Raises:
         InputError: data that is not there or cannot be read, of another shape, with other levels, or too few.
     """
-    name = f"{data}, {split}"
-    images = _digits(split, held_out) if data == "digits" else _cut(_from_file(Path(data)), split, held_out)
+    path = Path(request.data)
+    if path.is_file() and path.suffix not in (".npz", ".npy"):
+        raise InputError(
+            f"--data {request.data}: expected digits, an .npz file or an .npy file, a folder of images, or a "
+            "Hugging Face data set"
+        )
+    part: Part = load_part(request)
+    images = part.images
     if images.shape.chw != shape.chw:
         raise InputError(
-            f"--data {data}: images are {list(images.shape.chw)}, the network's samples {list(shape.chw)} "
+            f"--data {request.data}: images are {list(images.shape.chw)}, the network's samples {list(shape.chw)} "
             "(channels, height, width); give the data that it was trained on"
         )
     if num is not None and not 1 <= num <= images.num_images:
-        raise InputError(f"--num is {num}, expected 1 to {images.num_images}: {name} has so many images")
+        raise InputError(f"--num is {num}, expected 1 to {images.num_images}: {part.name} has so many images")
+    levels = _agreed_levels(request, images, shape.levels)
     pixels = np.stack([images.read(index) for index in range(images.num_images if num is None else num)])
-    if int(pixels.max()) >= shape.levels:
+    if images.shape.levels == FULL and levels != FULL:
+        pixels = _numbers(pixels, images, levels, request.data)
+    x_start = pixels.astype(np.float64) * (2.0 / (levels - 1)) - 1.0
+    return LevelImages(part.name, x_start.astype(np.float32), levels, images.notes)
+
+
+def check_levels(asked: int, of_network: int) -> None:
+    """Raises InputError if `--levels` contradicts what a network's file says; 256 may be there for want of better."""
+    if of_network not in (FULL, asked):
         raise InputError(
-            f"--data {data}: a pixel is {int(pixels.max())}, but the network's data has {shape.levels} gray levels, "
-            f"0..{shape.levels - 1}; give the data that it was trained on"
+            f"--levels is {asked}, but the network's file says that it was trained on {of_network} gray levels; "
+            "leave the flag out"
         )
-    x_start = pixels.astype(np.float64) * (2.0 / (shape.levels - 1)) - 1.0
-    return LevelImages(name, x_start.astype(np.float32))
 
 
-def _digits(split: str, held_out: int | None) -> ImageSet:
-    if held_out is not None:
-        raise InputError("--held-out does not apply to digits, whose split is fixed; leave it out")
-    digits = load_digits_split()
-    parts = {"train": digits.train_images, "test": digits.held_out_images}
-    pixels = np.concatenate([*parts.values()]) if split == "all" else parts[split]
-    return ImageSet.from_array("digits", pixels, LEVELS)
+def _agreed_levels(request: DataRequest, images: ImageSet, of_network: int) -> int:
+    """The number of levels that the flag, the network's file and the data do not contradict."""
+    if request.levels is not None:
+        check_levels(request.levels, of_network)
+        return request.levels
+    known = images.shape.levels
+    if known != FULL and known != of_network:
+        raise InputError(
+            f"--data {request.data}: has {known} gray levels, the network's file says {of_network}"
+            + (", or says nothing of them" if of_network == FULL else "")
+            + f"; give --levels {known} if it was trained on this data"
+        )
+    fewer = fewer_levels(images) if of_network == FULL else None
+    if fewer is not None:
+        levels, nearly_black = fewer
+        found = (
+            f"no pixel is above {levels - 1} of 255" if nearly_black else f"takes {levels} evenly spaced values only"
+        )
+        raise InputError(
+            f"--data {request.data}: {found}, but the network's file says {FULL} gray levels, or says nothing of them; "
+            f"give --levels {levels} if the data has so many, or --levels {FULL} if it does have {FULL}"
+        )
+    return of_network
 
 
-def _from_file(path: Path) -> ImageSet:
-    if path.suffix not in (".npz", ".npy"):
-        raise InputError(f"--data {path}: expected digits, an .npz file or an .npy file")
-    if not path.is_file():
-        raise InputError(f"--data {path}: no such file")
-    if path.suffix == ".npz":
-        return load_npz(path)
+def _numbers(pixels: np.ndarray, images: ImageSet, levels: int, data: str) -> np.ndarray:
     try:
-        pixels = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise InputError(f"--data {path}: not a whole .npy file ({error}); write it again with numpy.save") from None
-    if pixels.dtype != np.uint8 or pixels.ndim not in (3, 4):
+        return to_levels(pixels, levels, images.name)
+    except InputError:
         raise InputError(
-            f"--data {path}: found {pixels.dtype} {list(pixels.shape)}, expected uint8 [N, H, W] or [N, H, W, C]; "
-            "the likelihood is that of gray levels"
-        )
-    return ImageSet.from_array(str(path), pixels[:, None] if pixels.ndim == 3 else pixels.transpose(0, 3, 1, 2))
-
-
-def _cut(images: ImageSet, split: str, held_out: int | None) -> ImageSet:
-    if split == "all":
-        return images
-    train, test = images.split(held_out)
-    if split == "train":
-        return train
-    if test is None:
-        raise InputError(f"{images.name}: holds no images out for --split test; give --split all")
-    return test
+            f"--data {data}: a pixel is {int(pixels.max())}, but the network's data has {levels} gray levels, "
+            f"0..{levels - 1} or spread over 0..255; give the data that it was trained on"
+        ) from None

@@ -9,8 +9,8 @@ samples, from equal x_T. What is measured is written after each run, and the sam
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import hashlib
-import importlib.util
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,8 @@ from benchmarks.quality.results import Results
 from benchmarks.quality.samples import SampleStore, all_samplers, all_spacings, check_sampler, method_of
 from benchmarks.quality.score import Features, Scorer
 from benchmarks.quality.search import Search
-from commands.errors import DeviceUnavailableError, StoppedError
+from commands.errors import StoppedError
+from commands.missing_module import require_module
 from commands.program import Report, make_parser, run_program, say
 from commands.progress import progress_bar
 from diffusion.errors import InputError
@@ -35,7 +36,10 @@ from runtime.engines.interface import Engine
 from runtime.engines.opening import DEVICES, open_engine
 from runtime.host_chain import HostChain
 from runtime.images import quantize
+from runtime.process_flags import add_process_flags, process_flags
+from train.data_flags import add_data_flags, data_request
 from train.datasets import DataRequest, load_data, load_digits_split
+from train.gray_levels import FULL, fewer_levels
 from train.image_set import ImageSet
 
 PROG = "benchmarks.quality"
@@ -46,21 +50,32 @@ _TIMED_STEPS = 5
 _TIMED_BATCH = 64
 
 
-def load_images(data: str, sample: SampleShape) -> tuple[np.ndarray, np.ndarray | None, str]:
-    """The data and its held-out part as images uint8 [N, H, W, C], and a fingerprint of the first.
+def load_images(
+    request: DataRequest, sample: SampleShape
+) -> tuple[np.ndarray, np.ndarray | None, str, tuple[str, ...]]:
+    """The data and its held-out part as images uint8 [N, H, W, C], a fingerprint of the first, and notes for the user.
 
     Raises:
-        InputError: no such data, or images of another shape than the network's samples.
+        InputError: no such data, images of another shape than the network's samples, or of other gray levels.
     """
-    train, held_out = load_data(DataRequest(data))
+    if request.levels is None and request.data != DIGITS and sample.levels != FULL:
+        request = dataclasses.replace(request, levels=sample.levels)
+    train, held_out = load_data(request)
     if train.shape.chw != sample.chw:
-        raise InputError(f"--data {data}: images are {train.shape.chw}, the network's samples {sample.chw}")
+        raise InputError(f"--data {request.data}: images are {train.shape.chw}, the network's samples {sample.chw}")
+    fewer = fewer_levels(train) if request.levels is None else None
+    if fewer is not None and fewer[1]:
+        raise InputError(
+            f"--data {request.data}: no pixel is above {fewer[0] - 1} of 255, so all images are nearly black; give "
+            f"--levels {fewer[0]} if these are gray levels, or --levels {FULL} if they are meant so"
+        )
 
     def images(part: ImageSet) -> np.ndarray:
         return quantize(part.x_start(range(part.num_images)))
 
     real = images(train)
-    return real, None if held_out is None else images(held_out), hashlib.sha256(real.tobytes()).hexdigest()
+    sha256 = hashlib.sha256(real.tobytes()).hexdigest()
+    return real, None if held_out is None else images(held_out), sha256, train.notes
 
 
 def load_features(features: str, data: str, train: np.ndarray, held_out: np.ndarray | None) -> tuple[Features, Report]:
@@ -126,9 +141,9 @@ def time_samplers(engine: Engine, samplers: Sequence[str], rounds: int) -> Repor
 
 def benchmark(args: argparse.Namespace, argv: Sequence[str] | None) -> Report:
     """Run the command; return its report."""
-    if importlib.util.find_spec("matplotlib") is None:
-        raise DeviceUnavailableError('the plot needs matplotlib, which is not installed; pip install "ddpm-rt[dev]"')
-    engine = open_engine(args.engine, args.device, args.threads)
+    require_module("matplotlib")
+    request = data_request(args, DIGITS)
+    engine = open_engine(args.engine, args.device, args.threads, process_flags(args), args.allow_pickle)
     process = engine.process
     samplers = [check_sampler(name, process) for name in args.samplers or all_samplers(process)]
     ancestral = [name for name in samplers if method_of(name) == DEFAULT_SAMPLER]
@@ -136,7 +151,7 @@ def benchmark(args: argparse.Namespace, argv: Sequence[str] | None) -> Report:
     if not references or not all(method_of(name) == DEFAULT_SAMPLER for name in references):
         found = ", ".join(references) or "no ddpm among --samplers"
         raise InputError(f"references: found {found}; expected ddpm, as --references ddpm")
-    train, held_out, data_sha256 = load_images(args.data, process.sample)
+    train, held_out, data_sha256, notes = load_images(request, process.sample)
     total = process.schedule.num_train_timesteps
     steps = sorted(set(args.steps or [count for count in _DEFAULT_STEPS if count <= total]))
     if steps and steps[-1] > total:
@@ -146,12 +161,14 @@ def benchmark(args: argparse.Namespace, argv: Sequence[str] | None) -> Report:
     screening_num = min(args.num, _SCREENING_NUM) if args.screening_num is None else args.screening_num
     if not 5 <= screening_num <= args.num:
         raise InputError(f"--screening-num is {screening_num}, expected 5 to --num, which is {args.num}")
-    say(f"{args.data}: {len(train)} images, {0 if held_out is None else len(held_out)} held out")
-    features, said_of_features = load_features(args.features, args.data, train, held_out)
+    for note in notes:
+        say(f"{request.data}: {note}")
+    say(f"{request.data}: {len(train)} images, {0 if held_out is None else len(held_out)} held out")
+    features, said_of_features = load_features(args.features, request.data, train, held_out)
     setup: dict[str, Any] = {
         "engine_sha256": engine.sha256,
         "process": process.to_json(),
-        "data": {"name": args.data, "num_train": len(train), "sha256": data_sha256},
+        "data": {"name": request.data, "num_train": len(train), "sha256": data_sha256},
         "features": said_of_features,
         "num": args.num,
         "screening_num": screening_num,
@@ -212,7 +229,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--engine", type=Path, default=Path("unet.onnx"), help="default: unet.onnx")
     parser.add_argument("--device", choices=DEVICES, default="cpu", help="default: cpu")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: all this process may use)")
-    parser.add_argument("--data", default=DIGITS, help="as train.run's (default: digits)")
+    add_data_flags(parser, DIGITS, "train, or all of what has no splits")
     parser.add_argument("--features", default=DIGITS, metavar="digits|FILE", help=_FEATURES_HELP)
     parser.add_argument("--steps", type=_numbers, metavar="N,N,...", help=_STEPS)
     parser.add_argument("--samplers", type=_names, metavar="NAME,...", help="default: all, ddpm with either variance")
@@ -227,6 +244,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--samples", type=Path, metavar="FOLDER", help="keep all samples here, and use those kept")
     parser.add_argument("--out", type=Path, default=Path("quality.json"), help="default: quality.json")
     parser.add_argument("--plot", type=Path, help="default: --out with the suffix .png")
+    parser.add_argument("--allow-pickle", action="store_true", help="read a checkpoint's weights from a pickle")
+    add_process_flags(parser)
     return run_program(parser, lambda args: benchmark(args, argv), argv)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from benchmarks.quality.samples import Configuration
 from commands.whole_files import write_whole_text
 from diffusion.errors import InputError
+from diffusion.json_text import read_json
 
 WITHIN = 1.05
 STANDARD_ERRORS = 2.0
@@ -47,14 +48,14 @@ class Results:
 
     def _read(self) -> None:
         try:
-            report = json.loads(self.path.read_text(encoding="utf-8"))
+            report = read_json(self.path, "choose another --out")
             setup, entries, commands = report["setup"], report["results"], report["commands"]
             for entry in entries:
                 configuration = Configuration(entry["sampler"], entry["calls"], entry["spacing"])
                 self.runs[configuration] = {run["seed"]: run for run in entry["runs"]}
                 if "failure" in entry:
                     self.failures[configuration] = entry["failure"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{self.path}: not a result of this command ({error}); choose another --out") from error
         differing = [key for key in self.setup if setup.get(key) != self.setup[key]]
         if differing:

@@ -16,6 +16,7 @@ from diffusion.process import Process
 from diffusion.samplers import DEFAULT_SAMPLER, SAMPLERS, make_table
 from diffusion.spacing import SPACINGS
 from diffusion.step_table import StepTable
+from runtime.array_files import UNREADABLE
 from runtime.engines.interface import Engine
 from runtime.images import quantize
 from runtime.sampler import NonFiniteError, Sampler
@@ -174,7 +175,7 @@ class SampleStore:
         try:
             with np.load(path, allow_pickle=False) as fields:
                 identity, images, seconds = str(fields["identity"]), fields["arr_0"], float(fields["seconds"])
-        except (OSError, ValueError, KeyError) as error:
+        except UNREADABLE as error:
             raise InputError(f"{path}: not a file of kept samples ({error}); remove it") from error
         if identity != self._identity():
             raise InputError(f"{path}: its samples are of another engine; remove the folder, or choose another one")

@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from benchmarks.flags import picture, positive, seed
 from benchmarks.machine import measurement_facts
 from benchmarks.swiss_roll.point_clouds import distance_to_curve, sliced_wasserstein, squared_mmd
+from commands.missing_module import require_module
 from commands.program import Report, make_parser, run_program, say
 from commands.progress import progress_bar
 from commands.whole_files import whole_file, write_whole_text
@@ -136,6 +138,7 @@ def benchmark(args: argparse.Namespace, argv: Sequence[str] | None) -> Report:
     """Run the command; return its report."""
     if args.num < 2:
         raise InputError(f"--num is {args.num}, expected at least 2")
+    require_module("matplotlib")
     engine = open_engine(args.engine)
     if engine.process.sample.chw != (2, 1, 1):
         raise InputError(
@@ -178,10 +181,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         "Before it: python -m train.swiss_roll, python -m export.mlp_to_onnx.",
     )
     parser.add_argument("--engine", type=Path, default=Path("swiss_roll.onnx"), help="default: swiss_roll.onnx")
-    parser.add_argument("--num", type=int, default=2000, help="points (default: 2000)")
-    parser.add_argument("--seed", type=int, default=0, help="of the noise (default: 0)")
+    parser.add_argument("--num", type=positive, default=2000, help="points (default: 2000)")
+    parser.add_argument("--seed", type=seed, default=0, help="of the noise (default: 0)")
     parser.add_argument("--sampler", choices=SAMPLERS, default=DEFAULT_SAMPLER, help=f"default: {DEFAULT_SAMPLER}")
-    parser.add_argument("--steps", type=int, metavar="N", help="network calls (default: every timestep of training)")
-    parser.add_argument("--picture", type=Path, default=Path("swiss_roll.png"), help="default: swiss_roll.png")
+    parser.add_argument(
+        "--steps", type=positive, metavar="N", help="network calls (default: every timestep of training)"
+    )
+    parser.add_argument("--picture", type=picture, default=Path("swiss_roll.png"), help="default: swiss_roll.png")
     parser.add_argument("--out", type=Path, metavar="FILE", help="also write the report to this JSON file")
     return run_program(parser, lambda args: benchmark(args, argv), argv)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from diffusion.errors import InputError
-from diffusion.number_checks import is_number, is_whole
+from diffusion.number_checks import real_number, shown, whole_number, yes_or_no
 from diffusion.process import Process
 from diffusion.samplers.ddim import ddim
 from diffusion.samplers.ddim_inversion import ddim_inversion
@@ -23,7 +23,7 @@ from diffusion.samplers.user_table import check_user_table, is_table_file, read_
 from diffusion.spacing import DEFAULT_SPACING, check_timesteps, spaced_timesteps
 from diffusion.step_table import StepTable, start_note
 
-__all__ = ["DEFAULT_SAMPLER", "SAMPLERS", "Method", "check_invertible", "make_table"]
+__all__ = ["DEFAULT_SAMPLER", "SAMPLERS", "Method", "check_invertible", "chosen_spacing", "make_table"]
 
 SAMPLERS: dict[str, Method] = {
     method.name: method
@@ -46,12 +46,12 @@ def make_table(
     process: Process,
     sampler: str | Path | StepTable | None = None,
     num_steps: int | None = None,
-    spacing: str = DEFAULT_SPACING,
+    spacing: str | None = None,
     timesteps: Sequence[int] | np.ndarray | None = None,
     from_timestep: int | None = None,
     lambda_min: float | None = None,
     invert: bool = False,
-    **options: float | None,
+    **options: float | bool | None,
 ) -> StepTable:
     """The table of a chain.
 
@@ -60,24 +60,26 @@ def make_table(
         sampler: one of `SAMPLERS`; or a table of one's own, as it is or as the path of its JSON file (`….json`).
             None for `DEFAULT_SAMPLER`, or where `invert` is given for the one that has an inverse.
         num_steps: network calls; None for every timestep there is.
-        spacing: how `num_steps` timesteps are chosen, one of `diffusion.spacing.SPACINGS`.
+        spacing: how `num_steps` timesteps are chosen, one of `diffusion.spacing.SPACINGS`; None for that of the
+            process, or `DEFAULT_SPACING` where it has none.
         timesteps: an explicit, strictly descending choice instead of `num_steps` and `spacing`.
         from_timestep: where the chain begins, T−1 unless said: `num_steps` are spaced over 0..from_timestep.
         lambda_min: leaves out the timesteps with λ = ½ ln(ᾱ/(1−ᾱ)) below it, the noisiest, before spacing;
             −5.1 is what Lu et al. 2022 (DPM-Solver) advise for the cosine schedule.
         invert: run the sampler's rows upwards, from data to the noise that it would make them from.
-        options: of the sampler, such as `eta` of `ddim`; None for its default.
+        options: of the sampler, such as `eta` and `use_clipped_model_output` of `ddim`; None for its default.
 
     Raises:
         InputError: an unknown name, an option that the sampler does not have, timesteps that are repeated, rising,
             outside 0..T−1 or too many, a table that the process cannot run, or a sampler that has no inverse.
     """
     given = {name: value for name, value in options.items() if value is not None}
+    invert = yes_or_no(invert, "invert")
     if isinstance(sampler, StepTable | Path) or (isinstance(sampler, str) and is_table_file(sampler)):
         chosen: dict[str, object] = {"num_steps": num_steps, "timesteps": timesteps, "from_timestep": from_timestep}
         chosen |= {"lambda_min": lambda_min, "invert": invert or None, **given}
         extra = [_NAMES.get(name, name) for name, value in chosen.items() if value is not None]
-        if spacing != DEFAULT_SPACING:
+        if spacing is not None:
             extra.append("spacing")
         if extra:
             raise InputError(f"{extra[0]} was given with a table of one's own, whose rows are chosen already")
@@ -95,15 +97,17 @@ def make_table(
     return method.table(process, chain, **given).with_notes(*notes)
 
 
-def check_invertible(sampler: str | None = None, **options: float | None) -> Callable[[Process, np.ndarray], StepTable]:
+def check_invertible(
+    sampler: str | None = None, **options: float | bool | None
+) -> Callable[[Process, np.ndarray], StepTable]:
     """The function that makes the rows of a sampler run upwards.
 
     Args:
         sampler: one of `SAMPLERS`; None for the one that can be inverted.
-        options: of the sampler; an inversion takes none, as it adds no noise.
+        options: of the sampler; an inversion has none: it adds no noise and takes eps from the clipped x_start.
 
     Raises:
-        InputError: an unknown sampler, one that cannot be inverted, or an option other than 0.
+        InputError: an unknown sampler, one that cannot be inverted, or an option other than its default.
     """
     invertible = [method for method in SAMPLERS.values() if method.inverse is not None]
     method = invertible[0] if sampler is None else _method(sampler)
@@ -111,21 +115,22 @@ def check_invertible(sampler: str | None = None, **options: float | None) -> Cal
         names = ", ".join(candidate.name for candidate in invertible)
         raise InputError(f"sampler is {method.name}, which cannot be inverted; expected {names}")
     for name, value in options.items():
-        if value:
-            raise InputError(f"{name} is {value}, but an inversion adds no noise; leave it out")
+        if value is not None and value != method.options.get(name):
+            reason = "adds no noise" if name == "eta" else "has no such choice"
+            raise InputError(f"{name} is {value}, but an inversion {reason}; leave it out")
     return method.inverse
 
 
 def _method(sampler: object) -> Method:
     if not isinstance(sampler, str) or sampler not in SAMPLERS:
-        raise InputError(f"sampler is {sampler!r}, expected one of {', '.join(SAMPLERS)}, or a table's .json file")
+        raise InputError(f"sampler is {shown(sampler)}, expected one of {', '.join(SAMPLERS)}, or a table's .json file")
     return SAMPLERS[sampler]
 
 
 def _chain_timesteps(
     process: Process,
     num_steps: int | None,
-    spacing: str,
+    spacing: str | None,
     timesteps: Sequence[int] | np.ndarray | None,
     from_timestep: int | None,
     lambda_min: float | None,
@@ -139,17 +144,16 @@ def _chain_timesteps(
             raise InputError("steps and timesteps were both given, expected one of them")
         if lambda_min is not None:
             raise InputError("lambda-min and timesteps were both given, expected one of them")
-        if spacing != DEFAULT_SPACING:
+        if spacing is not None:
             raise InputError("spacing and timesteps were both given, expected one of them")
         chosen = check_timesteps(timesteps, total)
-        if from_timestep is not None and chosen[0] != from_timestep:
+        if from_timestep is not None and chosen[0] != whole_number(from_timestep, "from-timestep"):
             raise InputError(f"timesteps begin at {chosen[0]}, but from-timestep is {from_timestep}; expected the same")
     else:
+        spacing = chosen_spacing(process, spacing)
         reachable = total
         if from_timestep is not None:
-            if not is_whole(from_timestep) or not 0 <= from_timestep < total:
-                raise InputError(f"from-timestep is {from_timestep!r}, expected a whole number from 0 to {total - 1}")
-            reachable = int(from_timestep) + 1
+            reachable = whole_number(from_timestep, "from-timestep", 0, total - 1) + 1
         if lambda_min is not None:
             above = _timesteps_above(lambda_min, schedule.alpha_bar)
             if from_timestep is not None and above < reachable:
@@ -166,10 +170,16 @@ def _chain_timesteps(
     return chosen, notes
 
 
+def chosen_spacing(process: Process, spacing: str | None = None) -> str:
+    """The spacing of a chain: what the user says, else what the checkpoint says, else `DEFAULT_SPACING`."""
+    if spacing is not None:
+        return spacing
+    return DEFAULT_SPACING if process.timestep_spacing is None else process.timestep_spacing
+
+
 def _timesteps_above(lambda_min: float, alpha_bar: np.ndarray) -> int:
     """How many timesteps, from 0 on, have λ of at least `lambda_min`."""
-    if not is_number(lambda_min):
-        raise InputError(f"lambda-min is {lambda_min!r}, expected a number")
+    lambda_min = real_number(lambda_min, "lambda-min")
     lambdas = half_log_snr(alpha_bar)
     count = int(np.count_nonzero(lambdas >= lambda_min))
     if count == 0:

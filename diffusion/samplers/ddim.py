@@ -7,21 +7,25 @@ import math
 import numpy as np
 
 from diffusion.errors import InputError
-from diffusion.prediction import x_start_coefficients
+from diffusion.prediction import eps_coefficients, x_start_coefficients
 from diffusion.process import Process
 from diffusion.step_table import StepTable, rows_alpha_bar
 
 
-def ddim(process: Process, timesteps: np.ndarray, *, eta: float = 0.0) -> StepTable:
+def ddim(
+    process: Process, timesteps: np.ndarray, *, eta: float = 0.0, use_clipped_model_output: bool = True
+) -> StepTable:
     """First order; eta scales its noise: 0 is deterministic, 1 is ddpm with fixed_small.
 
-    The direction to x_t is taken from x and the clipped x_start, so that the pair always makes up x. A learned
-    variance is not read.
+    A learned variance is not read.
 
     Args:
         process: what the network was trained on.
         timesteps: int64 [R], strictly descending.
         eta: η of Song et al. 2021, eq. 16; from 0 to where a row's noise would exceed its variance.
+        use_clipped_model_output: diffusers' name. True: the direction to x_t is taken from x and the clipped x_start,
+            so that the pair always makes up x. False, diffusers' default: from the network's own prediction, though
+            x_start beside it is clipped. Without a clip both are the same.
 
     Raises:
         InputError: an eta outside that range, which the message gives.
@@ -29,6 +33,11 @@ def ddim(process: Process, timesteps: np.ndarray, *, eta: float = 0.0) -> StepTa
     alpha_bar, alpha_bar_prev = rows_alpha_bar(process.schedule.alpha_bar, timesteps)
     u, v = x_start_coefficients(process.prediction_type, alpha_bar)
     columns = ddim_columns(alpha_bar, alpha_bar_prev, eta)
+    if not use_clipped_model_output and process.clip_sample is not None:
+        # x' = √ᾱ′·x_start + √(1−ᾱ′−σ²)·eps + σ·z with eps linear in x and the prediction, not in the clipped x_start
+        direction = columns["a"] * np.sqrt(1.0 - alpha_bar)
+        of_x, of_prediction = eps_coefficients(process.prediction_type, alpha_bar)
+        columns |= {"a": direction * of_x, "q": direction * of_prediction, "b": np.sqrt(alpha_bar_prev)}
     clip = np.inf if process.clip_sample is None else process.clip_sample
     return StepTable.from_columns("ddim", timesteps, {"u": u, "v": v, **columns}, clip=clip)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from diffusion.errors import InputError
-from diffusion.number_checks import is_number
+from diffusion.number_checks import real_number
 from diffusion.process import Process
 from diffusion.step_table import StepTable
 
@@ -44,21 +44,27 @@ class Method:
         return (inspect.getdoc(self.make) or "").partition("\n")[0]
 
     @property
-    def options(self) -> dict[str, float]:
+    def options(self) -> dict[str, float | bool]:
         """Its options and their defaults."""
         parameters = inspect.signature(self.make).parameters.values()
         return {argument.name: argument.default for argument in parameters if argument.kind is argument.KEYWORD_ONLY}
 
-    def table(self, process: Process, timesteps: np.ndarray, **options: float) -> StepTable:
+    def table(self, process: Process, timesteps: np.ndarray, **options: float | bool) -> StepTable:
         """Its table for timesteps that `diffusion.spacing.check_timesteps` has passed.
 
         Raises:
-            InputError: an option that it does not have or that is not a number; what the method itself refuses.
+            InputError: an option that it does not have, or that is no number (no bool, where its default is one); what
+                the method itself refuses.
         """
+        taken: dict[str, float | bool] = {}
         for name, value in options.items():
             if name not in self.options:
                 has = f"its options are {', '.join(self.options)}" if self.options else "it has no options"
                 raise InputError(f"{name} was given, but sampler {self.name} does not take it: {has}")
-            if not is_number(value):
-                raise InputError(f"{name} is {value!r}, expected a number")
-        return self.make(process, timesteps, **{name: float(value) for name, value in options.items()})
+            if isinstance(self.options[name], bool):
+                if not isinstance(value, bool | np.bool_):
+                    raise InputError(f"{name} is {value!r}, expected True or False")
+                taken[name] = bool(value)
+            else:
+                taken[name] = real_number(value, name)
+        return self.make(process, timesteps, **taken)

@@ -18,9 +18,7 @@ see `diffusion.prediction.x_start_coefficients`. Numbers written by `table_to_js
 
 from __future__ import annotations
 
-import json
 import math
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,7 +26,8 @@ from typing import Any
 import numpy as np
 
 from diffusion.errors import InputError
-from diffusion.number_checks import is_number, is_whole
+from diffusion.json_text import read_json
+from diffusion.number_checks import is_finite_number, is_whole
 from diffusion.prediction import x_start_coefficients
 from diffusion.process import Process
 from diffusion.step_table import COLUMNS, StepTable, start_note
@@ -50,16 +49,7 @@ def read_table(path: str | Path) -> StepTable:
     Raises:
         InputError: a file that cannot be read, that is not JSON, or that is not such a table.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot read it as a table ({error})") from None
-    try:
-        fields = json.loads(text, object_pairs_hook=_without_repeats)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
-    except (ValueError, RecursionError) as error:  # a number of more digits than Python reads is a ValueError alone
-        raise InputError(f"{path}: not JSON ({error})") from None
+    fields = read_json(Path(path), "expected a table, as `table_to_json` describes it")
     return table_from_json(fields, str(path))
 
 
@@ -142,7 +132,7 @@ def _table(fields: object) -> StepTable:
     learned, h2, notes = fields.get("learned", False), fields.get("h2", "h1"), fields.get("notes", [])
     if not isinstance(name, str) or not name or not name.isprintable():
         raise InputError(f"sampler is {name!r}, expected a name in printable characters")
-    if clip is not None and not _is_number(clip):
+    if clip is not None and not is_finite_number(clip):
         raise InputError(f"clip is {clip!r}, expected a positive number or null")
     if not is_whole(fields["histories"]):
         raise InputError(f"histories is {fields['histories']!r}, expected 0, 1 or 2")
@@ -166,7 +156,7 @@ def _table(fields: object) -> StepTable:
         for column, value in row.items():
             if column == "t":
                 continue
-            if not _is_number(value):
+            if not is_finite_number(value):
                 raise InputError(f"row {place}: {column} is {value!r}, expected a finite number")
             coefficients[place, COLUMNS.index(column)] = value
     return StepTable(
@@ -188,17 +178,3 @@ def _check_names(fields: Mapping[str, Any], required: tuple[str, ...], known: tu
     unknown = [name for name in fields if name not in known]
     if unknown:
         raise InputError(f"{where} has a field {unknown[0]!r}, expected {', '.join(known)}")
-
-
-def _is_number(value: object) -> bool:
-    # An integer of a thousand digits is JSON too, and so, to Python, is NaN.
-    return is_number(value) and abs(value) <= sys.float_info.max
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    fields = dict(pairs)
-    if len(fields) < len(pairs):
-        names = [name for name, _ in pairs]
-        repeated = next(name for name in names if names.count(name) > 1)
-        raise InputError(f"the field {repeated!r} stands twice in one object")
-    return fields

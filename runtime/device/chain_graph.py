@@ -13,6 +13,7 @@ import logging
 from types import ModuleType
 from typing import Any, Protocol
 
+from commands.reasons import reason
 from runtime.device.interface import DeviceCall
 
 GRAPH_KINDS = ("while", "step", "none")
@@ -176,7 +177,7 @@ def make_launcher(
         try:
             network = call.graph(stream)
         except RuntimeError as error:
-            reasons.append(f"no graph: the network's call was not captured ({_one_line(error)}); launched one by one")
+            reasons.append(f"no graph: the network's call was not captured ({reason(error)}); launched one by one")
         else:
             if network is None:
                 reasons.append("no graph: this backend's call cannot be captured; launched one by one")
@@ -189,19 +190,14 @@ def make_launcher(
             try:
                 return WhileLauncher(kernels, network, step, stream, turns_left, rows_per_turn), reasons
             except RuntimeError as error:
-                reasons.append(f"no loop on the device: {_one_line(error)}")
+                reasons.append(f"no loop on the device: {reason(error)}")
         reasons[-1] += "; one graph launch for each row"
         _log.warning(reasons[-1])
     if network is not None:
         try:
             return StepLauncher(kernels, network, step, stream), reasons
         except RuntimeError as error:
-            reasons.append(f"no graph: {_one_line(error)}; launched one by one")
+            reasons.append(f"no graph: {reason(error)}; launched one by one")
     if reasons:
         _log.warning(reasons[-1])
     return PlainLauncher(call, step, stream), reasons
-
-
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 200 else text[:200] + "…"

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from diffusion.diffusers_config import process_from_diffusers
+from diffusion.diffusers_config import DIFFUSERS_SPACINGS, process_from_diffusers
+from diffusion.diffusers_fields import effective_fields
 from diffusion.errors import InputError
+from diffusion.json_text import read_json_object
+from diffusion.number_checks import shown
 from diffusion.process import Process
 
 TRAIN_FORMAT = 1
 _PIPELINES = ("DDPMPipeline", "DDIMPipeline")
 # Both describe a training process by the same keys; what else they hold concerns sampling, which is ours.
 _SCHEDULERS = ("DDPMScheduler", "DDIMScheduler")
-_WAY_OUT = "correct one of them, or remove train.json to go by diffusers' files alone"
+# Without train.json the data's gray levels are lost, and with them the likelihood: nobody is told to take it away.
+_WAY_OUT = "correct the one that is wrong, or copy or train the checkpoint again"
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,16 +61,24 @@ def read_checkpoint_folder(folder: Path) -> CheckpointFolder:
     _check_class(index_path, index, _PIPELINES)
     if not isinstance(index.get("unet"), list) or index["unet"][-1:] != ["UNet2DModel"]:
         raise InputError(
-            f"{index_path}: unet is {index.get('unet')!r}, expected ['diffusers', 'UNet2DModel']; "
+            f"{index_path}: unet is {shown(index.get('unet'))}, expected ['diffusers', 'UNet2DModel']; "
             "choose a checkpoint of an unconditional DDPM"
         )
+    scheduler = index.get("scheduler")
+    if not isinstance(scheduler, list) or len(scheduler) != 2 or scheduler[1] not in _SCHEDULERS:
+        raise InputError(
+            f"{index_path}: scheduler is {shown(scheduler)}, expected ['diffusers', "
+            f"{' or '.join(map(repr, _SCHEDULERS))}]; choose a checkpoint of an unconditional DDPM"
+        )
     unet_path = folder / "unet" / "config.json"
-    unet_config = _read_json(unet_path)
+    unet_config = effective_fields(_read_json(unet_path), str(unet_path))
     _check_class(unet_path, unet_config, ("UNet2DModel",))
     scheduler_path = folder / "scheduler" / "scheduler_config.json"
-    scheduler_config = _read_json(scheduler_path)
+    scheduler_config = effective_fields(_read_json(scheduler_path), str(scheduler_path))
     _check_class(scheduler_path, scheduler_config, _SCHEDULERS)
-    process = process_from_diffusers(scheduler_config, unet_config, source=str(scheduler_path))
+    process = process_from_diffusers(
+        scheduler_config, unet_config, source=str(scheduler_path), unet_source=str(unet_path)
+    )
     if (folder / "train.json").exists():
         process = _read_train_process(folder / "train.json", process, scheduler_config)
     _check_network(unet_path, unet_config, process)
@@ -75,26 +86,18 @@ def read_checkpoint_folder(folder: Path) -> CheckpointFolder:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(
-            f"{path}: no such file, expected a folder that `python -m train.run` or diffusers' "
-            "DDPMPipeline.save_pretrained wrote; choose or copy the whole folder"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not a JSON file ({error}); copy or train the checkpoint again") from None
-    if not isinstance(fields, dict):
-        raise InputError(
-            f"{path}: found {type(fields).__name__}, expected a JSON object; copy or train the checkpoint again"
-        )
-    return fields
+    return read_json_object(
+        path,
+        "copy or train the checkpoint again",
+        "expected a folder that `python -m train.run` or diffusers' DDPMPipeline.save_pretrained wrote; "
+        "choose or copy the whole folder",
+    )
 
 
 def _check_class(path: Path, fields: Mapping[str, Any], expected: tuple[str, ...]) -> None:
     if fields.get("_class_name") not in expected:
         raise InputError(
-            f"{path}: _class_name is {fields.get('_class_name')!r}, expected {' or '.join(expected)}; "
+            f"{path}: _class_name is {shown(fields.get('_class_name'))}, expected {' or '.join(expected)}; "
             "choose a checkpoint of an unconditional DDPM"
         )
 
@@ -103,8 +106,8 @@ def _read_train_process(path: Path, by_diffusers: Process, scheduler_config: Map
     fields = _read_json(path)
     if fields.get("format") != TRAIN_FORMAT:
         raise InputError(
-            f"{path}: format is {fields.get('format')!r}, this version reads {TRAIN_FORMAT}; "
-            "install the version that wrote it, or remove train.json to go by diffusers' files alone"
+            f"{path}: format is {shown(fields.get('format'))}, this version reads {TRAIN_FORMAT}; "
+            "install the version that wrote it, or train again with this one"
         )
     process = Process.from_json(fields.get("process"), str(path))
     ours, theirs = process.schedule, by_diffusers.schedule
@@ -117,6 +120,10 @@ def _read_train_process(path: Path, by_diffusers: Process, scheduler_config: Map
         pairs["prediction_type"] = (process.prediction_type, by_diffusers.prediction_type)
     if "variance_type" in scheduler_config:  # DDIMScheduler has none
         pairs["variance_type"] = (process.variance_type, by_diffusers.variance_type)
+    if process.timestep_spacing is None:  # written before there was this field
+        process = replace(process, timestep_spacing=by_diffusers.timestep_spacing)
+    elif process.timestep_spacing in DIFFUSERS_SPACINGS:  # quadratic and logsnr have no name there
+        pairs["timestep_spacing"] = (process.timestep_spacing, by_diffusers.timestep_spacing)
     for name, (found, expected) in pairs.items():
         if found != expected:
             raise InputError(
@@ -135,7 +142,7 @@ def _check_network(path: Path, config: Mapping[str, Any], process: Process) -> N
     for name in ("num_class_embeds", "class_embed_type"):
         if config.get(name) is not None:
             raise InputError(
-                f"{path}: {name} is {config[name]!r}, expected null (class-conditional networks are not "
+                f"{path}: {name} is {shown(config[name])}, expected null (class-conditional networks are not "
                 "supported); choose a checkpoint of an unconditional DDPM"
             )
     shape, num_train_timesteps = process.sample, process.schedule.num_train_timesteps
@@ -143,13 +150,13 @@ def _check_network(path: Path, config: Mapping[str, Any], process: Process) -> N
     if embedding not in ("positional", "learned"):
         # 'fourier' is a function of log t, which is not finite at t = 0.
         raise InputError(
-            f"{path}: time_embedding_type is {embedding!r}, expected 'positional' or 'learned'; "
+            f"{path}: time_embedding_type is {shown(embedding)}, expected 'positional' or 'learned'; "
             "choose a network that is conditioned on timesteps 0..T−1"
         )
     num_embeddings = config.get("num_train_timesteps")
     if embedding == "learned" and (not isinstance(num_embeddings, int) or num_embeddings < num_train_timesteps):
         raise InputError(
-            f"{path}: num_train_timesteps is {num_embeddings!r}, expected at least the schedule's "
+            f"{path}: num_train_timesteps is {shown(num_embeddings)}, expected at least the schedule's "
             f"{num_train_timesteps}, each of which needs an embedding; correct the scheduler's config"
         )
     times_halved = len(config.get("block_out_channels", ())) - 1

@@ -9,17 +9,30 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import threading
 from collections.abc import Iterator
+
+_lock = threading.Lock()
+_depth = 0
+_was_enabled = False
 
 
 @contextlib.contextmanager
 def collector_paused() -> Iterator[None]:
-    """Keep Python's collector from running within; a `with` block, or as a decorator a whole function."""
-    if not gc.isenabled():
-        yield
-        return
-    gc.disable()
+    """Keep Python's collector from running within; a `with` block, or as a decorator a whole function.
+
+    It is the process's, so it comes back when the last thread is out.
+    """
+    global _depth, _was_enabled
+    with _lock:
+        if _depth == 0:
+            _was_enabled = gc.isenabled()
+            gc.disable()
+        _depth += 1
     try:
         yield
     finally:
-        gc.enable()
+        with _lock:
+            _depth -= 1
+            if _depth == 0 and _was_enabled:
+                gc.enable()

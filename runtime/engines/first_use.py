@@ -71,7 +71,7 @@ def ensure_verified(
     if verified_at == place:
         return
     key = json.dumps([sidecar.sha256, sidecar.golden_sha256, asdict(place)])
-    if _passed(read_kept(_KIND, key)):
+    if _passed(read_kept(_KIND, key), {"sha256": sidecar.sha256, "place": asdict(place)}):
         return
     at = golden_path(path)
     golden = Golden.from_bytes(read_hashed(at, sidecar.golden_sha256, rebuild).tobytes(), at, rebuild)
@@ -98,9 +98,11 @@ def ensure_verified(
     )
 
 
-def _passed(content: bytes | None) -> bool:
+def _passed(content: bytes | None, of: dict[str, Any]) -> bool:
+    """Whether this is a record of a verification that passed, of this engine at this place."""
     try:
-        return content is not None and json.loads(content)["verification"]["passed"] is True
+        record = json.loads(content or b"null")
+        return record["verification"]["passed"] is True and all(record[name] == fact for name, fact in of.items())
     except (ValueError, KeyError, TypeError):
         return False
 

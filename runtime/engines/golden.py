@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import itertools
 import math
-import zipfile
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from diffusion.errors import InputError
 from diffusion.process import Process
 from diffusion.samplers import make_table
 from diffusion.step_table import StepTable
+from runtime.array_files import UNREADABLE
 
 GOLDEN_FORMAT = 2
 GATE_BATCHES = (5, 2, 1)
@@ -108,7 +108,7 @@ class Golden:
                         f"{path}: format is {found}, this version reads {GOLDEN_FORMAT}; make it again with `{rebuild}`"
                     )
                 values = {field.name: arrays[field.name] for field in fields(cls)}
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        except UNREADABLE as error:
             if isinstance(error, InputError):
                 raise
             raise InputError(

@@ -20,10 +20,10 @@ class Engine(Protocol):
     """What the network was trained to do."""
 
     sha256: str
-    """Of the network's file or weights: a run's identity."""
+    """Of every byte that the network is made of, in however many files: a run's identity."""
 
     precision: str
-    """Of the network's arithmetic: `fp32`, `fp16` or `bf16`. Tables are checked against it."""
+    """Of the network's arithmetic: `fp32`, `fp16`, `bf16` or `int8`. Tables are checked against it."""
 
     def batch_range(self) -> tuple[int, int | None]:
         """The smallest and the largest batch that it takes; None where only memory limits it."""

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from diffusion.errors import InputError
 from diffusion.process import METADATA_KEY, Process, SampleShape
+from runtime.engines.onnx_nodes import begins_with_transpose
 from runtime.process_flags import ProcessFlags
+
+GUIDE = "docs/foreign-onnx.md"
+"""Where users find what to do with a file that is no ε-network as it is."""
+
+MOST_CHANNELS_OF_IMAGES = 4
+TO_CHANNELS_FIRST = (0, 3, 1, 2)
 
 
 @dataclass(frozen=True)
@@ -27,8 +34,17 @@ class TensorSpec:
 
     @property
     def batch(self) -> int | None:
-        """The first size, if the file fixes it."""
-        return self.shape[0] if isinstance(self.shape[0], int) else None
+        """The first size, if there is one and the file fixes it."""
+        return self.shape[0] if self.shape and isinstance(self.shape[0], int) else None
+
+    @property
+    def is_column(self) -> bool:
+        """Whether it is of shape [N, 1]."""
+        return len(self.shape) == 2 and self.shape[1] == 1
+
+    def is_shared_by(self, x: TensorSpec) -> bool:
+        """Whether it is one timestep for all samples of x."""
+        return not self.shape or (self.batch == 1 and x.batch != 1)
 
     def batch_range(self) -> tuple[int, int | None]:
         """The smallest and the largest batch of a network with this input."""
@@ -38,48 +54,107 @@ class TensorSpec:
 def tell_inputs_apart(
     path: Path, inputs: Sequence[TensorSpec], x_type: str, t_types: Collection[str]
 ) -> tuple[TensorSpec, TensorSpec]:
-    """x (rank 4) and t (rank 1), in any order and of any name.
+    """x (rank 4) and t (a vector, a column or a scalar), in any order and of any name.
 
     Raises:
-        InputError: other inputs, or types that are not among those named.
+        InputError: other inputs, batches that contradict each other, or types that are not among those named.
     """
     images = [entry for entry in inputs if len(entry.shape) == 4]
-    times = [entry for entry in inputs if len(entry.shape) == 1]
+    times = [entry for entry in inputs if len(entry.shape) < 2 or entry.is_column]
     if len(inputs) != 2 or len(images) != 1 or len(times) != 1:
         found = ", ".join(f"{entry.name}{list(entry.shape)}" for entry in inputs)
         raise InputError(
-            f"{path}: inputs are {found}; expected one of rank 4 (x [N, C, H, W]) and one of rank 1 (t [N])"
+            f"{path}: inputs are {found}; expected one of rank 4 (x [N, C, H, W]) and one of rank 1 (t [N]); "
+            f"give what else it takes a fixed value, and each input a rank, as {GUIDE} shows"
         )
-    for entry, allowed in ((images[0], [x_type]), (times[0], list(t_types))):
+    x, t = images[0], times[0]
+    for entry, allowed in ((x, [x_type]), (t, list(t_types))):
         if entry.element_type not in allowed:
             raise InputError(
                 f"{path}: input {entry.name} is {entry.element_type}, expected {' or '.join(allowed)}; "
-                "export with float32 inputs and outputs"
+                f"export with float32 inputs and outputs, or cast them as {GUIDE} shows"
             )
-    return images[0], times[0]
+    if t.shape and t.batch not in (None, 1, x.batch):
+        if x.batch is not None:
+            raise InputError(
+                f"{path}: input {x.name} is {list(x.shape)} and input {t.name} is {list(t.shape)}, expected as many "
+                "timesteps as samples; export with a dynamic first axis"
+            )
+        x = replace(x, shape=(t.batch, *x.shape[1:]))
+    return x, t
 
 
-def only_output(path: Path, outputs: Sequence[TensorSpec], element_type: str) -> TensorSpec:
-    """The prediction. Raises InputError for another number of outputs, rank or type."""
-    if len(outputs) != 1 or len(outputs[0].shape) != 4 or outputs[0].element_type != element_type:
-        found = ", ".join(f"{entry.name} {entry.element_type}{list(entry.shape)}" for entry in outputs)
-        raise InputError(f"{path}: outputs are {found}; expected one float32 prediction [N, C or 2C, H, W]")
-    return outputs[0]
+def only_output(
+    path: Path, outputs: Sequence[TensorSpec], element_type: str, name: str | None = None
+) -> tuple[int, TensorSpec]:
+    """The prediction and its place among the outputs.
+
+    Args:
+        path: of the file.
+        outputs: all of them.
+        element_type: of float32, in the backend's words.
+        name: of the prediction, where there are several.
+
+    Raises:
+        InputError: several and no name, none of that name, or another rank or type.
+    """
+    found = ", ".join(f"{entry.name} {entry.element_type}{list(entry.shape)}" for entry in outputs)
+    places = [place for place, entry in enumerate(outputs) if name in (None, entry.name)]
+    if len(places) != 1 or len(outputs[places[0]].shape) != 4 or outputs[places[0]].element_type != element_type:
+        if name is not None:
+            way_out = f"and --output-name is {name}"
+        elif len(outputs) > 1:
+            way_out = "say which it is with --output-name"
+        else:
+            way_out = f"export it so, or cast and reshape it as {GUIDE} shows"
+        raise InputError(f"{path}: outputs are {found}; expected one float32 prediction [N, C or 2C, H, W]; {way_out}")
+    return places[0], outputs[places[0]]
 
 
 def process_of_onnx(path: Path, metadata: str | None, x: TensorSpec, flags: ProcessFlags) -> Process:
     """The process of an ONNX file: by its metadata, or by flags where it has none.
 
     Raises:
-        InputError: neither describes it, or they contradict each other.
+        InputError: neither describes it, or they contradict each other, or the channels seem to be last.
     """
     if metadata is not None:
         return flags.applied_to(Process.from_json_text(metadata, f"{path}, metadata {METADATA_KEY}"), str(path))
-    _, *chw = x.shape
-    sizes = [size for size in chw if isinstance(size, int)]
-    if len(sizes) != 3:
-        raise InputError(f"{path}: input {x.name} has the open shape {chw}, expected fixed channels, height and width")
-    return flags.process(SampleShape(*sizes), str(path))
+    sizes = []
+    for place, name in enumerate(("channels", "height", "width"), 1):
+        size, flag = x.shape[place], getattr(flags, name)
+        if isinstance(size, int) and flag not in (None, size):
+            _, *chw = x.shape
+            raise InputError(
+                f"{path}: --{name} is {flag}, but input {x.name} has the shape {chw}, expected channels, height and "
+                f"width; correct the flag, or export the network in that order, as {GUIDE} shows"
+            )
+        sizes.append(size if isinstance(size, int) else flag)
+    if None in sizes:
+        _, *chw = x.shape
+        raise InputError(
+            f"{path}: input {x.name} has the open shape {chw}, expected fixed channels, height and width; "
+            "give those that are open with --channels, --height and --width"
+        )
+    channels, height, width = (int(size) for size in sizes if size is not None)
+    if flags.channels is None:
+        _check_order(path, x, (channels, height, width))
+    return flags.process(SampleShape(channels, height, width), str(path))
+
+
+def _check_order(path: Path, x: TensorSpec, chw: tuple[int, int, int]) -> None:
+    """Raises InputError for images whose channels are last, or may be: they would be drawn transposed."""
+    channels, height, width = chw
+    few = range(1, MOST_CHANNELS_OF_IMAGES + 1)
+    wrong = width in few and channels not in few
+    # The first thing that such a network does to x is to bring it into the usual order.
+    wrong = wrong or begins_with_transpose(path, x.name, TO_CHANNELS_FIRST)
+    unclear = 1 < channels == height == width and channels in few
+    if wrong or unclear:
+        found = "its channels are last" if wrong else "its channels may be first or last"
+        raise InputError(
+            f"{path}: input {x.name} is {list(x.shape)}: {found}, expected [N, C, H, W]; export it so, wrap it as "
+            f"{GUIDE} shows, or give --channels {channels} if there are {channels}"
+        )
 
 
 def check_shapes(path: Path, process: Process, x: TensorSpec, prediction: TensorSpec) -> None:
@@ -92,7 +167,7 @@ def check_shapes(path: Path, process: Process, x: TensorSpec, prediction: Tensor
                 raise InputError(
                     f"{path}: {kind} {entry.name} is {list(entry.shape)}, "
                     f"expected [N, {', '.join(map(str, expected))}] for variance_type {process.variance_type}; "
-                    "check --variance-type, or export again"
+                    f"check --variance-type, or export again, with the channels first"
                 )
 
 

@@ -9,10 +9,13 @@ import numpy as np
 import onnxruntime as ort
 
 from diffusion.errors import InputError
+from runtime.device.driver import driver_facts
 from runtime.device.interface import DeviceMemory
 from runtime.device.memory import open_device_memory
+from runtime.engines.fed_timesteps import timesteps_shape
+from runtime.engines.first_use import Place
 from runtime.engines.host_call import bind_host
-from runtime.engines.network_contract import check_batch
+from runtime.engines.network_contract import GUIDE, check_batch
 from runtime.engines.onnx_runtime import OnnxRuntimeEngine
 from runtime.process_flags import ProcessFlags
 
@@ -51,10 +54,21 @@ class OnnxDeviceEngine(OnnxRuntimeEngine):
                 f"{path}: takes its timesteps as {np.dtype(self._t_type).name}, expected float32 or int64 on a GPU; "
                 "run it with --device cpu, or export it again with `python -m export.to_onnx`"
             )
+        if self.shares_timestep:
+            raise InputError(
+                f"{path}: takes one timestep for the whole batch ({self._t.name}), expected [N] on a GPU; "
+                f"run it with --device cpu, or wrap it as {GUIDE} shows"
+            )
         self.t_type = _T_TYPES[self._t_type]
         self.memory = open_device_memory() if memory is None else memory
         self._device = device
         self._own_stream: int | None = None
+
+    def place(self) -> Place:
+        """Where it runs."""
+        facts = driver_facts()
+        gpu = facts.gpus[0].name if facts.gpus else self._device
+        return Place(gpu, facts.version, f"ONNX Runtime {ort.__version__}")
 
     def batch_range(self) -> tuple[int, int | None]:
         """One batch if the file says so, else any; memory decides."""
@@ -74,8 +88,9 @@ class OnnxDeviceEngine(OnnxRuntimeEngine):
         predicted = (batch_size, self.process.prediction_channels, shape.height, shape.width)
         binding = self._session.io_binding()
         binding.bind_input(self._x.name, self._device, 0, np.float32, (batch_size, *shape.chw), x)
-        binding.bind_input(self._t_name, self._device, 0, self._t_type, (batch_size,), t)
-        binding.bind_output(self._output_name, self._device, 0, np.float32, predicted, prediction)
+        t_shape = timesteps_shape(self._t, self._x, batch_size)
+        binding.bind_input(self._t.name, self._device, 0, self._t_type, t_shape, t)
+        binding.bind_output(self.output_name, self._device, 0, np.float32, predicted, prediction)
         return OnnxCall(f"{self._path}, a batch of {batch_size}", self._session, binding, self.memory)
 
     def bind(self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray) -> Callable[[], None]:

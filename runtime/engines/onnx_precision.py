@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,13 @@ from runtime.engines.protobuf_wire import WireFile, number, span
 PRECISION_KEY = "ddpm-rt-precision"
 """The metadata property of an ONNX file whose arithmetic is not float32: `fp16` or `bf16`."""
 
-LOW_PRECISIONS = ("fp16", "bf16")  # the coarser one last
+LOW_PRECISIONS = ("fp16", "bf16")
+"""What the property may say."""
+
+QUANTIZED = "int8"
+"""The precision of what computes, or stores weights, in eight bits or fewer, whole numbers or floats."""
+
+_BY_COARSENESS = ("fp32", *LOW_PRECISIONS, QUANTIZED)  # the coarser one last
 
 # Fields of onnx.proto (IR version 13), message by message.
 _MODEL_GRAPH, _MODEL_PROPERTY, _MODEL_FUNCTION = span(7), span(14), span(25)
@@ -30,8 +37,15 @@ _SPARSE_VALUES = span(1)
 _TENSOR_TYPE, _TENSOR_NAME = number(2), span(8)
 _INFO_NAME, _INFO_TYPE, _TYPE_OF_TENSOR, _ELEMENT_TYPE = span(1), span(2), span(1), number(1)
 
-# How coarse FLOAT16 and BFLOAT16 of TensorProto.DataType are, counted from LOW_PRECISIONS; 0 is for all others.
-_COARSENESS = {10: 1, 16: 2}
+# How coarse types of TensorProto.DataType are, as places in _BY_COARSENESS; 0 is for all others. FLOAT16, BFLOAT16, and
+# UINT8, INT8, then the floats and whole numbers of eight bits and fewer.
+_COARSENESS = {10: 1, 16: 2, 2: 3, 3: 3} | dict.fromkeys(range(17, 27), 3)
+# Operators that quantize, of ONNX and of ONNX Runtime's own, whatever the types that are written beside them: the
+# default of QuantizeLinear is UINT8 and stands nowhere. What is dequantized has a type that counts anyway.
+_QUANTIZES = re.compile(
+    rb"\0(Dynamic)?Quantize.*|\0QLinear.*|\0QOrdered.*|\0(Conv|MatMul)Integer(ToFloat)?"
+    rb"|\0MatMul(NBits|Bnb4|FpQ4)|\0GatherBlockQuantized|\0Q(Gemm|Attention|EmbedLayerNormalization|MoE)"
+)
 # Attributes whose number is an element type: of Cast, of generators, of DequantizeLinear, of normalizations' means, of
 # Attention's softmax.
 _TYPE_ATTRIBUTES = {b"to", b"dtype", b"output_dtype", b"stash_type", b"softmax_precision"}
@@ -44,7 +58,7 @@ _SHOWN_BYTES = 16
 
 
 def onnx_precision(path: Path) -> str:
-    """`fp32`, `fp16` or `bf16`, the coarsest in which an ONNX file computes; `fp32` for what is no ONNX file at all.
+    """`fp32`, `fp16`, `bf16` or `int8`, the coarsest in which an ONNX file computes; `fp32` for what is no ONNX file.
 
     Where the property `PRECISION_KEY` is missing, the file is somebody else's, and its graph tells. It computes in a
     precision if the prediction is made, through whatever nodes, from
@@ -55,8 +69,11 @@ def onnx_precision(path: Path) -> str:
       0.38 times 2⁻¹¹ (0.31 to 0.49 times 2⁻⁸), and one that computes in fp16 throughout with 0.26 to 0.42 times 2⁻¹¹.
 
     What the prediction is not made from rounds nothing and does not count, for a float32 file would lose its faster
-    backend by it; nor do the types that a file only notes beside its graph (`value_info`), which may be stale. Integers
-    of quantized networks, and floats of eight bits, are no precision that is known here.
+    backend by it; nor do the types that a file only notes beside its graph (`value_info`), which may be stale.
+
+    `int8` is every quantized network: values or weights of eight bits or fewer, whole numbers or floats, and operators
+    that quantize. It is the one precision that outweighs the property: quantizers keep the properties of the file that
+    they are given.
 
     No weights are read, however large the file is.
 
@@ -70,7 +87,7 @@ def onnx_precision(path: Path) -> str:
             said, computed = _precisions(WireFile(file))
     except (OSError, ValueError, OverflowError):  # what is no such file is its reader's to report
         return "fp32"
-    if said is None:
+    if said is None or computed == QUANTIZED:
         return computed
     if said not in LOW_PRECISIONS:
         shown = said if len(said) < _SHOWN_BYTES else said + "…"
@@ -113,7 +130,7 @@ class _Network:
 
 
 def _precisions(wire: WireFile) -> tuple[str | None, str]:
-    """What the property says, and what the graph computes in; `fp32` for that where the property says something."""
+    """What the property says, and what the graph computes in."""
     said: str | None = None
     graphs, functions = [], []
     for tag, start, end in wire.fields(0, wire.size):
@@ -124,14 +141,17 @@ def _precisions(wire: WireFile) -> tuple[str | None, str]:
             graphs.append((start, end))
         elif tag == _MODEL_FUNCTION:
             functions.append((start, end))
-    if said is not None:
-        return said, "fp32"
     network = _Network()
-    for start, end in graphs:  # several are one in pieces
-        _read_graph(wire, start, end, network, 1)
-    for start, end in functions:
-        _read_function(wire, start, end, network)
-    return None, ("fp32", *LOW_PRECISIONS)[network.trace()[1]]
+    try:
+        for start, end in graphs:  # several are one in pieces
+            _read_graph(wire, start, end, network, 1)
+        for start, end in functions:
+            _read_function(wire, start, end, network)
+    except ValueError:
+        if said is None:
+            raise
+        return said, "fp32"  # what the property says is known all the same
+    return said, _BY_COARSENESS[network.trace()[1]]
 
 
 def _said(wire: WireFile, start: int, end: int) -> str | None:
@@ -186,7 +206,10 @@ def _read_node(wire: WireFile, start: int, end: int, network: _Network, depth: i
         elif tag == _NODE_OUTPUT:
             makes.append(wire.content(first, last))
         elif tag == _NODE_OPERATOR:
-            origin.names.append(_OPERATOR + wire.content(first, last))
+            operator = _OPERATOR + wire.content(first, last)
+            origin.names.append(operator)
+            if _QUANTIZES.fullmatch(operator):
+                origin.coarseness = _BY_COARSENESS.index(QUANTIZED)
         elif tag == _NODE_ATTRIBUTE:
             _read_attribute(wire, first, last, origin, depth)
     network.add(origin, makes)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +10,11 @@ import numpy as np
 import onnxruntime as ort
 
 from commands.errors import DeviceUnavailableError
+from commands.reasons import reason
 from diffusion.errors import InputError
 from diffusion.process import METADATA_KEY
+from runtime.engines.fed_timesteps import FedTimesteps
+from runtime.engines.network_bytes import network_sha256
 from runtime.engines.network_contract import (
     TensorSpec,
     check_batch,
@@ -22,6 +24,7 @@ from runtime.engines.network_contract import (
     tell_inputs_apart,
 )
 from runtime.engines.onnx_precision import onnx_precision
+from runtime.own_process import OwnProcess
 from runtime.process_flags import ProcessFlags
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -39,30 +42,42 @@ class OnnxRuntimeEngine:
     """An ONNX ε-network run by ONNX Runtime.
 
     Args:
-        path: the file: one input of rank 4 (x), one of rank 1 (t), in any order and under any name, and
-            one output of rank 4.
+        path: the file: one input of rank 4 (x), and t, in any order and under any name, and one output of rank 4, or
+            several and the flag that says which.
         device: "cpu" or "cuda".
         threads: of the CPU provider; 0 for as many as this process may use.
         flags: what the file's metadata does not say.
+
+    Attributes:
+        fixed_batch: the batch that the file fixes; None where any number of samples may be called.
+        shares_timestep: whether all samples of a call must be at one timestep.
+        output_name: of the prediction.
+        chosen_because: why this backend runs the file; empty where the user said so.
 
     Raises:
         InputError: no such file, not an ONNX file, not an ε-network, or a process nobody described.
         DeviceUnavailableError: no CUDA provider, no GPU for it, or bf16 convolutions on the CPU.
     """
 
+    chosen_because = ""
+
     def __init__(self, path: Path, device: str = "cpu", threads: int = 0, flags: ProcessFlags | None = None) -> None:
         self._path = path
         self.precision = onnx_precision(path)
         self._session = _open_session(path, device, threads, self.precision)
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
-        self._x, t = tell_inputs_apart(path, [_spec(entry) for entry in inputs], _FLOAT, _TYPES)
-        self._t_name, self._t_type = t.name, _TYPES[t.element_type]
-        prediction = only_output(path, [_spec(entry) for entry in outputs], _FLOAT)
-        self._output_name = prediction.name
+        self._x, self._t = tell_inputs_apart(path, [_spec(entry) for entry in inputs], _FLOAT, _TYPES)
+        self._t_type = _TYPES[self._t.element_type]
+        self.shares_timestep = self._t.is_shared_by(self._x)
+        flags = flags or ProcessFlags()
+        _, prediction = only_output(path, [_spec(entry) for entry in outputs], _FLOAT, flags.output_name)
+        self.output_name = prediction.name
         metadata = self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
-        self.process = process_of_onnx(path, metadata, self._x, flags or ProcessFlags())
+        self.process = process_of_onnx(path, metadata, self._x, flags)
         check_shapes(path, self.process, self._x, prediction)
-        self.sha256 = _sha256_of(path)
+        self.fixed_batch = self._x.batch
+        self._own_process = OwnProcess(str(path))
+        self.sha256 = network_sha256(path)
         low = "" if self.precision == "fp32" else f"{self.precision}, "
         self.name = f"ONNX Runtime {ort.__version__} ({low}{device.upper()})"
 
@@ -70,28 +85,32 @@ class OnnxRuntimeEngine:
         """As `Engine.batch_range`: one batch alone where the file fixes it."""
         return self._x.batch_range()
 
+    def feeds(self, x: np.ndarray, t: np.ndarray) -> dict[str, np.ndarray]:
+        """x [N, C, H, W] and t [N] as the file's inputs, by name."""
+        fed_t = FedTimesteps(self._path, self._t, t, self._x, self._t_type)
+        fed_t.fill()
+        return {self._x.name: x, self._t.name: fed_t.array}
+
     def bind(self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray) -> Callable[[], None]:
         """As `runtime.engines.interface.Engine.bind`: ONNX Runtime reads and writes the buffers themselves."""
+        self._own_process.check()
         check_batch(self._path, self._x, x.shape[0])
         binding = self._session.io_binding()
-        fed_t = t if self._t_type == np.float32 else np.empty(t.shape, dtype=self._t_type)
-        for name, array in ((self._x.name, x), (self._t_name, fed_t)):
+        fed_t = FedTimesteps(self._path, self._t, t, self._x, self._t_type)
+        for name, array in ((self._x.name, x), (self._t.name, fed_t.array)):
             binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
-        binding.bind_output(
-            self._output_name, "cpu", 0, prediction.dtype.type, prediction.shape, prediction.ctypes.data
-        )
+        binding.bind_output(self.output_name, "cpu", 0, prediction.dtype.type, prediction.shape, prediction.ctypes.data)
         run, options = self._session.run_with_iobinding, ort.RunOptions()
         options.log_severity_level = _SEVERITY_FATAL  # an error is raised anyway; it need not be printed as well
         kept = (x, t, prediction)  # the binding knows their addresses alone
 
         def call() -> None:
-            if fed_t is not t:
-                np.copyto(fed_t, t, casting="unsafe")  # whole numbers, exact in every type of `_TYPES`
+            fed_t.fill()
             try:
                 run(binding, options)
             except Exception as error:  # ONNX Runtime's exceptions have no common base
                 raise InputError(
-                    f"{self._path}: the network fails on a batch of {len(kept[0])} ({_one_line(error)}); "
+                    f"{self._path}: the network fails on a batch of {len(kept[0])} ({reason(error)}); "
                     "try a smaller --batch-size, or export again"
                 ) from error
 
@@ -121,7 +140,7 @@ def _open_session(path: Path, device: str, threads: int, precision: str) -> ort.
     except Exception as error:  # ONNX Runtime's exceptions have no common base
         if device != "cpu":
             raise DeviceUnavailableError(
-                f"device {device}: ONNX Runtime could not start {wanted} ({_one_line(error)}); {_instead(precision)}"
+                f"device {device}: ONNX Runtime could not start {wanted} ({reason(error)}); {_instead(precision)}"
             ) from error
         # It runs files that only store bf16, or cast to it, and refuses the others before their first run.
         if precision == "bf16" and "NOT_IMPLEMENTED" in str(error):
@@ -130,7 +149,7 @@ def _open_session(path: Path, device: str, threads: int, precision: str) -> ort.
                 "or make an engine that has from its checkpoint with `python -m export.to_openvino --bf16` (unet.xml)"
             ) from error
         raise InputError(
-            f"{path}: ONNX Runtime cannot read it as an ONNX model ({_one_line(error)}); "
+            f"{path}: ONNX Runtime cannot read it as an ONNX model ({reason(error)}); "
             "make one with `python -m export.to_onnx`"
         ) from error
     # Asked for CUDA where there is no GPU, ONNX Runtime warns and goes on with the CPU.
@@ -146,13 +165,3 @@ def _instead(precision: str) -> str:
     if precision == "bf16":
         return "run on this machine with unet.xml, made by `python -m export.to_openvino --bf16`"
     return "run on this machine with --device cpu"
-
-
-def _sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) <= 200 else text[:200] + "…"

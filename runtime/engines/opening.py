@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from commands.errors import DeviceUnavailableError
 from commands.idle_threads import let_idle_threads_sleep
 from diffusion.errors import InputError
-from runtime.engines.backend_choice import choose_backend
 from runtime.engines.interface import Engine
-from runtime.engines.onnx_precision import onnx_precision
+from runtime.engines.onnx_opening import not_installed, open_onnx
 from runtime.process_flags import ProcessFlags
 
 DEVICES = ("cpu", "cuda")
@@ -44,7 +42,8 @@ def open_engine(
     Raises:
         InputError: nothing there, or not an engine.
         DeviceUnavailableError: the device, or the backend's library, is not on this machine.
-        VerificationError: a plan that had not been run on this machine before differs from its reference.
+        VerificationError: an engine that had not been run on this machine before differs from its reference, or an ONNX
+            file from what ONNX Runtime makes of it.
     """
     path = Path(path)
     if device is None:
@@ -53,17 +52,9 @@ def open_engine(
         raise InputError(f"device is {device!r}, expected one of {', '.join(DEVICES)}")
     _check_checkpoint_options(path, device, precision, compiled)
     if path.suffix == ".onnx" and not path.is_dir():
-        if choose_backend(backend, device, onnx_precision(path)).backend == "openvino":
-            return _open_openvino(path, threads, flags)
-        try:
-            from runtime.engines.onnx_runtime import OnnxRuntimeEngine
-        except ModuleNotFoundError as error:
-            raise _not_installed(path, "ONNX Runtime", "cpu", error) from error
-        if device == "cuda":
-            from runtime.engines.onnx_device import OnnxDeviceEngine
-
-            return OnnxDeviceEngine(path, flags)
-        return OnnxRuntimeEngine(path, device, threads, flags)
+        return open_onnx(path, device, threads, flags, backend)
+    if flags is not None and flags.output_name is not None:
+        raise InputError(f"--output-name is for an ONNX file, but the engine is {path}; leave it out")
     if backend not in ("auto", "openvino" if path.suffix == ".xml" else "auto"):
         raise InputError(f"--backend {backend} is for an ONNX file, but the engine is {path}; leave it out")
     if path.is_dir():
@@ -102,7 +93,7 @@ def _open_openvino(path: Path, threads: int, flags: ProcessFlags | None) -> Engi
     try:
         from runtime.engines.openvino_cpu import open_openvino
     except ModuleNotFoundError as error:
-        raise _not_installed(path, "OpenVINO", "cpu", error) from error
+        raise not_installed(path, "OpenVINO", "cpu", error) from error
     return open_openvino(path, threads, flags)
 
 
@@ -111,7 +102,7 @@ def _open_checkpoint(path: Path, device: str, threads: int, flags: ProcessFlags 
     try:
         from runtime.engines.torch_checkpoint import TorchEngine
     except ModuleNotFoundError as error:
-        raise _not_installed(path, "PyTorch and diffusers", "train", error) from error
+        raise not_installed(path, "PyTorch and diffusers", "train", error) from error
     return TorchEngine(path, device=device, threads=threads, flags=flags, allow_pickle=allow_pickle)
 
 
@@ -121,7 +112,7 @@ def _open_checkpoint_on_gpu(
     try:
         from runtime.engines.torch_device import TorchDeviceEngine
     except ModuleNotFoundError as error:
-        raise _not_installed(path, "PyTorch and diffusers", "train", error) from error
+        raise not_installed(path, "PyTorch and diffusers", "train", error) from error
     return TorchDeviceEngine(path, precision, compiled, flags, allow_pickle)
 
 
@@ -139,9 +130,3 @@ def _check_checkpoint_options(path: Path, device: str, precision: str | None, co
             f"{given} is for a checkpoint folder on a GPU, but the device is the CPU; give --device cuda, or export "
             "with `python -m export.to_openvino --bf16` for a fast engine here"
         )
-
-
-def _not_installed(path: Path, library: str, extra: str, error: ModuleNotFoundError) -> DeviceUnavailableError:
-    return DeviceUnavailableError(
-        f'{path}: needs {library}, and the module {error.name!r} is not installed; pip install "ddpm-rt[{extra}]"'
-    )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import threading
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -14,10 +16,13 @@ import numpy as np
 import openvino as ov
 
 from commands.errors import DeviceUnavailableError
+from commands.reasons import reason
 from diffusion.errors import InputError
 from diffusion.process import METADATA_KEY, Process
+from runtime.engines.fed_timesteps import FedTimesteps, timesteps_shape
 from runtime.engines.first_use import Place, ensure_verified
 from runtime.engines.model_cache import compile_cached
+from runtime.engines.network_bytes import network_sha256
 from runtime.engines.network_contract import (
     TensorSpec,
     check_batch,
@@ -28,18 +33,22 @@ from runtime.engines.network_contract import (
 )
 from runtime.engines.onnx_precision import onnx_precision
 from runtime.engines.sidecar import Sidecar, read_hashed, read_sidecar
+from runtime.own_process import OwnProcess
 from runtime.process_flags import ProcessFlags
 
 FLAVOR = "openvino"
 REBUILD = "python -m export.to_openvino"
 # OpenVINO's own default is bf16 wherever the CPU has it, so the precision is never left to it.
 PRECISION_HINTS = {"fp32": "f32", "bf16": "bf16"}
+MAX_COMPILED = 3
+"""Models kept for one engine. A chain keeps its own as long as it is kept itself."""
+
 _PLACE_FIELDS = {field.name for field in fields(Place)}
 _TYPES = {"f32": np.float32, "f64": np.float64, "i64": np.int64, "i32": np.int32}
 
 
 class OpenVinoEngine:
-    """An ε-network run by OpenVINO, compiled anew for each batch size.
+    """An ε-network run by OpenVINO, compiled anew for each batch size; the `MAX_COMPILED` used last are kept.
 
     One stream with all threads, because a chain waits for each of its network calls; and threads are not pinned:
     beside anything else on the same cores, pinned ones wait for it while others idle.
@@ -52,11 +61,16 @@ class OpenVinoEngine:
 
     Attributes:
         sidecar: the engine's; None for an ONNX file.
+        fixed_batch: the batch that the file fixes; None where any number of samples may be called.
+        shares_timestep: whether all samples of a call must be at one timestep.
+        chosen_because: why this backend runs an ONNX file; empty where the user said so.
 
     Raises:
         InputError: files that are missing, changed, of another version, or no ε-network.
         DeviceUnavailableError: the engine's precision is not this CPU's.
     """
+
+    chosen_because = ""
 
     def __init__(
         self, path: Path, threads: int = 0, flags: ProcessFlags | None = None, sidecar: Sidecar | None = None
@@ -74,7 +88,10 @@ class OpenVinoEngine:
             self.sidecar = sidecar or read_sidecar(path, REBUILD)
             self._read_engine(flags, self.sidecar)
         self.name = f"OpenVINO {ov.__version__.partition('-')[0]} ({self.precision}, CPU)"
-        self._compiled: dict[int, ov.CompiledModel] = {}
+        self.fixed_batch = self._x.batch
+        self._own_process = OwnProcess(str(path))
+        self._compiling = threading.Lock()
+        self._compiled: OrderedDict[int, ov.CompiledModel] = OrderedDict()  # what was used longest ago first
 
     def _read_onnx(self, flags: ProcessFlags) -> None:
         if not self._path.is_file():
@@ -91,16 +108,15 @@ class OpenVinoEngine:
                 f"{self._path}: is in {self.precision}, which OpenVINO does not run as it is, expected float32; "
                 f"make an engine from the checkpoint with `{REBUILD}`, {way_out}"
             )
-        with self._path.open("rb") as file:
-            self.sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         try:
             self._model = self._core.read_model(str(self._path))
         except RuntimeError as error:
             raise InputError(
-                f"{self._path}: OpenVINO cannot read it as an ONNX model ({_one_line(error)}); "
+                f"{self._path}: OpenVINO cannot read it as an ONNX model ({reason(error)}); "
                 "make one with `python -m export.to_onnx`, or give --backend onnxruntime"
             ) from error
-        prediction = self._find_tensors()
+        self.sha256 = network_sha256(self._path)
+        prediction = self._find_tensors(flags)
         place = ["framework", METADATA_KEY]  # where OpenVINO keeps the metadata of an ONNX file
         metadata = self._model.get_rt_info(place).astype(str) if self._model.has_rt_info(place) else None
         self.process = process_of_onnx(self._path, metadata, self._x, flags)
@@ -115,25 +131,30 @@ class OpenVinoEngine:
             )
         self.precision = str(precision)
         check_precision(self._core, self.precision, str(self._path))
-        self.sha256 = sidecar.sha256
         network = read_hashed(self._path, sidecar.sha256, REBUILD)
+        weights_sha256 = sidecar.engine.get("weights_sha256")
         # Constants are read from these bytes as they are, for as long as the model lives.
-        self._weights = read_hashed(self._path.with_suffix(".bin"), sidecar.engine.get("weights_sha256"), REBUILD)
+        self._weights = read_hashed(self._path.with_suffix(".bin"), weights_sha256, REBUILD)
+        # The .xml of two trainings of one network is the same.
+        self.sha256 = hashlib.sha256(f"{sidecar.sha256} {weights_sha256}".encode()).hexdigest()
         try:
             self._model = self._core.read_model(network.tobytes(), ov.Tensor(self._weights, shared_memory=True))
         except RuntimeError as error:  # the bytes are the exporter's, so the versions do not fit
             raise InputError(
                 f"{self._path}: OpenVINO {ov.__version__} cannot read what {sidecar.engine.get('builder')} wrote "
-                f"({_one_line(error)}); make it again with `{REBUILD}`"
+                f"({reason(error)}); make it again with `{REBUILD}`"
             ) from error
-        prediction = self._find_tensors()
+        prediction = self._find_tensors(flags)
         self.process = flags.applied_to(sidecar.process, str(self._path))
         check_shapes(self._path, self.process, self._x, prediction)
 
-    def _find_tensors(self) -> TensorSpec:
+    def _find_tensors(self, flags: ProcessFlags) -> TensorSpec:
         inputs = [_spec(entry) for entry in self._model.inputs]
         self._x, self._t = tell_inputs_apart(self._path, inputs, "f32", _TYPES)
-        return only_output(self._path, [_spec(entry) for entry in self._model.outputs], "f32")
+        self.shares_timestep = self._t.is_shared_by(self._x)
+        outputs = [_spec(entry) for entry in self._model.outputs]
+        self._output_place, prediction = only_output(self._path, outputs, "f32", flags.output_name)
+        return prediction
 
     def batch_range(self) -> tuple[int, int | None]:
         """As `Engine.batch_range`: one batch alone where the file fixes it."""
@@ -141,32 +162,43 @@ class OpenVinoEngine:
 
     def bind(self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray) -> Callable[[], None]:
         """As `runtime.engines.interface.Engine.bind`: OpenVINO reads and writes the buffers themselves."""
+        self._own_process.check()
         check_batch(self._path, self._x, x.shape[0])
-        fed_t = t if _TYPES[self._t.element_type] == t.dtype else np.empty(t.shape, _TYPES[self._t.element_type])
+        fed_t = FedTimesteps(self._path, self._t, t, self._x, _TYPES[self._t.element_type])
         request = self._compile(x.shape[0]).create_infer_request()
         request.set_tensor(self._x.name, ov.Tensor(x, shared_memory=True))
-        request.set_tensor(self._t.name, ov.Tensor(fed_t, shared_memory=True))
-        request.set_output_tensor(0, ov.Tensor(prediction, shared_memory=True))
+        request.set_tensor(self._t.name, ov.Tensor(fed_t.array, shared_memory=True))
+        request.set_output_tensor(self._output_place, ov.Tensor(prediction, shared_memory=True))
         run = request.infer
         kept = (x, t, prediction)  # the request's tensors point into them
 
         def call() -> None:
-            if fed_t is not t:
-                np.copyto(fed_t, t, casting="unsafe")  # whole numbers, exact in every type of `_TYPES`
+            fed_t.fill()
             try:
                 run(share_outputs=True)  # else a copy of the prediction is returned as well
             except RuntimeError as error:
                 raise InputError(
-                    f"{self._path}: the network fails on a batch of {len(kept[0])} ({_one_line(error)}); "
+                    f"{self._path}: the network fails on a batch of {len(kept[0])} ({reason(error)}); "
                     "try a smaller --batch-size, or export again"
                 ) from error
 
         return call
 
+    @staticmethod
+    def padded_batch(num: int) -> int:
+        """The size that `num` samples are called in: 1 to 8, 10, 12, 14, 16, 20, 24, … so that few are compiled.
+
+        A compiled model takes as much memory as the weights and seconds to make; less than a fifth of its slots is
+        idle. It depends on `num` alone, so that equal requests are equal calls.
+        """
+        step = 1 << max(0, (num - 1).bit_length() - 3)
+        return -(-num // step) * step
+
     def compiled(self, batch_size: int, options: Mapping[str, Any] | None = None) -> ov.CompiledModel:
         """The network as it is run at a batch size; further options are for measuring."""
         model = self._model.clone()
-        model.reshape({self._x.name: [batch_size, *self.process.sample.chw], self._t.name: [batch_size]})
+        t_shape = list(timesteps_shape(self._t, self._x, batch_size))
+        model.reshape({self._x.name: [batch_size, *self.process.sample.chw], self._t.name: t_shape})
         hint = PRECISION_HINTS[self.precision]
         settings: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": hint,
@@ -186,9 +218,17 @@ class OpenVinoEngine:
             compiled = compile_cached(key, compile_in) if self._cached else compile_in(None)
         except RuntimeError as error:
             raise InputError(
-                f"{self._path}: OpenVINO cannot compile it for a batch of {batch_size} ({_one_line(error)}); "
+                f"{self._path}: OpenVINO cannot compile it for a batch of {batch_size} ({reason(error)}); "
                 "try a smaller --batch-size, or export again"
             ) from error
+        sample = self.process.sample
+        expected = [batch_size, self.process.prediction_channels, sample.height, sample.width]
+        made = compiled.outputs[self._output_place].get_partial_shape()
+        if made.is_dynamic or list(made.to_shape()) != expected:
+            raise InputError(
+                f"{self._path}: for a batch of {batch_size} OpenVINO makes a prediction of shape {made}, expected "
+                f"{expected}; give --backend onnxruntime, or export again with a dynamic first axis"
+            )
         found = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
         if found != hint:
             raise DeviceUnavailableError(
@@ -197,9 +237,13 @@ class OpenVinoEngine:
         return compiled
 
     def _compile(self, batch_size: int) -> ov.CompiledModel:
-        if batch_size not in self._compiled:
-            self._compiled[batch_size] = self.compiled(batch_size)
-        return self._compiled[batch_size]
+        with self._compiling:  # one thread at a time: a second one that wants the same size finds it made
+            if batch_size not in self._compiled:
+                while len(self._compiled) >= MAX_COMPILED:
+                    self._compiled.popitem(last=False)
+                self._compiled[batch_size] = self.compiled(batch_size)
+            self._compiled.move_to_end(batch_size)
+            return self._compiled[batch_size]
 
 
 def open_openvino(path: Path, threads: int = 0, flags: ProcessFlags | None = None) -> OpenVinoEngine:
@@ -250,8 +294,3 @@ def _spec(entry: ov.ConstOutput) -> TensorSpec:
         return TensorSpec(entry.get_any_name(), entry.get_element_type().get_type_name(), ())
     sizes = tuple(dim.get_length() if dim.is_static else "N" if not i else "?" for i, dim in enumerate(shape))
     return TensorSpec(entry.get_any_name(), entry.get_element_type().get_type_name(), sizes)
-
-
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) <= 200 else text[:200] + "…"

@@ -7,7 +7,6 @@ before a backend sees them, and nothing is opened that no exporter has verified.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from diffusion.errors import InputError
+from diffusion.json_text import read_json
 from diffusion.process import Process
 
 SIDECAR_FORMAT = 1
@@ -72,15 +72,8 @@ def read_sidecar(engine: Path, rebuild: str) -> Sidecar:
         InputError: it is missing, not a sidecar of this version, or of an engine that failed its verification.
     """
     path = sidecar_path(engine)
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(
-            f"{path}: no such file, expected the description of {engine.name} beside it; "
-            f"copy both, or make them with `{rebuild}`"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not a JSON file ({error}); make it again with `{rebuild}`") from None
+    remedy = f"make it again with `{rebuild}`"
+    fields = read_json(path, remedy, f"expected the description of {engine.name} beside it; copy both, or {remedy}")
     if not isinstance(fields, dict) or fields.get("format") != SIDECAR_FORMAT:
         found = fields.get("format") if isinstance(fields, dict) else type(fields).__name__
         raise InputError(

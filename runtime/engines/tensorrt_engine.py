@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import threading
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -122,6 +123,7 @@ class TensorRtEngine:
         self._engine = self._deserialize(accepted.content)
         self._check_tensors()
         self._spare: dict[int, _Prepared] = {}
+        self._preparing = threading.Lock()  # contexts are made on one stream, and read from one log
 
     def batch_range(self) -> tuple[int, int | None]:
         """As `DeviceEngine.batch_range`; between two profiles there may be batches that neither takes."""
@@ -129,13 +131,15 @@ class TensorRtEngine:
 
     def call_bytes(self, batch_size: int) -> int:
         """As `DeviceEngine.call_bytes`: activations at this batch. Raises InputError for one that no profile takes."""
-        if batch_size not in self._spare:
-            self._spare[batch_size] = self._prepare(batch_size)
-        return self._spare[batch_size].workspace_bytes
+        with self._preparing:
+            if batch_size not in self._spare:
+                self._spare[batch_size] = self._prepare(batch_size)
+            return self._spare[batch_size].workspace_bytes
 
     def bind_device(self, x: int, t: int, prediction: int, batch_size: int, stream: int) -> TensorRtCall:
         """As `DeviceEngine.bind_device`."""
-        prepared = self._spare.pop(batch_size, None) or self._prepare(batch_size)
+        with self._preparing:
+            prepared = self._spare.pop(batch_size, None) or self._prepare(batch_size)
         what = f"{self._plan.path}, a batch of {batch_size}"
         size = prepared.workspace_bytes
         workspace = self.memory.allocate(size) if size else 0

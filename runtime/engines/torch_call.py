@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import logging
 import math
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,6 +21,7 @@ from runtime.device.interface import DeviceMemory
 # The first call compiles, and times cuDNN's algorithms; the next ones settle the allocator.
 _WARM_UP_CALLS = 3
 
+_cudnn_flags = threading.RLock()
 _log = logging.getLogger(__name__)
 
 
@@ -95,10 +97,8 @@ class TorchCall:
 
     @contextlib.contextmanager
     def _settings(self) -> Iterator[None]:
-        # Unless told otherwise cuDNN rounds the factors of float32 convolutions to TF32: that is not fp32.
-        flags = torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False)
         try:
-            with torch.no_grad(), flags:
+            with torch.no_grad(), without_tf32(benchmark=True):
                 yield
         except torch.OutOfMemoryError as error:
             num = len(self._tensors[0])
@@ -106,6 +106,19 @@ class TorchCall:
             raise InputError(
                 f"{self._what}: a batch of {num} does not fit ({text}); use a smaller --batch-size"
             ) from error
+
+
+@contextlib.contextmanager
+def without_tf32(benchmark: bool = False) -> Iterator[None]:
+    """Let cuDNN compute in float32: unless told otherwise it rounds the factors of convolutions to TF32.
+
+    The setting is the process's. One thread at a time is within, or the first to leave would set it back for the rest.
+
+    Args:
+        benchmark: whether cuDNN times its algorithms.
+    """
+    with _cudnn_flags, torch.backends.cudnn.flags(enabled=True, benchmark=benchmark, allow_tf32=False):
+        yield
 
 
 def tensor_at(address: int, shape: tuple[int, ...], kind: torch.dtype, device: torch.device) -> torch.Tensor:

@@ -71,8 +71,8 @@ class TorchDeviceEngine:
         self.process = (flags or ProcessFlags()).applied_to(checkpoint.process, str(folder))
         self.precision, self.io_type = precision, _IO_TYPES[precision]
         # Another precision is another network: a run that was begun with one is not finished with the other.
-        other = hashlib.sha256(f"{checkpoint.sha256} {precision}".encode()).hexdigest()
-        self.sha256 = checkpoint.sha256 if precision == "fp32" else other
+        other = hashlib.sha256(f"{checkpoint.network_sha256} {precision}".encode()).hexdigest()
+        self.sha256 = checkpoint.network_sha256 if precision == "fp32" else other
         self.name = f"PyTorch {torch.__version__} ({device.upper()}, {precision}{', compiled' if compiled else ''})"
         self._device = torch.device(device)
         with torch.no_grad():

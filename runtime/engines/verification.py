@@ -104,7 +104,13 @@ class EngineVerification:
 
 
 def verify_engine(
-    golden: Golden, process: Process, predict: Predict, precision: str, reference: str, ran_on: str
+    golden: Golden,
+    process: Process,
+    predict: Predict,
+    precision: str,
+    reference: str,
+    ran_on: str,
+    tolerance: float | None = None,
 ) -> EngineVerification:
     """Compare a network with its reference, in batches of 1, 2 and 5 of different samples and timesteps.
 
@@ -118,8 +124,9 @@ def verify_engine(
         predict: the engine; it takes these batches, and one of all chains.
         precision: one of `TOLERANCES`.
         reference, ran_on: for the report.
+        tolerance: another than the precision's.
     """
-    tolerance = TOLERANCES[precision]
+    tolerance = TOLERANCES[precision] if tolerance is None else tolerance
     found = np.empty_like(golden.prediction)
     for rows, columns in golden.batches():
         found[rows, columns] = golden.flat(predict(golden.x[rows, columns], golden.timesteps[rows].astype(np.float32)))
@@ -156,6 +163,7 @@ def predict_with(engine: Engine, fitting_batch: Callable[[int], int] | None = No
         fitting_batch: the batch that the engine takes for so many samples; None to go by its `batch_range`.
     """
     smallest, largest = engine.batch_range()
+    shares_timestep = getattr(engine, "shares_timestep", False)
 
     def within_range(num: int) -> int:
         return max(smallest, num if largest is None else min(num, largest))
@@ -165,8 +173,11 @@ def predict_with(engine: Engine, fitting_batch: Callable[[int], int] | None = No
     def predict(x: np.ndarray, t: np.ndarray) -> np.ndarray:
         parts, first = [], 0
         while first < len(x):
-            size = fitting(len(x) - first)
-            count = min(size, len(x) - first)
+            left = len(x) - first
+            if shares_timestep:  # those that follow at the same one
+                left = int(np.argmin(np.append(t[first:] == t[first], False)))
+            size = fitting(left)
+            count = min(size, left)
             filled = first + np.arange(size) % count
             part_x = np.ascontiguousarray(x[filled], dtype=np.float32)
             prediction = np.empty((size, engine.process.prediction_channels, *x.shape[2:]), dtype=np.float32)

@@ -1,14 +1,26 @@
 """Peers that mean the same draw the same images, each in a process of its own."""
 
-import pytest
+import json
+import tempfile
+from pathlib import Path
 
-from benchmarks.compare.command import compare, main
+import pytest
+import safetensors.torch
+import torch
+
+from benchmarks.compare import command
+from benchmarks.compare.command import compare, main, prepare
 from benchmarks.compare.peers import PEERS
+from commands.errors import VerificationError
 from diffusion.errors import InputError
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import Process, SampleShape
+from export.to_onnx import export_onnx
+from runtime.engines.torch_checkpoint import load_checkpoint
 from tests.checkpoints import save_tiny_checkpoint
 from tests.gaussian import GaussianNetwork
+
+CONFIG = "scheduler/scheduler_config.json"
 
 
 def test_our_chain_beside_a_plain_loop(tmp_path):
@@ -41,3 +53,71 @@ def test_a_peer_that_dies_is_an_error_of_one_line(tmp_path):
 def test_unknown_peers_are_refused(capsys):
     assert main(["--peers", "magic"]) == 2
     assert f"expected one of {', '.join(PEERS)}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        {"timestep_spacing": "trailing"},
+        {"timestep_spacing": "linspace", "variance_type": "learned_range"},
+        {"timestep_spacing": "trailing", "variance_type": "fixed_small", "_class_name": "DDIMScheduler"},
+    ],
+    ids=["trailing", "linspace", "DDIM"],
+)
+def test_every_peer_runs_on_one_grid_whatever_the_checkpoint_says(tmp_path, scheduler):
+    scheduler = dict(scheduler)
+    kind = scheduler.pop("_class_name", None)
+    folder = save_tiny_checkpoint(tmp_path / "given", **scheduler)
+    if kind is not None:
+        for path, field in ((folder / "model_index.json", "scheduler"), (folder / CONFIG, "_class_name")):
+            fields = json.loads(path.read_text())
+            fields[field] = ["diffusers", kind] if field == "scheduler" else kind
+            path.write_text(json.dumps(fields))
+    folder.rename(tmp_path / "checkpoint")
+    export_onnx(tmp_path / "checkpoint", tmp_path / "unet.onnx")
+    names = ["diffusers", "plain ONNX Runtime loop", "ours, ONNX Runtime"]
+    for entry in compare(tmp_path, names, batch_size=2, num_steps=7, rounds=1, threads=1)[1:]:
+        assert 0.0 < entry["relative_error"] < 1e-4, entry["peer"]
+
+
+def test_peers_on_two_grids_are_an_error(tmp_path, monkeypatch):
+    class Impostor:
+        def __init__(self, name, *_):
+            self.name, self.timesteps = name, [999, 499] if name == "diffusers" else [500, 0]
+
+        def stop(self):
+            pass
+
+    monkeypatch.setattr(command, "Worker", Impostor)
+    with pytest.raises(VerificationError, match=r"ours visits the timesteps 500, 0, but diffusers 999, 499"):
+        compare(tmp_path, ["diffusers", "ours"], 1, 2, 1, 1)
+
+
+@pytest.mark.parametrize(
+    "flags", [["--rounds", "0"], ["--steps", "0"], ["--batch-sizes", "1", "0"], ["--threads", "-1"]]
+)
+def test_numbers_below_one_are_refused(flags, capsys):
+    assert main(flags) == 2
+    assert "at least 1" in capsys.readouterr().err
+
+
+def test_checkpoints_that_cannot_be_compared_are_named(tmp_path, capsys):
+    assert main(["--checkpoint", str(tmp_path / "none")]) == 2
+    assert f"{tmp_path / 'none'}: no such checkpoint folder" in capsys.readouterr().err
+    folder = save_tiny_checkpoint(tmp_path / "given", num_train_timesteps=20)
+    assert main(["--checkpoint", str(folder), "--steps", "21"]) == 2
+    assert "--steps is 21, expected at most 20" in capsys.readouterr().err
+
+
+def test_a_pickle_is_read_once_with_permission(tmp_path, monkeypatch):
+    monkeypatch.setattr("export.to_openvino.export_openvino", lambda *_, **__: None)
+    folder = save_tiny_checkpoint(tmp_path / "given")
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    torch.save(safetensors.torch.load_file(weights), weights.with_suffix(".bin"))
+    weights.unlink()
+    with pytest.raises(InputError, match="--allow-pickle"):
+        prepare(Path(tempfile.mkdtemp(dir=tmp_path)), folder, 5)
+    work = Path(tempfile.mkdtemp(dir=tmp_path))
+    prepare(work, folder, 5, allow_pickle=True)
+    assert load_checkpoint(work / "checkpoint").num_parameters > 0
+    assert (work / "unet.onnx").exists()

@@ -4,13 +4,15 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from benchmarks.likelihood import command as likelihood
-from diffusion.process import Process
+from diffusion.process import Process, SampleShape
 from export.to_onnx import export_onnx
 from tests.benchmarks.closed_form_engine import NETWORK, SCHEDULE, as_x_start, exact_bits_per_dim, level_pixels
 from tests.checkpoints import save_tiny_checkpoint
 from tests.gaussian import GaussianNetwork
+from train.digits import load_digits_split
 
 
 @pytest.fixture(scope="module")
@@ -86,8 +88,6 @@ def test_the_split_is_that_of_training(capsys, folder):
 
 
 def test_digits_are_the_default(capsys, tmp_path):
-    from diffusion.process import SampleShape
-
     network = GaussianNetwork(Process(SampleShape(1, 8, 8, 17), SCHEDULE, clip_sample=1.0), -0.3, 0.7)
     network.save_onnx(tmp_path / "unet.onnx")
     report = run_json(capsys, "--engine", tmp_path / "unet.onnx", "--evaluations", 1100)
@@ -102,6 +102,84 @@ def test_a_budget_in_seconds_is_kept(capsys, folder):
     report = run_json(capsys, *arguments, "--budget", 1.5)
     assert report["evaluations"] >= 80
     assert report["seconds"] < 15  # the machine may be busy
+
+
+def save_8x8(path, levels=256):
+    """An engine for the digits whose file says `levels`."""
+    network = GaussianNetwork(Process(SampleShape(1, 8, 8, levels), SCHEDULE, clip_sample=1.0), -0.3, 0.7)
+    network.save_onnx(path)
+    return path
+
+
+def test_levels_that_the_data_contradicts_are_an_error(capsys, tmp_path):
+    true, lost = save_8x8(tmp_path / "true.onnx", 17), save_8x8(tmp_path / "lost.onnx")
+    right = run_json(capsys, "--engine", true, "--evaluations", 1100)
+    assert right["levels"] == 17
+    message = run(capsys, "--engine", lost, code=2).err
+    assert (
+        "digits: has 17 gray levels, the network's file says 256, or says nothing of them; give --levels 17" in message
+    )
+    given = run_json(capsys, "--engine", lost, "--levels", 17, "--evaluations", 1100)
+    assert given["bits_per_dim"] == right["bits_per_dim"]
+    assert "--levels is 256, but digits has 17; leave the flag out" in (
+        run(capsys, "--engine", true, "--levels", 256, code=2).err
+    )
+
+
+def test_levels_are_seen_in_files(capsys, tmp_path):
+    lost, true = save_8x8(tmp_path / "lost.onnx"), save_8x8(tmp_path / "true.onnx", 17)
+    numbers = load_digits_split().held_out_images[:40, 0]
+    np.save(tmp_path / "numbers.npy", numbers)
+    np.save(tmp_path / "spread.npy", np.rint(numbers * (255 / 16)).astype(np.uint8))
+    common = ("--split", "all", "--evaluations", 400)
+    found = set()
+    for name, words in (("numbers", "no pixel is above 16 of 255"), ("spread", "takes 17 evenly spaced values only")):
+        data = ("--data", tmp_path / f"{name}.npy", *common)
+        message = run(capsys, "--engine", lost, *data, code=2).err
+        assert words in message
+        assert "give --levels 17 if the data has so many, or --levels 256" in message
+        found.add(run_json(capsys, "--engine", lost, *data, "--levels", 17)["bits_per_dim"])
+        found.add(run_json(capsys, "--engine", true, *data)["bits_per_dim"])
+        assert run_json(capsys, "--engine", lost, *data, "--levels", 256)["levels"] == 256
+    assert len(found) == 1
+    insisting = ("--engine", true, "--data", tmp_path / "spread.npy", *common, "--levels", 256)
+    assert "the network's file says that it was trained on 17 gray levels" in run(capsys, *insisting, code=2).err
+
+
+def test_ordinary_pictures_have_256_levels(capsys, tmp_path):
+    lost = save_8x8(tmp_path / "lost.onnx")
+    pixels = np.random.default_rng(0).integers(0, 256, (10, 8, 8), dtype=np.uint8)
+    np.save(tmp_path / "images.npy", pixels)
+    assert run_json(capsys, "--engine", lost, "--data", tmp_path / "images.npy", "--split", "all", "--evaluations", 100)
+
+
+def test_folders_sizes_and_splits_as_in_training(capsys, tmp_path):
+    lost = save_8x8(tmp_path / "lost.onnx")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 40), ("test", 5)):
+        (tmp_path / "data" / split).mkdir(parents=True)
+        for index in range(count):
+            picture = Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8))
+            picture.save(tmp_path / "data" / split / f"{index}.png")
+    common = (
+        "--engine",
+        lost,
+        "--data",
+        tmp_path / "data",
+        "--image-size",
+        8,
+        "--image-mode",
+        "L",
+        "--evaluations",
+        800,
+    )
+    assert run_json(capsys, *common)["images"] == 5
+    assert run_json(capsys, *common, "--split", "train")["images"] == 40
+    assert run_json(capsys, *common, "--split", "all")["images"] == 45
+    assert "has no split 'dev', found test, train" in run(capsys, *common, "--split", "dev", code=2).err
+    (tmp_path / "data" / "test").rename(tmp_path / "data" / "val")
+    report = run_json(capsys, *common)
+    assert (report["images"], report["data"]) == (2, f"{tmp_path / 'data'}, held out of train")
 
 
 @pytest.mark.parametrize(

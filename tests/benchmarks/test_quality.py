@@ -5,17 +5,20 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from benchmarks.quality import command as quality
 from benchmarks.quality.frechet import Gaussian, frechet_distance
 from benchmarks.quality.results import Results
 from benchmarks.quality.samples import Configuration, SampleStore, all_spacings
+from diffusion.errors import InputError
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import Process, SampleShape
 from runtime.engines.onnx_runtime import OnnxRuntimeEngine
 from runtime.images import quantize
 from runtime.sampler import Sampler
 from tests.gaussian import GaussianNetwork
+from train.datasets import DataRequest
 from train.digits import load_digits_split
 
 PROCESS = Process(SampleShape(1, 8, 8, levels=17), NoiseSchedule.make("linear", 40), variance_type="fixed_large")
@@ -250,3 +253,28 @@ def test_a_file_of_something_else_is_refused(engine_file, tmp_path, capsys):
 def test_the_default_spacing_comes_first():
     assert all_spacings()[0] == "trailing"
     assert len(all_spacings()) == 5
+
+
+def test_data_is_read_as_training_reads_it(tmp_path):
+    numbers = np.random.default_rng(0).integers(0, 17, (40, 8, 8, 1), dtype=np.uint8)
+    right = np.rint(numbers * (255 / 16)).astype(np.uint8)
+    np.savez(tmp_path / "numbers.npz", numbers)
+    np.savez(tmp_path / "spread.npz", right)
+    for index, pixels in enumerate(right[..., 0].repeat(2, axis=1).repeat(2, axis=2)):
+        (tmp_path / "photos" / "train").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).convert("RGB").save(tmp_path / "photos" / "train" / f"{index:02}.png")
+    unknown = SampleShape(1, 8, 8)
+    for request, sample in (
+        (DataRequest(str(tmp_path / "numbers.npz"), held_out=0), PROCESS.sample),  # the network's file says 17
+        (DataRequest(str(tmp_path / "numbers.npz"), held_out=0, levels=17), unknown),
+        (DataRequest(str(tmp_path / "spread.npz"), held_out=0), PROCESS.sample),
+        (DataRequest(str(tmp_path / "spread.npz"), held_out=0), unknown),
+    ):
+        images, held_out, _, _ = quality.load_images(request, sample)
+        assert held_out is None
+        np.testing.assert_array_equal(images, right)
+    photos = DataRequest(str(tmp_path / "photos"), image_size=8, image_mode="L", split="train")
+    images, held_out, _, _ = quality.load_images(photos, unknown)
+    assert (images.shape, held_out.shape) == ((38, 8, 8, 1), (2, 8, 8, 1))
+    with pytest.raises(InputError, match="no pixel is above 16 of 255, .*give --levels 17"):
+        quality.load_images(DataRequest(str(tmp_path / "numbers.npz")), unknown)

@@ -1,5 +1,7 @@
 """Fréchet distance, precision and recall against closed forms; the features they are measured in."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import scipy.linalg
@@ -103,6 +105,22 @@ def test_half_of_two_clusters_has_full_precision_and_half_the_recall():
     assert 0.47 < recall <= 0.5
     assert precision_and_recall(left, left) == (1.0, 1.0)
     assert precision_and_recall(left, right) == (0.0, 0.0)
+
+
+def test_precision_and_recall_hold_one_block_of_distances_at_a_time(monkeypatch):
+    """All pairs of 4,000 points take 128 MB in float64; blocks of 2 MB give the same numbers."""
+    rng = np.random.default_rng(6)
+    real, generated = (rng.normal(size=(4000, 8)).astype(np.float32) for _ in range(2))
+    at_once = precision_and_recall(real[:500], generated[:500])
+    monkeypatch.setattr("benchmarks.quality.manifold._DISTANCES_AT_ONCE", 1 << 18)
+    monkeypatch.setattr("benchmarks.quality.manifold._COLUMNS_AT_ONCE", 300)
+    assert precision_and_recall(real[:500], generated[:500]) == at_once
+    tracemalloc.start()
+    try:
+        precision_and_recall(real, generated)
+        assert tracemalloc.get_traced_memory()[1] < 16 * 2**20
+    finally:
+        tracemalloc.stop()
 
 
 def test_precision_and_recall_want_equal_numbers():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -44,6 +45,46 @@ with sole_writer(Path({str(out)!r})):
     with sole_writer(out):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_that_its_owner_removes_meanwhile_is_taken_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between our opening the file and locking it, its owner ends and removes it: our lock would be of no name."""
+    out, place = tmp_path / "unet.plan", tmp_path / ".unet.plan.lock"
+    really_lock = fcntl.flock
+    calls = []
+
+    def lock_late(descriptor: int, operation: int) -> None:
+        calls.append(operation)
+        if len(calls) == 1:
+            place.unlink()
+        really_lock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", lock_late)
+    with sole_writer(out):
+        assert len(calls) == 2
+        assert place.read_text(encoding="ascii") == str(os.getpid())
+        with pytest.raises(InputError, match="another program is writing it"), sole_writer(out):
+            pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_that_another_takes_meanwhile_is_respected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As above, and a third program has made the file anew: it holds the lock that others see."""
+    out, place = tmp_path / "unet.plan", tmp_path / ".unet.plan.lock"
+    really_lock = fcntl.flock
+    of_the_third = []
+
+    def lock_late(descriptor: int, operation: int) -> None:
+        if not of_the_third:
+            place.unlink()
+            of_the_third.append(os.open(place, os.O_RDWR | os.O_CREAT))
+            really_lock(of_the_third[0], operation)
+        really_lock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", lock_late)
+    with pytest.raises(InputError, match="another program is writing it"), sole_writer(out):
+        pass
+    os.close(of_the_third[0])
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:

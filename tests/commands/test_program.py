@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -32,8 +33,29 @@ def raising(error: BaseException):
         (InputError("two\n  lines"), 2, "tool: two lines\n"),
         (VerificationError("wrong:\n t  error\n 0  0.5"), 3, "tool: wrong:\n t  error\n 0  0.5\n"),
         (DeviceUnavailableError("no GPU"), 4, "tool: no GPU\n"),
+        (
+            ModuleNotFoundError("No module named 'onnx'", name="onnx"),
+            4,
+            'tool: needs the Python module onnx, which is not installed; pip install "ddpm-rt[export]"\n',
+        ),
+        (
+            ModuleNotFoundError("No module named 'runtime.x'", name="runtime.x"),
+            1,
+            "tool: ModuleNotFoundError: No module named 'runtime.x' "
+            "(a bug: please report it with the output of --debug)\n",
+        ),
         (StoppedError("stopped, kept"), 130, "tool: stopped, kept\n"),
         (KeyboardInterrupt(), 130, "tool: interrupted\n"),
+        (
+            OSError(36, "File name too long", "n.onnx"),
+            2,
+            "tool: n.onnx: File name too long; name another file, or make this one usable\n",
+        ),
+        (
+            OSError(5, "Input/output error"),
+            1,
+            "tool: OSError: [Errno 5] Input/output error (a bug: please report it with the output of --debug)\n",
+        ),
         (KeyError("x"), 1, "tool: KeyError: 'x' (a bug: please report it with the output of --debug)\n"),
     ],
 )
@@ -98,3 +120,28 @@ print(run_program(make_parser("tool", "For a test."), main, []), signal.getsigna
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "130 True\n", "tool: interrupted\n")
+
+
+@pytest.mark.parametrize(("full", "code"), [("stdout", 2), ("stderr", 0)])
+@pytest.mark.parametrize("flags", [[], ["--json"]])
+def test_output_on_a_full_disk_is_no_bug(full, code, flags):
+    program = (
+        "from commands.program import make_parser, run_program, say\n"
+        "raise SystemExit(run_program(make_parser('tool', 'of a test'), lambda args: say('s') or {'summary': 'x'}))"
+    )
+    with Path("/dev/full").open("w") as device:
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | {full: device}
+        ended = subprocess.run([sys.executable, "-c", program, *flags], text=True, check=False, **streams)
+    assert ended.returncode == code
+    if full == "stdout":
+        assert ended.stderr.startswith("s\ntool: standard output cannot be written (No space left on device)")
+        assert ended.stderr.count("\n") == 2
+
+
+def test_too_little_memory_is_no_bug(capsys):
+    def main(args):
+        raise MemoryError("Unable to allocate 233. TiB")
+
+    assert run(main) == 2
+    err = capsys.readouterr().err
+    assert err == "tool: too little memory (Unable to allocate 233. TiB); ask for less at once\n"

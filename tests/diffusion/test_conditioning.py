@@ -10,9 +10,9 @@ from diffusion.errors import InputError
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.reference_loop import initial_noise, reference_loop
 from diffusion.samplers import make_table
-from diffusion.step import float32_from, rounded_to
 from diffusion.step_table import StepTable
 from tests.diffusion.samplers.networks import a_process, gaussian
+from tests.kernels.numpy_step import float32_from, rounded_to
 
 COSINE = a_process(schedule=NoiseSchedule.make("squaredcos_cap_v2"))
 
@@ -108,5 +108,5 @@ def test_a_clip_is_not_advised_where_there_is_one():
 
 
 def test_unknown_precision():
-    with pytest.raises(InputError, match="precision is 'int8', expected one of fp32, fp16, bf16"):
-        check_conditioning(make_table(COSINE), "int8")
+    with pytest.raises(InputError, match="precision is 'tf32', expected one of fp32, fp16, bf16, int8"):
+        check_conditioning(make_table(COSINE), "tf32")

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from diffusion.bound import denoising_term, prior_term
-from diffusion.entropies import cross_entropy_excess, edge_decoder_term, entropies, sohl_dickstein_bound
 from diffusion.forward import q_sample
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import Process, SampleShape
+from tests.diffusion.entropies import cross_entropy_excess, edge_decoder_term, entropies, sohl_dickstein_bound
 from tests.gaussian import GaussianNetwork
 
 SCHEDULE = NoiseSchedule.make("linear", 12, 0.01, 0.35)

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from diffusion.errors import InputError
-from diffusion.langevin import annealed_langevin, predicted_x_start
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.normal import draw_number, normal_batch
 from diffusion.prediction import convert_prediction, to_x_start
 from diffusion.process import PREDICTION_TYPES, Process, SampleShape
 from diffusion.reference_loop import initial_noise
+from tests.diffusion.langevin import annealed_langevin, predicted_x_start
 from tests.gaussian import GaussianNetwork
 
 MEAN, STD = 0.3, 0.5

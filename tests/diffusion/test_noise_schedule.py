@@ -90,16 +90,19 @@ def test_impossible_betas_are_refused(betas, says):
         NoiseSchedule.explicit(betas)
 
 
+LINEAR = {"kind": "linear", "num_train_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02}
+
+
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
         ({}, "kind is 'None'"),
         ({"kind": "cosine"}, "kind is 'cosine'"),
         ({"kind": "linear", "beta_star": 1}, "no field 'beta_star'"),
-        ({"kind": "linear", "num_train_timesteps": 0}, "num_train_timesteps is 0"),
-        ({"kind": "linear", "num_train_timesteps": 2**20}, "num_train_timesteps is 1048576"),
-        ({"kind": "linear", "num_train_timesteps": "many"}, "whole number"),
-        ({"kind": "linear", "beta_end": 2.0}, "beta_end is 2.0"),
+        (LINEAR | {"num_train_timesteps": 0}, "num_train_timesteps is 0"),
+        (LINEAR | {"num_train_timesteps": 2**20}, "num_train_timesteps is 1048576"),
+        (LINEAR | {"num_train_timesteps": "many"}, "whole number"),
+        (LINEAR | {"beta_end": 2.0}, "beta_end is 2.0"),
         ({"kind": "explicit"}, "needs the field 'betas'"),
         ({"kind": "explicit", "betas": [0.1], "num_train_timesteps": 7}, "num_train_timesteps is 7"),
     ],

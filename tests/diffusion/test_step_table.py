@@ -7,6 +7,7 @@ from diffusion.errors import InputError
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import Process, SampleShape
 from diffusion.samplers import make_table
+from diffusion.samplers.exponential_integrator import extrapolation_note
 from diffusion.spacing import SPACINGS
 from diffusion.step_table import COLUMNS, StepTable
 
@@ -75,6 +76,16 @@ def test_far_extrapolation_is_remarked_on():
         for num_steps in (3, 5, 10, 20, 50, 250):
             notes = make_table(PROCESS, "unipc", num_steps, spacing).notes
             assert not any("extrapolated" in note for note in notes)
+
+
+def test_extrapolation_is_remarked_on_from_five_on():
+    def note(kappa: float) -> str | None:
+        """Of timesteps whose second step is 2κ times the first in half-log-SNR."""
+        half_log_snr = np.array([-1.0, 0.0, 2.0 * kappa, 2.0 * kappa + 1.0])
+        return extrapolation_note(1.0 / (1.0 + np.exp(-2.0 * half_log_snr)), np.array([30, 20, 10, 0]))
+
+    assert note(4.99) is None
+    assert "from timestep 20 to 10 is 10 times" in note(5.01)
 
 
 def test_an_inversion_ascends():

@@ -125,3 +125,54 @@ def test_a_sum_with_an_image_ends_the_rows() -> None:
 @pytest.mark.parametrize("body", ["prediction = Softmax<axis=3>(b)", "prediction = Transpose<perm=[0, 1, 3, 2]>(b)"])
 def test_what_needs_height_and_width_stays(body: str) -> None:
     assert flattened(network(body))[1] == 0
+
+
+def on_batches(text: str) -> None:
+    """A network of x [N, 6, 3, 5] is flattened and stays the same at batches of 1, 2 and 5."""
+    model = onnx.parser.parse_model(
+        f"""<ir_version: 9, opset_import: ["" : 18]>
+        network (float[N, {C}, {H}, {W}] x) => (float[N, {C}, {H}, {W}] prediction)
+        <int64[3] folded = {{1, -1, {H * W}}}, int64[4] image = {{-1, {C}, {H}, {W}}}, int64[2] all = {{-1, 90}},
+         float[1] two = {{2}}, int64[1] last = {{2}}, bool yes = {{1}}> {{ {text} }}"""
+    )
+    rewritten = onnx.ModelProto()
+    rewritten.CopyFrom(model)
+    assert flatten_images(rewritten) > 0
+    sessions = [
+        ort.InferenceSession(each.SerializeToString(), providers=["CPUExecutionProvider"])
+        for each in (model, rewritten)
+    ]
+    for batch in (1, 2, 5):
+        x = np.random.default_rng(batch).standard_normal((batch, C, H, W)).astype(np.float32)
+        expected, found = (session.run(None, {"x": x})[0] for session in sessions)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+
+
+def test_an_image_from_a_folded_batch() -> None:
+    """The first axis of what becomes the image is not the batch, nor as long."""
+    on_batches(
+        "f = Reshape(x, folded) m = ReduceMean(f, last) c = Sub(f, m) i = Reshape(c, image) a = Tanh(i) "
+        "prediction = Add(a, x)"
+    )
+
+
+@pytest.mark.parametrize("allowzero", [0, 1])
+def test_an_image_from_rows_of_another_length(allowzero: int) -> None:
+    on_batches(f"f = Reshape(x, all) i = Reshape<allowzero={allowzero}>(f, image) a = Tanh(i) prediction = Add(a, x)")
+
+
+def test_names_that_are_taken_and_a_subgraph_that_reads_an_image() -> None:
+    branch = "() => (float[N, 6, 3, 5] {0}) {{ {0} = {1}(a, x) }}"
+    on_batches(
+        "a_rows = Neg(x) rows_0_6_15 = Neg(a_rows) f = Reshape(rows_0_6_15, all) i = Reshape(f, image) a = Tanh(i) "
+        f"s = If(yes) <then_branch = t {branch.format('i_rows', 'Add')}, else_branch = e {branch.format('v', 'Sub')}> "
+        "prediction = Add(s, a_rows)"
+    )
+
+
+def test_an_operator_of_another_domain_only_bears_the_name() -> None:
+    model = network("s = test.somebody.Sigmoid(b) prediction = Identity(s)")
+    model.opset_import.append(onnx.helper.make_opsetid("test.somebody", 1))
+    before = model.SerializeToString()
+    assert flatten_images(model) == 0
+    assert model.SerializeToString() == before

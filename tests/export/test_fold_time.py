@@ -197,6 +197,63 @@ def test_what_is_no_function_of_each_timestep_is_refused(body: str, message: str
         fold_time(model, NUM_TIMESTEPS, "unet.onnx")
 
 
+@pytest.mark.parametrize(
+    ("body", "lookups"),
+    [
+        # Fewer than four samples of a batch see something else, which no batch that is evaluated shows.
+        (
+            "n = Size(t) few = Less(n, four) f = Cast<to=1>(few) s = Mul(t, slope) e = Add(s, f) "
+            "h = Reshape(e, column) prediction = Add(x, h)",
+            1,
+        ),
+        (
+            "s = Sin(t) p = If(yes) <then_branch = a () => (float[N] u) { u = Neg(s) }, "
+            "else_branch = b () => (float[N] v) { v = Abs(s) }> h = Reshape(p, column) prediction = Add(x, h)",
+            1,
+        ),
+        # How many numbers are not 0 depends on x.
+        (
+            "z = NonZero(x) n = Size(z) f = Cast<to=1>(n) s = Sin(t) e = Mul(s, f) h = Reshape(e, column) "
+            "prediction = Add(x, h)",
+            1,
+        ),
+    ],
+    ids=["size", "branch", "nonzero"],
+)
+def test_what_is_not_proven_stays_in_the_graph(body: str, lookups: int) -> None:
+    model = parsed(body, initializers=", int64 four = {4}, bool yes = {1}")
+    folded, folding = fold_time(model, NUM_TIMESTEPS)
+    assert folding.num_gathers == lookups
+    for batch in (1, 2, 3, 5, 40):
+        x = np.random.default_rng(batch).standard_normal((batch, *CHW)).astype(np.float32)
+        x[0, 0, 0] = 0.0
+        t = np.arange(batch)[::-1]
+        np.testing.assert_allclose(predict(folded, x, t), predict(model, x, t), rtol=0, atol=1e-5)
+
+
+def test_a_table_that_is_shorter_than_the_schedule() -> None:
+    model = parsed("i = Cast<to=7>(t) e = Gather(table, i) h = Reshape(e, column) prediction = Add(x, h)",
+                   initializers=f", float[30] table = {{{','.join(map(str, range(30)))}}}")  # fmt: skip
+    with pytest.raises(InputError, match="fails for 40 timesteps from 0 to 39 .*check --num-train-timesteps"):
+        fold_time(model, NUM_TIMESTEPS, "unet.onnx")
+
+
+def test_tables_that_do_not_fit_beside_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = parsed("h = Reshape(t, column) prediction = Add(x, h)")
+    weights = sum(entry.ByteSize() for entry in model.graph.initializer)
+    monkeypatch.setattr(module, "MOST_ONNX_BYTES", weights + 4 * NUM_TIMESTEPS)
+    fold_time(model, NUM_TIMESTEPS)
+    monkeypatch.setattr(module, "MOST_ONNX_BYTES", weights + 4 * NUM_TIMESTEPS - 1)
+    with pytest.raises(InputError, match="GB of weights and tables, expected at most .*; give --no-fold-time"):
+        fold_time(model, NUM_TIMESTEPS)
+
+
+def test_names_that_are_taken() -> None:
+    model = parsed("time_table = Mul(t, slope) h = Reshape(time_table, column) t_value = Add(x, h) "
+                   "g = Reshape(t, column) prediction = Mul(t_value, g)")  # fmt: skip
+    check_same(model, fold_time(model, NUM_TIMESTEPS)[0])
+
+
 def test_inputs_are_checked() -> None:
     model = parsed("h = Reshape(t, column) prediction = Add(x, h)")
     model.graph.input[1].type.tensor_type.shape.dim[0].dim_value = 2

@@ -9,7 +9,8 @@ import pytest
 from onnx import TensorProto
 
 from diffusion.errors import InputError
-from export.network_io import fix_batch, name_nodes, set_io_type, tensor_types, with_contract_names
+from export.graph_facts import name_nodes
+from export.network_io import fix_batch, set_io_type, tensor_types, with_contract_names
 
 HALF = TensorProto.FLOAT16
 

@@ -23,11 +23,17 @@ def small_ones_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_LEAST_MULTIPLICATIONS", 1)
 
 
-def upsampling(resize: str = RESIZE, conv: str = CONV, after: str = "prediction = Relu(h)") -> onnx.ModelProto:
-    c_in, c_out, height, width = SIZE
+def upsampling(
+    resize: str = RESIZE,
+    conv: str = CONV,
+    after: str = "prediction = Relu(h)",
+    channels: tuple[int, int] = SIZE[:2],
+    more: str = "",
+) -> onnx.ModelProto:
+    (c_in, c_out), (height, width) = channels, SIZE[2:]
     text = f"""<ir_version: 9, opset_import: ["" : 18]>
     network (float[N, {c_in}, {height}, {width}] x, float[N] t) => (float[N, C, H, W] prediction)
-    <float[4] scales = {{1, 1, 2, 2}}> {{ u = {resize.replace("none", "")} h = {conv} {after} }}"""
+    <float[4] scales = {{1, 1, 2, 2}}{more}> {{ u = {resize.replace("none", "")} h = {conv} {after} }}"""
     model = onnx.parser.parse_model(text)
     rng = np.random.default_rng(0)
     for name, shape in (("kernel", (c_out, c_in, 3, 3)), ("bias", (c_out,))):
@@ -138,3 +144,41 @@ def test_old_opsets_stay_as_they_are() -> None:
     model = upsampling()
     model.opset_import[0].version = 11
     assert rewritten(model)[1] == Rewriting(0, 0)
+
+
+def test_two_upsamplings_share_a_kernel() -> None:
+    again = f"w = {RESIZE.replace('(x', '(h').replace('none', '')} k = Conv<pads=[1,1,1,1]>(w, kernel, bias)"
+    after = f"{again} m = Mul(k, kernel_transposed) prediction = Relu(m)"
+    model = upsampling(after=after, channels=(3, 3), more=", float[1] kernel_transposed = {2}")
+    found, rewriting = rewritten(model)
+    assert rewriting.transposed_convolutions == 2
+    np.testing.assert_allclose(predict(found), predict(model), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("reader", ["u", "kernel"])
+def test_what_a_subgraph_reads_too_stays(reader: str) -> None:
+    branch = f"() => (float[A, B, E, F] {{0}}) {{{{ {{0}} = {{1}}({reader}) }}}}"
+    body = f"then_branch = a {branch.format('v', 'Neg')}, else_branch = b {branch.format('w', 'Abs')}"
+    after = f"m = If(yes) <{body}> n = ReduceMax<keepdims=0>(m) prediction = Add(h, n)"
+    model = upsampling(after=after, more=", bool yes = {1}")
+    found, rewriting = rewritten(model)
+    assert rewriting.transposed_convolutions == (reader == "kernel")
+    assert "kernel" in {entry.name for entry in found.graph.initializer}
+    np.testing.assert_allclose(predict(found), predict(model), rtol=0, atol=5e-6)
+
+
+def test_tables_of_another_length_or_with_other_readers() -> None:
+    text = """<ir_version: 9, opset_import: ["" : 18]>
+    network (float[N, 3, 5, 6] x, int64[N] t) => (float[N, 3, 5, 6] prediction)
+    <float[1] time_tables = {2}> {
+        a = Gather(one, t) b = Gather(two, t) c = Gather(long, t) m = ReduceMax<keepdims=0>(one)
+        y = Mul(x, a) z = Mul(y, b) v = Mul(z, c) w = Mul(v, time_tables) prediction = Add(w, m) }"""
+    model = onnx.parser.parse_model(text)
+    rng = np.random.default_rng(0)
+    for name, length in (("one", 9), ("two", 9), ("long", 12)):
+        table = rng.standard_normal((length, 3, 1, 1)).astype(np.float32)
+        model.graph.initializer.append(numpy_helper.from_array(table, name))
+    found, rewriting = rewritten(model)
+    assert rewriting.merged_lookups == 2
+    t = np.array([0, 8, 3, 3])
+    np.testing.assert_array_equal(predict(found, t), predict(model, t))

@@ -13,8 +13,8 @@ from onnx import numpy_helper
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import Process, SampleShape
 from export.fold_time import fold_time
+from export.graph_facts import name_nodes
 from export.mixed_precision import to_mixed_precision
-from export.network_io import name_nodes
 from export.plan_verification import PlanVerification, compare_predictions, verify_network
 from runtime.engines.golden import Golden
 from runtime.engines.trajectories import make_golden

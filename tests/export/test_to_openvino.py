@@ -141,12 +141,12 @@ def test_a_wrong_conversion_is_not_published(
 ) -> None:
     convert = to_openvino._convert
 
-    def damaged(model: onnx.ModelProto) -> tuple[bytes, bytes, Rewriting]:
+    def damaged(model: onnx.ModelProto, source: str) -> tuple[bytes, bytes, Rewriting]:
         table = model.graph.initializer[0]
         values = onnx.numpy_helper.to_array(table).copy()
         values[len(values) // 2 :] *= 1.01
         table.CopyFrom(onnx.numpy_helper.from_array(values, table.name))
-        return convert(model)
+        return convert(model, source)
 
     monkeypatch.setattr(to_openvino, "_convert", damaged)
     assert run("--onnx", gaussian, "--out", tmp_path / "unet.xml") == EXIT_VERIFICATION

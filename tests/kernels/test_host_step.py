@@ -1,4 +1,4 @@
-"""The compiled step has the bits of `diffusion.step.ReferenceStep` in every buffer."""
+"""The compiled step has the bits of `tests.kernels.numpy_step.ReferenceStep` in every buffer."""
 
 import copy
 import os
@@ -8,9 +8,9 @@ import warnings
 import numpy as np
 import pytest
 
-from diffusion.step import ReferenceStep
 from diffusion.step_table import COLUMNS
 from runtime import _kernels
+from tests.kernels.numpy_step import ReferenceStep
 from tests.kernels.random_steps import assert_same_bits, random_buffers, random_table
 
 every_isa = pytest.mark.parametrize("isa", _kernels.isa_levels())
@@ -168,6 +168,18 @@ def test_every_float16_and_bfloat16_is_read_exactly(isa):
         buffers["prediction"] = np.arange(2**16, dtype=np.uint16).view(dtype).reshape(1, 1, 256, 256)
         buffers["x"][:] = 0.0
         assert_same_bits(*run_both(buffers, table_options(), isa, 1, (coefficients, timesteps)))
+
+
+def test_no_number_of_threads_is_as_many_as_this_process_may_use():
+    """A container or a batch system often leaves a process fewer processors than the machine has."""
+    options, buffers = table_options(2), random_buffers((1, 1, 4, 4))
+    allowed = os.sched_getaffinity(0)
+    try:
+        for usable in (allowed, {min(allowed)}):
+            os.sched_setaffinity(0, usable)
+            assert _kernels.HostStep(*random_table(), **options, **buffers).threads == len(usable)
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
 def test_steps_of_several_threads_at_once_are_those_of_one():

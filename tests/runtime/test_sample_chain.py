@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from diffusion.process import SampleShape
 from diffusion.reference_loop import initial_noise, reference_loop
 from diffusion.samplers import SAMPLERS, make_table
 from diffusion.samplers.user_table import table_to_json
-from runtime.images import dequantize
+from runtime.images import dequantize, quantize
 from runtime.sample import main
+from runtime.trajectory import Trajectory
 from tests.runtime.gaussian_folder import NETWORK, PROCESS, pixels
 
 
@@ -32,6 +34,40 @@ def test_trajectory_runs_from_noise_to_image(folder):
     )
     for name in ("trajectory_x.png", "trajectory_x_start.png"):
         assert pixels(f"samples/{name}").shape[::-1] == (4 * 66 + 2, 3 * 66 + 2)
+
+
+def test_an_animation_shows_every_state_above_what_is_predicted_from_it(folder):
+    assert main(["--num", "3", "--steps", "9", "--trajectory", "4"]) == 0
+    with np.load("samples/trajectory.npz") as file:
+        x, x_start = quantize(file["x"].reshape(-1, 1, 8, 8)), quantize(file["x_start"].reshape(-1, 1, 8, 8))
+    with Image.open("samples/trajectory.webp") as animation:
+        assert (animation.n_frames, animation.size) == (4, (3 * 66 + 2, 2 * 66 + 2))
+        assert animation.info["loop"] == 0
+        durations = []
+        for state in range(4):
+            animation.seek(state)
+            animation.load()
+            durations.append(animation.info["duration"])
+            pixels = np.asarray(animation.convert("L"))[2:, 2:].reshape(2, 66, 3, 66)[:, :64:8, :, :64:8]
+            np.testing.assert_array_equal(pixels[0].transpose(1, 0, 2), x[3 * state : 3 * state + 3, :, :, 0])
+            np.testing.assert_array_equal(pixels[1].transpose(1, 0, 2), x_start[3 * state : 3 * state + 3, :, :, 0])
+    assert durations == [500, 500, 500, 2000]
+
+
+def test_an_animation_of_wide_samples_shows_as_many_as_fit(tmp_path):
+    shape = SampleShape(1, 2, 6000)
+    trajectory = Trajectory(make_table(PROCESS, num_steps=2), shape, 2, 8)
+    trajectory.save_animation(tmp_path / "wide.webp")
+    with Image.open(tmp_path / "wide.webp") as animation:
+        assert animation.size == (2 * 6002 + 2, 2 * 4 + 2)
+
+
+def test_a_trajectory_follows_the_first_eight_samples_whatever_the_batch(folder):
+    command = ["--format", "npy", "--num", "11", "--steps", "5", "--trajectory", "2"]
+    assert main([*command, "--batch-size", "3"]) == 0
+    with np.load("samples/trajectory.npz") as file:
+        assert file["x"].shape == file["x_start"].shape == (2, 8, 1, 8, 8)
+        np.testing.assert_array_equal(file["x"][-1], np.load("samples/samples.npy")[:8])
 
 
 def test_explicit_timesteps_and_spacing(folder, capsys):
@@ -142,3 +178,28 @@ def test_lambda_min_leaves_out_the_noisiest(folder, capsys):
     assert table.timesteps[0] < 999
     reference = reference_loop(table, NETWORK, initial_noise((2, 1, 8, 8), 0, 0))
     np.testing.assert_allclose(np.load("samples/samples.npy"), reference, rtol=0, atol=2e-5)
+
+
+def test_a_picture_is_read_as_training_reads_it(folder, capsys):
+    deep = np.random.default_rng(0).integers(0, 65536, (8, 8), dtype=np.uint16)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.ascontiguousarray(np.rot90(deep))).save("deep.png", exif=exif)
+    np.save("same.npy", (deep >> 8).astype(np.uint8)[None, ..., None])
+    chain = ["--format", "npy", "--from-timestep", "5", "--num", "1"]
+    assert main([*chain, "--x-init", "deep.png", "--out", "picture"]) == 0
+    assert main([*chain, "--x-init", "same.npy", "--out", "array"]) == 0
+    np.testing.assert_array_equal(np.load("picture/samples.npy"), np.load("array/samples.npy"))
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save("color.png")
+    assert main([*chain, "--x-init", "color.png", "--out", "none"]) == 2
+    assert "color.png: its mode is RGB, but the network draws gray" in capsys.readouterr().err
+    np.save("huge.npy", np.full((1, 1, 8, 8), 1e300))
+    assert main([*chain, "--x-init", "huge.npy", "--out", "none"]) == 2
+    assert "huge.npy: 1e+300 at [0, 0, 0, 0], expected finite numbers that float32 holds" in capsys.readouterr().err
+    assert not Path("none").exists()
+
+
+def test_levels_as_numbers_are_not_taken_for_nearly_black_images(folder, capsys):
+    np.save("numbers.npy", np.random.default_rng(0).integers(0, 17, (1, 8, 8, 1), dtype=np.uint8))
+    assert main(["--x-init", "numbers.npy", "--from-timestep", "5"]) == 2
+    assert "its brightest pixel is 16 of 255, nearly black" in capsys.readouterr().err

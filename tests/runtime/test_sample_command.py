@@ -132,13 +132,12 @@ def test_foreign_files_are_never_overwritten(folder, capsys):
         (["--timesteps", "999,0", "--spacing", "logsnr"], 2, "spacing and timesteps were both given"),
         (["--trajectory", "1"], 2, "trajectory is 1, expected 2 to 1001"),
         (["--trajectory", "4", "--resume"], 2, "both given"),
-        (["--resume"], 2, "found no run.json"),
         (["--out", "junk.txt"], 2, "junk.txt: is a file, expected a folder"),
         (["--out", "junk.txt/deeper"], 2, "junk.txt/deeper"),
         (["--out", "/proc/nowhere"], 2, "cannot be written"),
         (["--x-init", "none.npy"], 2, "none.npy: no such file"),
         (["--x-init", "junk.npy"], 2, "junk.npy: cannot be read as .npy or .npz"),
-        (["--x-init", "junk.png"], 2, "junk.png: cannot be read as a picture"),
+        (["--x-init", "junk.png"], 2, "junk.png: cannot be read as an image"),
         (["--x-init", "wrong.npy"], 2, "shape [2, 1, 4, 4], expected [N, 1, 8, 8]"),
         (["--beta-schedule", "squaredcos_cap_v2"], 2, "but unet.onnx was trained with linear"),
         (["--variance-type", "learned_range"], 2, "only fixed_small and fixed_large"),
@@ -228,7 +227,7 @@ def test_a_run_goes_on_with_the_backend_it_began_with(folder, capsys):
     """Another one rounds otherwise, so its samples are others."""
     assert main(["--num", "2", "--steps", "3", "--backend", "onnxruntime"]) == 0
     assert main(["--num", "2", "--steps", "3", "--backend", "openvino", "--resume"]) == 2
-    assert 'samples: its backend is "ONNX Runtime' in capsys.readouterr().err
+    assert "samples: its backend is 'ONNX Runtime" in capsys.readouterr().err
 
 
 def test_two_runs_do_not_share_a_folder(folder, capsys):

@@ -55,7 +55,7 @@ def test_what_cannot_be_read_is_named(tmp_path):
     text = description.read_text()
     wider = json.dumps(json.loads(text) | {"network": {"width": 16, "depth": 1, "harmonics": 0}})
     for content, message in (
-        ("{", "cannot be read as JSON"),
+        ("{", "not JSON"),
         (json.dumps(json.loads(text) | {"format": 2}), "format is not 1"),
         (wider, "does not fit the network"),
         (json.dumps(json.loads(text) | {"process": None}), "expected the JSON object of a process"),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pickle
 import zipfile
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 
 from diffusion.errors import InputError
 from train import npz_images
-from train.npz_images import load_npz
+from train.npz_images import load_npy, load_npz
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 4, 6, 3), dtype=np.uint8)
 
@@ -75,3 +76,15 @@ def test_more_than_the_free_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         load_npz(tmp_path / "a.npz")
     monkeypatch.setattr(npz_images, "_free_memory_bytes", lambda: 2 * PIXELS.nbytes)
     assert load_npz(tmp_path / "a.npz").num_images == 5
+
+
+@pytest.mark.parametrize("damage", ["an archive's first bytes", "an archive", "nothing", "text", "pickle"])
+def test_a_npy_file_that_is_none(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "images.npy"
+    with path.open("wb") as file:
+        np.savez(file, np.zeros((2, 4, 4, 1), np.uint8))
+    whole = path.read_bytes()
+    other = {"an archive": whole, "nothing": b"", "text": b"hello", "pickle": pickle.dumps([1])}
+    path.write_bytes(other.get(damage, whole[:22]))
+    with pytest.raises(InputError, match=r"images.npy"):
+        load_npy(path)

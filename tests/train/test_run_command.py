@@ -32,6 +32,7 @@ def test_trains_and_reports_as_json(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert report["steps"] == 2
     assert report["samples"] is None
     assert "training on digits: 1,545 images of 1×8×8" in printed.err
+    assert "train digits: 2 of 2 steps, " in printed.err
     described = json.loads((out / "train.json").read_text())
     assert described["config"]["seed"] == 7
     assert described["process"]["sample"] == {"channels": 1, "height": 8, "width": 8, "levels": 17}
@@ -74,7 +75,7 @@ def test_trains_and_reports_as_json(tmp_path: Path, capsys: pytest.CaptureFixtur
         (["--min-snr-gamma", "3"], "--min-snr-gamma does not apply to --loss simple; add --loss min-snr"),
         (["--loss", "min-snr", "--min-snr-gamma", "0"], "--min-snr-gamma is 0.0, expected a positive number"),
         (["--beta-schedule", "explicit"], "--beta-schedule explicit needs the betas"),
-        (["--betas", "nowhere.json"], "--betas nowhere.json: cannot be read as JSON"),
+        (["--betas", "nowhere.json"], "--betas nowhere.json: no such file; give a list"),
         (["--beta-schedule", "squaredcos_cap_v2", "--beta-end", "0.1"], "--beta-end does not apply to the schedule"),
         (["--beta-start", "2"], "beta_start is 2.0, expected a number between 0 and 1"),
         (["--preset", "mnist"], "argument --preset: invalid choice: 'mnist'"),
@@ -103,7 +104,7 @@ def test_bad_input(
     [
         ("0.1", [], "found no list of numbers"),
         ('["a"]', [], "found no list of numbers"),
-        ("[0.1, 0.2", [], "cannot be read as JSON"),
+        ("[0.1, 0.2", [], "not JSON"),
         ("[0.1, 1.5]", [], "beta[1] is 1.5, expected 0 < beta < 1"),
         ("[0.1, 0.2]", ["--num-train-timesteps", "3"], "num_train_timesteps is 3, but there are 2 betas"),
         ("[0.1, 0.2]", ["--beta-schedule", "linear"], "--betas does not apply to --beta-schedule linear"),

@@ -18,6 +18,7 @@ from commands.errors import StoppedError
 from diffusion.diffusers_config import process_from_diffusers
 from diffusion.errors import InputError
 from diffusion.process import Process
+from train.datasets import DataRequest
 from train.learner import Learner
 from train.log_snr_network import LogSnrNetwork
 from train.presets import Rhythm
@@ -209,6 +210,54 @@ def test_divergence_is_reported_and_the_last_good_state_kept(
     ):
         train(make_run(rhythm=often))
     assert torch.load(tmp_path / "run" / "state" / "state.pt", weights_only=True)["step"] == 3
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_held_out_loss_that_is_not_finite_ends_training_with_the_state_kept(
+    value: float, make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("train.evaluation.HeldOutLoss.__call__", lambda self, network: value)
+    often = Rhythm(log_every=100, evaluate_every=4, save_seconds=0.0, num_workers=0)
+    with pytest.raises(
+        InputError,
+        match=f"the held-out loss is {value} at step 4, .*the state of step 3 is kept.*--learning-rate below",
+    ):
+        train(make_run(rhythm=often))
+    assert torch.load(tmp_path / "run" / "state" / "state.pt", weights_only=True)["step"] == 3
+    assert not (tmp_path / "run" / "train.json").exists()
+    assert (tmp_path / "run" / "state" / "metrics.jsonl").read_text() == ""
+
+
+def test_weights_that_the_last_update_broke_are_not_kept(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    update = Learner.update
+
+    def breaking(self: Learner, at: int, batch: Any) -> Any:
+        result = update(self, at, batch)
+        if at == 5:
+            with torch.no_grad():
+                next(iter(self._weights.parameters())).fill_(float("nan"))
+        return result
+
+    monkeypatch.setattr(Learner, "update", breaking)
+    often = Rhythm(log_every=100, evaluate_every=100, save_seconds=0.0, num_workers=0)
+    with pytest.raises(
+        InputError, match=r"the weights conv_in.weight are not finite after step 6: .*the state of step 5"
+    ):
+        train(make_run(rhythm=often))
+    assert torch.load(tmp_path / "run" / "state" / "state.pt", weights_only=True)["step"] == 5
+
+
+def test_data_that_would_be_nearly_black_is_refused(make_run: MakeRun, tmp_path: Path) -> None:
+    numbers = np.random.default_rng(0).integers(0, 17, (30, 8, 8, 3), dtype=np.uint8)
+    np.savez(tmp_path / "numbers.npz", numbers)
+    with pytest.raises(InputError, match="no pixel is above 16 of 255, .* give --levels 17, .* --levels 256"):
+        train(make_run(data=DataRequest(str(tmp_path / "numbers.npz"))))
+    assert not (tmp_path / "run").exists()
+    train(make_run(data=DataRequest(str(tmp_path / "numbers.npz"), levels=17)))
+    described = json.loads((tmp_path / "run" / "train.json").read_text())
+    assert described["process"]["sample"]["levels"] == 17
 
 
 def test_stopping_while_sampling_keeps_the_trained_state(

@@ -41,8 +41,29 @@ def largest(ours, theirs):
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("clip_sample", [None, 0.8])
 @pytest.mark.parametrize("spacing", ["leading", "trailing"])
-def test_ddim(network, eta, clip_sample, spacing, monkeypatch):
-    process = a_process(sample=LARGE, clip_sample=clip_sample)
+@pytest.mark.parametrize("clipped_output", [True, False])
+def test_ddim(network, eta, clip_sample, spacing, clipped_output, monkeypatch):
+    check_ddim(a_process(sample=LARGE, clip_sample=clip_sample), network, eta, spacing, clipped_output, monkeypatch)
+
+
+@pytest.mark.parametrize("prediction_type", ["sample", "v_prediction"])
+@pytest.mark.parametrize("clipped_output", [True, False])
+def test_ddim_of_other_predictions(prediction_type, clipped_output, monkeypatch):
+    process = a_process(sample=LARGE, clip_sample=0.8, prediction_type=prediction_type)
+    check_ddim(process, "random", 0.5, "trailing", clipped_output, monkeypatch)
+
+
+def test_the_two_ways_of_ddim_differ_where_x_start_is_clipped_alone():
+    for clip_sample, differ in ((None, False), (0.8, True)):
+        process = a_process(sample=LARGE, clip_sample=clip_sample)
+        ways = [make_table(process, "ddim", 10, use_clipped_model_output=way) for way in (True, False, None)]
+        x_0 = [reference_loop(table, RandomNetwork(process), start(process)) for table in ways]
+        assert (largest(x_0[0], x_0[1]) > 0.1) == differ
+        assert np.array_equal(x_0[0], x_0[2])
+
+
+def check_ddim(process, network, eta, spacing, clipped_output, monkeypatch):
+    clip_sample = process.clip_sample
     clipping = {"clip_sample": clip_sample is not None, "clip_sample_range": clip_sample or 1.0}
     scheduler = float64_scheduler(
         DDIMScheduler, process, monkeypatch, timestep_spacing=spacing, set_alpha_to_one=True, **clipping
@@ -50,9 +71,9 @@ def test_ddim(network, eta, clip_sample, spacing, monkeypatch):
     own_timesteps(scheduler, 10)
     predict = NETWORKS[network](process)
     theirs = scheduler_states(
-        scheduler, predict, start(process), SEED if eta else None, eta=eta, use_clipped_model_output=True
+        scheduler, predict, start(process), SEED if eta else None, eta=eta, use_clipped_model_output=clipped_output
     )
-    table = make_table(process, "ddim", 10, spacing, eta=eta)
+    table = make_table(process, "ddim", 10, spacing, eta=eta, use_clipped_model_output=clipped_output)
     np.testing.assert_array_equal(table.timesteps, scheduler.timesteps.numpy())
     ours = [state.x for state in reference_states(table, predict, start(process), SEED)]
     assert largest(ours, theirs) < TOLERANCE

@@ -6,9 +6,9 @@ import pytest
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.reference_loop import initial_noise, reference_loop
 from diffusion.samplers import SAMPLERS, make_table
-from diffusion.step import ReferenceStep
 from runtime.host_chain import HostChain
 from tests.diffusion.samplers.networks import RandomNetwork, a_process, gaussian
+from tests.kernels.numpy_step import ReferenceStep
 
 SEED, START, NUM = 9, 50, 3
 

@@ -36,13 +36,17 @@ def test_every_length_builds_and_casts(name, kind, clip_sample):
 
 
 def test_options():
-    assert {name: method.options for name, method in SAMPLERS.items() if method.options} == {"ddim": {"eta": 0.0}}
+    options = {name: method.options for name, method in SAMPLERS.items() if method.options}
+    assert options == {"ddim": {"eta": 0.0, "use_clipped_model_output": True}}
     with pytest.raises(InputError, match="eta was given, but sampler unipc does not take it: it has no options"):
         make_table(a_process(), "unipc", 10, eta=0.5)
     with pytest.raises(InputError, match="order was given, but sampler ddim does not take it: its options are eta"):
         make_table(a_process(), "ddim", 10, order=3)
     with pytest.raises(InputError, match="eta is 'high', expected a number"):
         make_table(a_process(), "ddim", 10, eta="high")
+    for odd in (0, "no", 1.0):
+        with pytest.raises(InputError, match="use_clipped_model_output is .*, expected True or False"):
+            make_table(a_process(), "ddim", 10, use_clipped_model_output=odd)
     assert make_table(a_process(), "unipc", 10, eta=None).sampler == "unipc"  # not given
 
 

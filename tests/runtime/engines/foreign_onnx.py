@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy
 import onnx
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
@@ -129,14 +130,68 @@ def unread_function(model: ModelProto) -> None:
     model.graph.node[-1].CopyFrom(helper.make_node("Identity", ["inner"], ["prediction"]))
 
 
-def eight_bits(model: ModelProto) -> None:
-    model.graph.initializer.append(helper.make_tensor("scale", FLOAT, [], [0.01]))
-    model.graph.initializer.append(helper.make_tensor("zero_point", TensorProto.INT8, [], [0]))
+def rounds_to_eight_bits(kind: int = TensorProto.INT8, written: bool = True) -> Change:
+    """Quantized and back at the end; the type may be the operator's default, and is then written nowhere."""
+    inputs = ["scale", "zero_point"] if written else ["scale"]
+
+    def change(model: ModelProto) -> None:
+        model.graph.initializer.append(helper.make_tensor("scale", FLOAT, [], [0.01]))
+        if written:
+            model.graph.initializer.append(helper.make_tensor("zero_point", kind, [], [0]))
+        ends_with(
+            model,
+            helper.make_node("QuantizeLinear", ["inner", *inputs], ["whole"]),
+            helper.make_node("DequantizeLinear", ["whole", *inputs], ["prediction"]),
+        )
+
+    return change
+
+
+def stores_eight_bits(model: ModelProto) -> None:
+    """The tables as whole numbers with a scale, by ordinary operators."""
+    for table in [entry for entry in model.graph.initializer if entry.data_type == FLOAT]:
+        values = numpy_helper.to_array(table)
+        scale = float(abs(values).max()) / 127 or 1.0
+        name = table.name
+        table.CopyFrom(numpy_helper.from_array((values / scale).round().astype("int8"), f"{name}_whole"))
+        model.graph.initializer.append(helper.make_tensor(f"{name}_scale", FLOAT, [], [scale]))
+        model.graph.node.insert(0, helper.make_node("Mul", [f"{name}_float", f"{name}_scale"], [name]))
+        model.graph.node.insert(0, helper.make_node("Cast", [f"{name}_whole"], [f"{name}_float"], to=FLOAT))
+
+
+def rounds_dynamically(model: ModelProto) -> None:
+    """Scale and zero point from the values themselves."""
     ends_with(
         model,
-        helper.make_node("QuantizeLinear", ["inner", "scale", "zero_point"], ["whole"]),
+        helper.make_node("DynamicQuantizeLinear", ["inner"], ["whole", "scale", "zero_point"]),
         helper.make_node("DequantizeLinear", ["whole", "scale", "zero_point"], ["prediction"]),
     )
+
+
+def multiplies_whole_numbers(model: ModelProto) -> None:
+    """x·I along the last axis, as ONNX Runtime's quantize_dynamic writes a product."""
+    width = model.graph.input[0].type.tensor_type.shape.dim[3].dim_value
+    one = numpy_helper.from_array((127 * numpy.eye(width)).astype("int8"), "one")
+    model.graph.initializer.append(one)
+    model.graph.initializer.append(helper.make_tensor("unit", FLOAT, [], [1 / 127]))
+    ends_with(
+        model,
+        helper.make_node("DynamicQuantizeLinear", ["inner"], ["whole", "scale", "zero_point"]),
+        helper.make_node("MatMulInteger", ["whole", "one", "zero_point"], ["sums"]),
+        helper.make_node("Cast", ["sums"], ["float_sums"], to=FLOAT),
+        helper.make_node("Mul", ["scale", "unit"], ["both"]),
+        helper.make_node("Mul", ["float_sums", "both"], ["prediction"]),
+    )
+
+
+def quantizes_in_a_function(model: ModelProto) -> None:
+    nodes = [
+        helper.make_node("DynamicQuantizeLinear", ["a"], ["whole", "scale", "zero_point"]),
+        helper.make_node("DequantizeLinear", ["whole", "scale", "zero_point"], ["b"]),
+    ]
+    model.functions.append(helper.make_function("them", "Q", ["a"], ["b"], nodes, [helper.make_opsetid("", 18)]))
+    model.opset_import.append(helper.make_opsetid("them", 1))
+    ends_with(model, helper.make_node("Q", ["inner"], ["prediction"], domain="them"))
 
 
 def sixty_four_bits(model: ModelProto) -> None:

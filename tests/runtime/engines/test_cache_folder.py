@@ -4,8 +4,10 @@ import os
 
 import pytest
 
+from export.timing_cache import default_timing_cache
 from runtime.engines import cache_folder
-from runtime.engines.cache_folder import keep, read_kept, user_cache_folder
+from runtime.engines.cache_folder import can_keep, keep, read_kept, user_cache_folder
+from runtime.engines.model_cache import compile_cached
 
 
 @pytest.fixture(autouse=True)
@@ -48,3 +50,68 @@ def test_a_relative_cache_folder_is_ignored(monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", "cache")
     monkeypatch.setenv("HOME", "/home/somebody")
     assert str(user_cache_folder("kernels")) == "/home/somebody/.cache/ddpm-rt/kernels"
+
+
+def test_a_damaged_file_is_not_read(root):
+    keep("verified", "a", b"0123")
+    (path,) = (root / "verified").iterdir()
+    for content in (b"0122", b"012", b"", b"01234"):
+        path.write_bytes(content)
+        assert read_kept("verified", "a") is None
+    assert keep("verified", "a", b"0123")
+    assert read_kept("verified", "a") == b"0123"
+
+
+def test_what_others_may_write_is_not_read(root, monkeypatch):
+    keep("verified", "a", b"0123")
+    folder = root / "verified"
+    (path,) = folder.iterdir()
+    for place in (path, folder):
+        mode = place.stat().st_mode
+        place.chmod(mode | 0o020)
+        assert read_kept("verified", "a") is None
+        place.chmod(mode)
+        assert read_kept("verified", "a") == b"0123"
+    folder.chmod(0o777)
+    assert not keep("verified", "b", b"0123")
+    folder.chmod(0o700)
+    path.rename(root / "elsewhere")
+    path.symlink_to(root / "elsewhere")
+    assert read_kept("verified", "a") is None
+    path.unlink()
+    (root / "elsewhere").rename(path)
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    assert read_kept("verified", "a") is None
+
+
+def test_under_a_group_s_umask_too(root):
+    umask = os.umask(0o002)
+    try:
+        assert keep("verified", "a", b"0123")
+        assert read_kept("verified", "a") == b"0123"
+    finally:
+        os.umask(umask)
+
+
+@pytest.mark.parametrize("home", ["unknown", "empty", "relative"])
+def test_without_a_home_nothing_is_kept(home, tmp_path, monkeypatch):
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.chdir(tmp_path)
+    if home == "unknown":
+
+        def no_home():
+            raise RuntimeError("Could not determine home directory.")
+
+        monkeypatch.setattr(cache_folder.Path, "home", no_home)
+    else:
+        monkeypatch.setenv("HOME", {"empty": "", "relative": "here"}[home])
+    assert not can_keep()
+    assert not keep("verified", "a", b"one")
+    assert read_kept("verified", "a") is None
+    assert compile_cached("key", lambda folder: folder) is None
+    assert default_timing_cache("10.0", "8.9") is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_with_a_home_things_are_kept():
+    assert can_keep()

@@ -84,3 +84,87 @@ def test_a_relative_cache_folder_is_ignored(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     compile_cached("a", compiling())
     assert (tmp_path / "home" / ".cache" / "ddpm-rt" / "models").is_dir()
+
+
+def sealed(root, key="a"):
+    """A folder as it is written, and its blob."""
+    assert compile_cached(key, compiling()) == "miss"
+    (folder,) = root.iterdir()
+    return folder, folder / "blob"
+
+
+def spoil_owner(folder, blob):
+    blob.chmod(0o620)
+
+
+def spoil_folder(folder, blob):
+    folder.chmod(0o770)
+
+
+def add_file(folder, blob):
+    (folder / "other.blob").write_bytes(b"x")
+
+
+def link(folder, blob):
+    blob.rename(folder.parent.parent / "kept")
+    blob.symlink_to(folder.parent.parent / "kept")
+
+
+def link_folder(folder, blob):
+    folder.rename(folder.parent.parent / "kept")
+    folder.symlink_to(folder.parent.parent / "kept")
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.chmod(0o600)
+    path.write_bytes(content)
+
+
+SPOILED = [
+    spoil_owner,
+    spoil_folder,
+    add_file,
+    link,
+    link_folder,
+    lambda folder, blob: flip(blob),
+    lambda folder, blob: flip(folder / model_cache.CONTENTS),
+    lambda folder, blob: blob.write_bytes(b""),
+    lambda folder, blob: blob.unlink(),
+    lambda folder, blob: (folder / model_cache.CONTENTS).unlink(),
+    lambda folder, blob: (folder / model_cache.CONTENTS).write_text("[]"),
+]
+
+
+@pytest.mark.parametrize("spoil", SPOILED)
+def test_what_is_not_as_it_was_written_is_compiled_anew(root, spoil):
+    spoil(*sealed(root))
+    assert compile_cached("a", compiling()) == "miss"
+    assert compile_cached("a", compiling()) == "hit"
+
+
+def test_another_key_s_folder_is_not_this_key_s(root):
+    folder, _ = sealed(root)
+    folder.rename(root.parent / "kept")
+    other, _ = sealed(root, "b")
+    other.rename(folder)
+    assert compile_cached("a", compiling()) == "miss"
+
+
+def test_a_cache_that_others_may_write_is_not_used(root, monkeypatch):
+    sealed(root)
+    root.chmod(0o777)
+    assert compile_cached("a", compiling()) == "not cached"
+    root.chmod(0o700)
+    assert compile_cached("a", compiling()) == "hit"
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    assert compile_cached("a", compiling()) == "not cached"
+
+
+def test_under_a_group_s_umask_too(root):
+    umask = os.umask(0o002)
+    try:
+        assert [compile_cached("a", compiling()) for _ in range(2)] == ["miss", "hit"]
+    finally:
+        os.umask(umask)

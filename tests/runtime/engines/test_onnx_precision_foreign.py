@@ -33,11 +33,15 @@ from tests.runtime.engines.foreign_onnx import (
     calls_a_function,
     casts_at_the_end,
     computes,
-    eight_bits,
     fills_a_tensor,
     has_a_constant,
+    multiplies_whole_numbers,
+    quantizes_in_a_function,
+    rounds_dynamically,
     rounds_in_a_branch,
+    rounds_to_eight_bits,
     sixty_four_bits,
+    stores_eight_bits,
     stores_weights,
     unread_branch,
     unread_function,
@@ -86,11 +90,72 @@ def test_what_rounds_the_prediction_counts(
     assert onnx_precision(path) == precision
 
 
-@pytest.mark.parametrize(
-    "change", [lambda model: None, unread_table, unread_branch, unread_function, eight_bits, sixty_four_bits]
-)
+@pytest.mark.parametrize("change", [lambda model: None, unread_table, unread_branch, unread_function, sixty_four_bits])
 def test_what_the_prediction_is_not_made_from_does_not_count(change: Change, foreign: Foreign) -> None:
     assert onnx_precision(foreign(change)) == "fp32"
+
+
+QUANTIZED_FILES = [
+    rounds_to_eight_bits(),
+    rounds_to_eight_bits(written=False),
+    rounds_to_eight_bits(onnx.TensorProto.UINT8),
+    stores_eight_bits,
+    rounds_dynamically,
+    multiplies_whole_numbers,
+    quantizes_in_a_function,
+]
+
+
+@pytest.mark.parametrize("change", QUANTIZED_FILES)
+def test_quantized_files_are_of_low_precision(change: Change, foreign: Foreign) -> None:
+    """They run where they mean what they say, and by the rule for low precision; OpenVINO gave other images."""
+    path = foreign(change)
+    assert onnx_precision(path) == "int8"
+    arguments: dict[str, Any] = {"sampler": "ddim", "num_steps": 10, "threads": 1}
+    with pytest.raises(InputError, match="rounding the prediction to int8 moves a step.*; --force"):
+        Sampler(path, **arguments)
+    sampler = Sampler(path, **arguments, force=True)
+    assert sampler.engine.name.startswith("ONNX Runtime")
+    assert sampler.engine.name.endswith("(int8, CPU)")
+    assert sampler.sample(2).shape == (2, 8, 8, 1)
+    with pytest.raises(InputError, match="is in int8, which OpenVINO does not run as it is"):
+        open_engine(path, backend="openvino")
+
+
+def test_a_quantizer_keeps_the_property_of_the_file_that_it_was_given(foreign: Foreign) -> None:
+    def says(model: ModelProto) -> None:
+        model.metadata_props.add(key=PRECISION_KEY, value="fp16")
+
+    assert onnx_precision(foreign(says, rounds_dynamically)) == "int8"
+
+
+@pytest.mark.parametrize("kind", [onnx.TensorProto.DataType.Name(n) for n in range(1, 27)])
+def test_types_of_eight_bits_and_fewer(kind: str, tmp_path: Path) -> None:
+    """By their names: the next type of onnx.proto with eight bits or fewer fails here until it is known."""
+    number = onnx.TensorProto.DataType.Value(kind)
+    path = tmp_path / "unet.onnx"
+    path.write_bytes(one_node(helper.make_node("Cast", ["x"], ["p"], to=number)).SerializeToString())
+    bits = int("".join(filter(str.isdigit, kind.partition("E")[0])) or 32)
+    expected = "int8" if bits <= 8 else {"FLOAT16": "fp16", "BFLOAT16": "bf16"}.get(kind, "fp32")
+    assert onnx_precision(path) == expected
+
+
+@pytest.mark.parametrize(
+    "operator",
+    [
+        "QLinearConv",
+        "ConvInteger",
+        "MatMulIntegerToFloat",
+        "DynamicQuantizeMatMul",
+        "MatMulNBits",
+        "MatMulBnb4",
+        "QGemm",
+    ],
+)
+def test_operators_that_quantize(operator: str, tmp_path: Path) -> None:
+    path = tmp_path / "unet.onnx"
+    path.write_bytes(one_node(helper.make_node(operator, ["x", "w"], ["p"], domain="any")).SerializeToString())
+    assert onnx_precision(path) == "int8"
 
 
 def sparse(low: int) -> onnx.SparseTensorProto:
@@ -190,7 +255,7 @@ def test_damaged_files_are_left_to_their_reader(data: st.DataObject, tmp_path_fa
     for _ in range(data.draw(st.integers(1, 6))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     path.write_bytes(content)
-    assert onnx_precision(path) in ("fp32", "fp16", "bf16")
+    assert onnx_precision(path) in ("fp32", "fp16", "bf16", "int8")
 
 
 def test_hostile_files_take_neither_memory_nor_stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """OpenVINO: engines and ONNX files, what is bound, what is refused before it is opened."""
 
 import gc
+import hashlib
 import json
 import os
 import re
@@ -129,6 +130,34 @@ def test_the_second_start_takes_the_compiled_model_and_gives_the_same_bits(engin
     np.testing.assert_array_equal(*predictions)
 
 
+@pytest.mark.parametrize("onnx_file", [True, False])
+def test_a_flipped_bit_in_the_compiled_model_changes_nothing(tmp_path, monkeypatch, onnx_file):
+    """OpenVINO runs what lies in its cache: a bit of a weight there moved the prediction."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    path = NETWORK.save_onnx(tmp_path / "unet.onnx") if onnx_file else save_engine(tmp_path / "unet.xml", NETWORK)
+    x = np.random.default_rng(0).standard_normal((2, 2, 4, 6)).astype(np.float32)
+
+    def predict():
+        engine = OpenVinoEngine(path, threads=1)
+        prediction = np.zeros_like(x)
+        engine.bind(x, np.array([3, 70], np.float32), prediction)()
+        return prediction
+
+    expected = predict()
+    blobs = list((tmp_path / "cache").rglob("*.blob"))
+    assert len(blobs) == 1
+    size = blobs[0].stat().st_size
+    table = NETWORK.slope.astype(np.float32).tobytes()
+    places = [blobs[0].read_bytes().find(table) + 4 * 70 + 3] if table in blobs[0].read_bytes() else []
+    for place in [*places, *range(0, size, size // 7)]:
+        content = bytearray(blobs[0].read_bytes())
+        content[place] ^= 0x40
+        blobs[0].chmod(0o600)
+        blobs[0].write_bytes(content)
+        np.testing.assert_array_equal(predict(), expected)
+        (blobs[0],) = (tmp_path / "cache").rglob("*.blob")
+
+
 def replace_in(path, old, new):
     path.write_text(path.read_text().replace(old, new))
 
@@ -136,7 +165,7 @@ def replace_in(path, old, new):
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
-        (lambda path: sidecar_path(path).unlink(), r"unet\.xml\.json: no such file, expected the description of unet"),
+        (lambda path: sidecar_path(path).unlink(), r"unet\.xml\.json: no such file; expected the description of unet"),
         (lambda path: path.unlink(), r"unet\.xml: cannot be read \(No such file"),
         (lambda path: path.with_suffix(".bin").unlink(), r"unet\.bin: cannot be read \(No such file"),
         (lambda path: path.write_bytes(path.read_bytes() + b" "), r"unet\.xml: SHA-256 is \w{64}, but its sidecar"),
@@ -216,7 +245,9 @@ def test_the_command_samples_from_it(engine_path):
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert re.fullmatch(r"OpenVINO [\d.]+ \(fp32, CPU\)", report["engine"]["name"])
-    assert report["engine"]["sha256"] == read_sidecar(engine_path, "").sha256
+    sidecar = read_sidecar(engine_path, "")
+    both = f"{sidecar.sha256} {sidecar.engine['weights_sha256']}"
+    assert report["engine"]["sha256"] == hashlib.sha256(both.encode()).hexdigest()
     found = np.load(engine_path.parent / "samples" / "samples.npy")
     onnx_file = NETWORK.save_onnx(engine_path.parent / "unet.onnx")
     expected = Sampler(onnx_file, num_steps=5, backend="onnxruntime").sample_float32(3)
@@ -235,7 +266,7 @@ def test_the_choice_is_printed(tmp_path, monkeypatch, capsys, backend, says):
     monkeypatch.chdir(tmp_path)
     NETWORK.save_onnx(tmp_path / "unet.onnx")
     assert main(["--num", "1", "--steps", "2", "--format", "npy", "--backend", backend]) == 0
-    assert re.search(says, capsys.readouterr().err)
+    assert re.search(says, capsys.readouterr().err, re.MULTILINE)
 
 
 def test_a_bound_call_keeps_its_buffers_alive(engine_path):
@@ -250,3 +281,36 @@ def test_a_bound_call_keeps_its_buffers_alive(engine_path):
     del call
     gc.collect()
     assert all(buffer() is None for buffer in buffers)
+
+
+def test_few_sizes_are_compiled_and_fewer_kept(engine_path, monkeypatch):
+    compiled = []
+    compile_size = OpenVinoEngine.compiled
+
+    def counted(engine, batch_size, options=None):
+        compiled.append(batch_size)
+        return compile_size(engine, batch_size, options)
+
+    monkeypatch.setattr(OpenVinoEngine, "compiled", counted)
+    sampler = Sampler(engine_path, num_steps=2, threads=2)
+    expected = Sampler(engine_path, num_steps=2, batch_size=1).sample_float32(30)
+    compiled.clear()
+    threads = len(os.listdir("/proc/self/task"))
+    for num in range(1, 31):
+        np.testing.assert_array_equal(sampler.sample_float32(num), expected[:num])
+    assert compiled == [*range(1, 9), 10, 12, 14, 16, 20, 24, 28, 32]
+    assert len(sampler.engine._compiled) == openvino_cpu.MAX_COMPILED
+    assert len(os.listdir("/proc/self/task")) - threads <= 2 * (openvino_cpu.MAX_COMPILED + 1)
+    # What was used last is kept.
+    compiled.clear()
+    for num in (30, 28, 31, 22, 23):
+        sampler.sample(num)
+    assert compiled == []
+
+
+def test_a_full_batch_is_compiled_as_it_is_and_the_last_one_filled_up(engine_path, monkeypatch):
+    sampler = Sampler(engine_path, num_steps=2, batch_size=9, threads=1)
+    expected = Sampler(engine_path, num_steps=2, batch_size=1, threads=1).sample_float32(20)
+    np.testing.assert_array_equal(sampler.sample_float32(20), expected)  # 9, 9 and 2
+    np.testing.assert_array_equal(sampler.sample_float32(9), expected[:9])
+    assert set(sampler.engine._compiled) == {2, 9}

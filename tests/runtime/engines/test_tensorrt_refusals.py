@@ -43,7 +43,7 @@ def test_missing_files(tmp_path):
     assert refusal(path).startswith("unet.plan: no such engine; make one with `python -m export.to_trt --out ")
     path.write_bytes(b"a plan of somebody else")
     line = refusal(path)
-    assert line.startswith("unet.plan.json: no such file, expected the description of unet.plan beside it")
+    assert line.startswith("unet.plan.json: no such file; expected the description of unet.plan beside it")
     assert "python -m export.to_trt" in line
 
 

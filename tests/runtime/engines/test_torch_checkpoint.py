@@ -76,7 +76,8 @@ def test_checkpoint_is_ready_for_use(saved: Path) -> None:
     assert {(p.dtype, p.device.type, p.requires_grad) for p in checkpoint.unet.parameters()} == {
         (torch.float32, "cpu", False)
     }
-    assert checkpoint.process.checkpoint_sha256 == checkpoint.sha256 == TorchEngine(saved).sha256
+    assert checkpoint.process.checkpoint_sha256 == checkpoint.sha256
+    assert TorchEngine(saved).sha256 == checkpoint.network_sha256
     assert checkpoint.num_parameters == sum(
         tensor.numel() for tensor in safetensors.torch.load_file(saved / WEIGHTS).values()
     )

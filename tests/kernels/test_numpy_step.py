@@ -6,8 +6,8 @@ import torch
 
 from diffusion.errors import InputError
 from diffusion.normal import draw_number, normal
-from diffusion.step import ReferenceStep, apply_row, float32_from, rounded_to
 from diffusion.step_table import COLUMNS
+from tests.kernels.numpy_step import ReferenceStep, apply_row, float32_from, rounded_to
 
 SHAPE = (3, 5, 7)
 

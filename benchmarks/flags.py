@@ -1,0 +1,40 @@
+"""Types of flags that several measurements have: what argparse calls to read a word."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+_MAX_SEED = 2**64
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1. Raises ArgumentTypeError."""
+    value = _whole(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"found {text}, expected at least 1")
+    return value
+
+
+def seed(text: str) -> int:
+    """A seed of the noise. Raises ArgumentTypeError."""
+    value = _whole(text)
+    if not 0 <= value < _MAX_SEED:
+        raise argparse.ArgumentTypeError(f"found {text}, expected 0 to 2^64 - 1")
+    return value
+
+
+def picture(text: str) -> Path:
+    """The name of a PNG file, known to be one before anything is measured. Raises ArgumentTypeError."""
+    path = Path(text)
+    if path.suffix.lower() != ".png":
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected the name of a file that ends in .png")
+    return path
+
+
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        shown = text if len(text) <= 40 else f"{text[:40]}…"
+        raise argparse.ArgumentTypeError(f"found {shown!r}, expected a whole number") from None

@@ -1,0 +1,99 @@
+"""JSON that anybody may have written: parsed within limits, or refused in one line.
+
+Python's parser takes what JSON does not have (NaN, repeated names), and raises four kinds of exceptions.
+"""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+from typing import Any
+
+from diffusion.errors import InputError
+from diffusion.number_checks import shown
+
+MAX_JSON_BYTES = 2**26
+"""Largest file that is read; the betas of the longest schedule take a third of it."""
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value that a JSON text describes.
+
+    Args:
+        text: bytes are UTF-8.
+
+    Raises:
+        InputError: not JSON, nested too deeply, a name twice in one object, a number that Python does not read.
+    """
+    try:
+        if isinstance(text, bytes):
+            text = text.decode("utf-8")
+        return json.loads(text, object_pairs_hook=_without_repeats, parse_constant=_refuse_constant)
+    except InputError:
+        raise
+    except RecursionError:
+        raise InputError("not JSON that can be read (it is nested too deeply)") from None
+    except ValueError as error:  # undecodable bytes and numbers of too many digits among them
+        raise InputError(f"not JSON ({error})") from None
+
+
+def read_json(path: Path, remedy: str, missing: str | None = None) -> Any:
+    """The value that a JSON file describes.
+
+    Args:
+        path: of a regular file; a pipe or a device is not waited for.
+        remedy: the end of the line for a file that cannot be used.
+        missing: the same where there is no file; `remedy` if None.
+
+    Raises:
+        InputError: no file, no regular file, one that is too large, cannot be read, or is not JSON.
+    """
+    try:
+        facts = path.stat()
+        if not stat.S_ISREG(facts.st_mode):
+            raise InputError(f"{path}: is not a regular file, expected a JSON file; {remedy}")
+        if facts.st_size > MAX_JSON_BYTES:
+            raise InputError(
+                f"{path}: has {facts.st_size} bytes, expected a JSON file of at most {MAX_JSON_BYTES}; {remedy}"
+            )
+        content = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"{path}: no such file; {missing or remedy}") from None
+    except (OSError, ValueError) as error:  # a path with a NUL is a ValueError
+        raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}); {remedy}") from None
+    try:
+        return parse_json(content)
+    except InputError as error:
+        raise InputError(f"{path}: {error}; {remedy}") from None
+
+
+def read_json_object(path: Path, remedy: str, missing: str | None = None) -> dict[str, Any]:
+    """As `read_json`, for a file that must hold an object."""
+    value = read_json(path, remedy, missing)
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: holds {json_kind(value)}, expected a JSON object; {remedy}")
+    return value
+
+
+def json_kind(value: object) -> str:
+    """What JSON calls a value of this type."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true or false"
+    kinds = {dict: "an object", list: "a list", str: "a text", int: "a number", float: "a number"}
+    return next((name for kind, name in kinds.items() if isinstance(value, kind)), type(value).__name__)
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in fields:
+            raise InputError(f"not JSON with one meaning: the field {shown(name)} stands twice in one object")
+        fields[name] = value
+    return fields
+
+
+def _refuse_constant(name: str) -> Any:
+    raise InputError(f"not JSON (it holds {name})")

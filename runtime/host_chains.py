@@ -1,0 +1,119 @@
+"""The host chains of a sampler: each is leased to one caller at a time, and only a few are kept."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections import Counter
+from collections.abc import Iterator
+
+from diffusion.errors import InputError
+from diffusion.step_table import StepTable
+from runtime.engines.interface import Engine
+from runtime.host_chain import HostChain
+from runtime.own_process import OwnProcess
+
+MAX_LEASED = 2
+"""At work at once for one sampler; further callers wait. A network call uses all threads, so more gain nothing."""
+
+MAX_KEPT = 3
+"""Chains of a sampler, at work or ready for the next caller: a run's batch, its last and smaller one, and one more."""
+
+
+class HostChains:
+    """The chains of a sampler, kept between runs: those that were used last.
+
+    Args:
+        engine: the network.
+        table: the rows.
+        threads: of the step; 0 for as many as this process may use.
+    """
+
+    def __init__(self, engine: Engine, table: StepTable, threads: int = 0) -> None:
+        self._engine, self._table, self._threads = engine, table, threads
+        self._own_process = OwnProcess("a sampler")
+        self._changed = threading.Condition()
+        self._leased: Counter[int] = Counter()  # how many by each thread
+        self._idle: list[tuple[tuple[int, bool], HostChain]] = []  # what was used longest ago first
+
+    @contextlib.contextmanager
+    def lease(self, batch_size: int, with_x_start: bool = False) -> Iterator[HostChain]:
+        """A chain that is nobody else's for the length of a `with` block, in which no generator may be suspended.
+
+        Waits while `MAX_LEASED` chains are at work. A thread that has one already, because it samples from within
+        `after_step`, does not wait for itself: it gets one more.
+
+        Args:
+            batch_size: slots.
+            with_x_start: whether `x_start` is kept.
+
+        Raises:
+            InputError: a batch that the engine does not take, or a process that was forked since.
+        """
+        self._own_process.check()
+        key = (batch_size, with_x_start)
+        chain = self._take(key)
+        try:
+            yield chain
+        except BaseException:
+            self._give_back()  # a chain that was stopped on its way is not kept
+            raise
+        self._give_back((key, chain))
+
+    def _take(self, key: tuple[int, bool]) -> HostChain:
+        thread = threading.get_ident()
+        with self._changed:
+            self._changed.wait_for(lambda: self._leased.total() < MAX_LEASED or thread in self._leased)
+            self._leased[thread] += 1
+            for place in reversed(range(len(self._idle))):
+                if self._idle[place][0] == key:
+                    return self._idle.pop(place)[1]
+            self._drop_oldest()
+        try:  # which may take seconds, in which other callers can work
+            return HostChain(self._engine, self._table, *key, self._threads)
+        except BaseException:
+            self._give_back()
+            raise
+
+    def _give_back(self, kept: tuple[tuple[int, bool], HostChain] | None = None) -> None:
+        thread = threading.get_ident()
+        with self._changed:
+            self._leased[thread] -= 1
+            if not self._leased[thread]:
+                del self._leased[thread]
+            if kept is not None:
+                self._idle.append(kept)
+            self._drop_oldest()
+            self._changed.notify()
+
+    def _drop_oldest(self) -> None:
+        while self._idle and len(self._idle) + self._leased.total() > MAX_KEPT:
+            del self._idle[0]
+
+
+def fixed_batch(engine: Engine) -> int | None:
+    """The batch that the engine's file fixes: every call takes so many samples; None where any number may be called."""
+    found: int | None = getattr(engine, "fixed_batch", None)
+    return found
+
+
+def check_fixed_batch(engine: Engine, batch_size: int) -> None:
+    """Raises InputError if the file fixes another batch than the one that was asked for."""
+    fixed = fixed_batch(engine)
+    if fixed is not None and batch_size != fixed:
+        raise InputError(
+            f"batch size is {batch_size}, and {engine.name} has a file that takes batches of {fixed} alone; "
+            f"leave --batch-size out, or export it again with a dynamic first axis"
+        )
+
+
+def slots_for(engine: Engine, num: int, largest: int) -> int:
+    """Slots of the chain that runs `num` ≤ `largest` samples; those that are left over stay idle.
+
+    An engine that compiles for each batch size says by `padded_batch` which few sizes it has.
+    """
+    fixed = fixed_batch(engine)
+    if fixed is not None:
+        return fixed
+    padded = getattr(engine, "padded_batch", None)
+    return num if padded is None else min(largest, padded(num))

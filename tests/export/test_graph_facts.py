@@ -1,0 +1,126 @@
+"""Facts of a graph: what follows from the inputs is found, what only looks so is not believed."""
+
+from __future__ import annotations
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from export.graph_facts import BATCH, OPEN, GraphFacts, Shape, free_name, is_standard
+from export.sample_rows import Kind, kinds_of
+
+SIZES = """int64[4] image = {-1, 6, 3, 5}, int64[4] turned = {0, 6, 5, 3}, int64[3] folded = {1, -1, 15},
+    int64[2] all = {-1, 90}, int64[2] half = {-1, 45}, float[4] twice = {1, 1, 2, 2}, float[4] more = {2, 1, 2, 2}"""
+
+
+def facts(text: str, io: str = "float[N, 6, 3, 5] x, float[M] t", out: str = "float[N, A, B, D] y") -> GraphFacts:
+    model = onnx.parser.parse_model(
+        f"""<ir_version: 9, opset_import: ["" : 18]> network ({io}) => ({out}) <{SIZES}> {{ {text} }}"""
+    )
+    return GraphFacts(model)
+
+
+@pytest.mark.parametrize(
+    ("text", "shape"),
+    [
+        ("y = Neg(x)", (BATCH, 6, 3, 5)),
+        ("a = Reshape(x, all) y = Reshape(a, image)", (BATCH, 6, 3, 5)),
+        ("a = Reshape<allowzero=1>(x, all) b = Reshape(a, image) y = Reshape(b, turned)", (BATCH, 6, 5, 3)),
+        ("a = Reshape(x, folded) y = Reshape(a, image)", (OPEN, 6, 3, 5)),
+        ("a = Reshape(x, half) y = Reshape(a, image)", (OPEN, 6, 3, 5)),
+        ("a = Resize<mode=\"nearest\">(x, , twice) y = Neg(a)", (BATCH, 6, 6, 10)),
+        ("a = Resize<mode=\"nearest\">(x, , more) y = Neg(a)", (OPEN, 6, 6, 10)),
+        ("s = Shape(x) y = Reshape(x, s)", (BATCH, 6, 3, 5)),
+        ("a = Concat<axis=0>(x, x) y = Neg(a)", (OPEN, 6, 3, 5)),
+    ],
+)  # fmt: skip
+def test_shapes(text: str, shape: Shape) -> None:
+    assert facts(text).shapes["y"] == shape
+
+
+def test_names_of_sizes_may_repeat() -> None:
+    """The file calls height, width and batch by one name."""
+    found = facts("a = Transpose<perm=[2, 1, 0, 3]>(x) y = Neg(a)", io="float[N, 6, N, N] x, float[N] t")
+    assert found.shapes["y"] == (OPEN, 6, BATCH, OPEN)
+
+
+def test_what_a_file_says_of_its_output_is_not_believed() -> None:
+    assert facts("y = NonZero(x)", out="int64[4, 7] y").shapes["y"] == (4, OPEN)
+
+
+def test_readers_in_subgraphs() -> None:
+    text = "c = ReduceMax<keepdims=0>(t) d = Cast<to=9>(c) a = Neg(x) b = If(d) <then_branch = e () => "
+    text += "(float[N, 6, 3, 5] u) { u = Neg(a) }, else_branch = f () => (float[N, 6, 3, 5] v) { v = Abs(a) }> "
+    text += "y = Exp(b)"
+    found = facts(text)
+    assert [node.op_type for node in found.readers["a"]] == ["If"]
+    assert found.only_reader("a", "If") is not None
+    assert [found.free_name(name) for name in ("u", "u", "new")] == ["u_1", "u_2", "new"]
+
+
+def test_weights_that_can_be_fed_are_no_constants() -> None:
+    model = onnx.parser.parse_model(
+        """<ir_version: 9, opset_import: ["" : 18]> network (float[N, 2] x) => (float[N, 2] y) <float[1] w = {1}>
+        { y = Mul(x, w) }"""
+    )
+    assert GraphFacts(model).numbers("w") is not None
+    model.graph.input.append(helper.make_tensor_value_info("w", TensorProto.FLOAT, [1]))
+    assert GraphFacts(model).numbers("w") is None
+
+
+def test_an_operator_of_another_domain() -> None:
+    assert is_standard(helper.make_node("Add", [], []), "Add", "Sub")
+    assert not is_standard(helper.make_node("Add", [], [], domain="somebody"), "Add")
+
+
+def test_free_names() -> None:
+    taken = {"a", "a_1"}
+    assert [free_name("a", taken), free_name("a", taken), free_name("b", taken)] == ["a_2", "a_3", "b"]
+
+
+ROWS = {
+    "y = Sin(t)": Kind.ROWS,
+    "y = Reshape(t, column)": Kind.ROWS,
+    "a = Unsqueeze(t, one) y = MatMul(a, row)": Kind.ROWS,
+    "a = Unsqueeze(t, one) y = Gemm(a, row, bias)": Kind.ROWS,
+    "a = Unsqueeze(t, one) y = Gemm(a, row, five)": Kind.OTHER,
+    "a = Cast<to=7>(t) y = Gather(table, a)": Kind.ROWS,
+    "a = Unsqueeze(t, one) y = Concat<axis=1>(a, a)": Kind.ROWS,
+    "a = Unsqueeze(t, one) y = ReduceMean<keepdims=0>(a, one)": Kind.ROWS,
+    "a = Unsqueeze(t, one) y = ReduceMean<keepdims=0>(a, minus)": Kind.ROWS,
+    "a = Unsqueeze(t, one) y = ReduceMean<keepdims=1>(a, first)": Kind.OTHER,
+    "a = Unsqueeze(t, one) y = ReduceMean<keepdims=1>(a)": Kind.OTHER,
+    "y = Expand(single, shape)": Kind.FIXED,
+    "a = Shape(x) b = Gather(a, first) y = Expand(single, b)": Kind.ROWS,
+    "a = Shape(x) b = Gather(a, first) y = Expand(five, b)": Kind.BATCH_SIZE,
+    "a = Shape(x) y = Cast<to=1>(a)": Kind.BATCH_SIZE,
+    "a = Size(t) b = Cast<to=1>(a) y = Mul(t, b)": Kind.OTHER,
+    "y = Mul(t, single)": Kind.ROWS,
+    "y = Mul(t, five)": Kind.OTHER,
+    "a = Unsqueeze(t, first) y = Mul(t, a)": Kind.OTHER,
+    "y = CumSum(t, axis)": Kind.OTHER,
+    "y = RandomNormalLike(t)": Kind.OTHER,
+    "y = Dropout(t)": Kind.ROWS,
+    "y = somebody.Sin(t)": Kind.OTHER,
+    "a = Neg(x) y = ReduceMax<keepdims=0>(a)": Kind.OTHER,
+    "a = NonZero(x) b = Size(a) y = Cast<to=1>(b)": Kind.OTHER,
+    "a = Unsqueeze(t, one) y = Softmax<axis=1>(a)": Kind.ROWS,
+    "a = Unsqueeze(t, one) y = Softmax<axis=-2>(a)": Kind.OTHER,
+    "a = Unsqueeze(t, one) y = Slice(a, first, one, one)": Kind.ROWS,
+    "y = Slice(t, first, one, first)": Kind.OTHER,
+    "a = Unsqueeze(t, one) y = Transpose<perm=[1, 0]>(a)": Kind.OTHER,
+}
+
+
+@pytest.mark.parametrize(("text", "kind"), list(ROWS.items()), ids=list(ROWS))
+def test_rows_of_samples(text: str, kind: Kind) -> None:
+    model = onnx.parser.parse_model(
+        f"""<ir_version: 9, opset_import: ["" : 18, "somebody" : 1]>
+        network (float[N, 1, 4, 4] x, float[N] t) => (float[N] y)
+        <int64[4] column = {{-1, 1, 1, 1}}, int64[1] one = {{1}}, int64[1] first = {{0}}, int64[1] minus = {{-1}},
+         float[1, 3] row = {{1, 2, 3}}, float[3] bias = {{1, 2, 3}}, float[5, 1] five = {{1, 2, 3, 4, 5}},
+         float[5] table = {{1, 2, 3, 4, 5}}, float[1] single = {{2}}, int64[1] shape = {{4}}, int64 axis = {{0}}>
+        {{ {text} }}"""
+    )
+    facts = GraphFacts(model)
+    assert kinds_of(model.graph, facts, "x", "t")["y"] is kind
