@@ -39,7 +39,7 @@ COMMANDS = {
     "mlp": "export.mlp_to_onnx --checkpoint swiss_roll --out k.onnx",
     "tensorrt": "export.to_trt --flavor rtx --checkpoint checkpoint --out l.plan",
     "kernels": "benchmarks.kernels --shape 1 1 8 8 --rounds 1 --threads 1",
-    "likelihood": "benchmarks.likelihood --engine checkpoint --num 2 --evaluations 8 --data digits --plot m.png",
+    "likelihood": "benchmarks.likelihood --engine checkpoint --num 2 --evaluations 8 --levels 17 --plot m.png",
     "compare": "benchmarks.compare --checkpoint none --out n.json",
     "quality": "benchmarks.quality --engine none.onnx",
     "roll": "benchmarks.swiss_roll --engine none.onnx",

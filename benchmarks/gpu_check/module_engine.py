@@ -6,6 +6,7 @@ Its calls are those that `runtime.engines.torch_device` makes of a checkpoint.
 from __future__ import annotations
 
 import contextlib
+import weakref
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -86,6 +87,7 @@ class ModuleEngine:
         """As `runtime.engines.interface.Engine.bind`: copies to and from the GPU around each call."""
         if self._stream is None:
             self._stream = self.memory.make_stream()
+            weakref.finalize(self, self.memory.free_stream, self._stream).atexit = False
         return bind_host(self, x, t, prediction, self._stream)
 
 

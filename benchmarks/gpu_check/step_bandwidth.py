@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from dataclasses import dataclass
 from typing import Any
@@ -100,13 +101,15 @@ def measure(context: StageContext, case: Case, l2_bytes: int) -> dict[str, Any]:
             normal = {name: device.addresses[name] for name in ("seed", "sample_index", "draw")}
             arguments = {"num_samples": num, "num_elements": elements, "stream": stream, **normal}
             # Real numbers everywhere: a copy of zeros and a step on zeros can be faster.
-            kernels.cuda_normal_launch(out=large["x"], **arguments)
+            for name in ("x", *("h1", "h2")[: table.histories]):
+                kernels.cuda_normal_launch(out=large[name], **arguments)
             kernels.cuda_convert_launch(
                 x=large["x"], out=large["prediction"], out_type=case.prediction_type,
                 num_elements=num * elements, stream=stream,
             )  # fmt: skip
-            for address in (from_, to):
-                kernels.cuda_copy(address, large["x"], min(copied, 4 * num * elements), stream)
+            filled = 4 * num * elements
+            for address, place in itertools.product((from_, to), range(0, copied, filled)):
+                kernels.cuda_copy(address + place, large["x"], min(filled, copied - place), stream)
             step = kernels.CudaStep(
                 **{name: address for name, address in device.addresses.items() if name != "draw"},
                 **large,

@@ -1,4 +1,6 @@
-"""The stages that compare bits, run on a device of the host: they pass there, and they see what differs."""
+"""The stages that compare bits, run on the device in software: they pass there, and they see what differs."""
+
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,18 +10,16 @@ from benchmarks.gpu_check.device_arrays import DeviceArrays, differing_elements
 from benchmarks.gpu_check.host_loop import rounded
 from benchmarks.gpu_check.sanitizer_stage import DONE
 from diffusion.step_table import COLUMNS
-from tests.benchmarks.gpu_check_device import MeasuringKernels, device_context
-from tests.runtime.device.host_device import HostCudaStep, array_at
+from tests.benchmarks.gpu_check_device import device_context, let_pytorch_in
 
 
 @pytest.fixture
-def device(monkeypatch, tmp_path):
-    return device_context(monkeypatch, tmp_path)
+def device(request, monkeypatch, tmp_path):
+    yield from device_context(request, monkeypatch, tmp_path)
 
 
 def everything_is_given_back(context):
-    streams = context.memory.streams.work
-    return not context.memory.arrays and not streams and not context.kernels.executables
+    return not any(context.kernels.state(name) for name in ("allocations", "streams", "executables"))
 
 
 def test_noise(device):
@@ -32,13 +32,13 @@ def test_noise(device):
 
 def test_one_other_bit_of_the_noise_is_seen(device, monkeypatch):
     context, findings = device
-    honest = MeasuringKernels.cuda_normal_launch
+    honest = context.kernels.cuda_normal_launch
 
-    def launch(self, *, out, stream, **arguments):
-        honest(self, out=out, stream=stream, **arguments)
-        self._streams.put(stream, lambda: array_at(out, (2,), np.uint32).__setitem__(1, 0x3F800000))
+    def launch(*, out, stream, **arguments):
+        honest(out=out, stream=stream, **arguments)
+        context.kernels.software_write(out + 4, stream)
 
-    monkeypatch.setattr(MeasuringKernels, "cuda_normal_launch", launch)
+    monkeypatch.setattr(context.kernels, "cuda_normal_launch", launch)
     noise_bits.run(context, num_many=1000)
     assert context.failed_checks[0] == "1000 normals of one sample"
     assert findings["checks"][0]["found"] == "1 differ"
@@ -64,19 +64,20 @@ def test_every_kind_of_step_is_compared(device):
 @pytest.mark.parametrize("changed", ["x", "h1", "x_start", "next_input", "row", "t", "flag"])
 def test_a_step_that_changes_anything_else_is_seen(device, monkeypatch, changed):
     context, _ = device
-    original = HostCudaStep.__init__
+    honest, memory = context.kernels.CudaStep, context.memory
 
-    def init(self, streams, **arguments):
-        original(self, streams, **arguments)
-        honest = self.run
+    def planted_step(**arguments):
+        step = honest(**arguments)
 
-        def run():
-            honest()
-            array_at(arguments[changed], (1,), np.uint16)[0] ^= 1
+        def launch(stream):
+            step.launch(stream)
+            word = np.empty(1, np.uint16)
+            memory.to_host(word, arguments[changed], stream)
+            memory.to_device(arguments[changed], word ^ 1, stream)
 
-        self.run = run
+        return SimpleNamespace(launch=launch)
 
-    monkeypatch.setattr(HostCudaStep, "__init__", init)
+    monkeypatch.setattr(context.kernels, "CudaStep", planted_step)
     kind = step_bits.StepKind(2, False, True, 1.0, False, "float16", False)
     problems = step_bits.differences(context, kind, (2, 1, 4, 4))
     assert problems
@@ -108,13 +109,14 @@ def test_chains(device, run):
 
 def test_the_closed_form_network_runs_in_pytorch_as_in_numpy(device):
     context, _ = device
+    let_pytorch_in(context)
     assert chain_bits.gaussian_problems(context, device="cpu") == []
     assert everything_is_given_back(context)
 
 
 def test_a_chain_that_falls_back_is_a_failure(device):
     context, _ = device
-    context.kernels.refuses = {"cuda_while_graph"}
+    context.kernels.software_refuse("cudaGraphAddNode")
     problems = chain_bits.echo_problems(context)
     assert "ddpm float32: while was asked for, step is used" in problems[0]
 

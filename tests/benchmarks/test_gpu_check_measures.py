@@ -1,4 +1,6 @@
-"""The stages that measure, run on a device of the host: that what is timed is what is said to be."""
+"""The stages that measure, run on the device in software: that what is timed is what is said to be."""
+
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,8 +12,7 @@ from benchmarks.gpu_check.figures import CACHE_MULTIPLE
 from diffusion.errors import InputError
 from diffusion.process import SampleShape
 from diffusion.samplers import make_table
-from tests.benchmarks.gpu_check_device import L2_BYTES, device_context
-from tests.runtime.device.host_device import HostCudaStep
+from tests.benchmarks.gpu_check_device import device_context
 
 torch = pytest.importorskip("torch")
 
@@ -19,8 +20,8 @@ from benchmarks.gpu_check import chain_overhead, eager_peers, wall_clock  # noqa
 
 
 @pytest.fixture
-def device(monkeypatch, tmp_path):
-    return device_context(monkeypatch, tmp_path)
+def device(request, monkeypatch, tmp_path):
+    yield from device_context(request, monkeypatch, tmp_path)
 
 
 @pytest.fixture
@@ -38,15 +39,21 @@ def test_step_bandwidth(device, monkeypatch):
     context, findings = device
     monkeypatch.setattr(step_bandwidth, "SHAPE", SampleShape(2, 8, 8))
     launched = []
-    honest = HostCudaStep.launch
-    monkeypatch.setattr(HostCudaStep, "launch", lambda self, stream: (launched.append(stream), honest(self, stream)))
+    honest = context.kernels.CudaStep
+
+    def counted_step(**arguments):
+        step = honest(**arguments)
+        return SimpleNamespace(launch=lambda stream: (launched.append(stream), step.launch(stream)))
+
+    monkeypatch.setattr(context.kernels, "CudaStep", counted_step)
     step_bandwidth.run(context)
     assert context.failed_checks == []
     cases = findings["figures"]["cases"]
+    l2_bytes = context.kernels.cuda_device_facts(0)["l2_bytes"]
     assert [case["bytes_per_element"] for case in cases if "float16" in case["name"]][:5] == [12, 12, 20, 20, 28]
     assert [case["histories"] for case in cases[:5]] == [0, 0, 1, 1, 2]
     assert [case["noise"] for case in cases[:5]] == [True, False, True, False, False]
-    assert all(case["working_set_bytes"] >= CACHE_MULTIPLE * L2_BYTES for case in cases)
+    assert all(case["working_set_bytes"] >= CACHE_MULTIPLE * l2_bytes for case in cases)
     for case in cases:
         moved = case["num_samples"] * case["num_elements"] * case["bytes_per_element"]
         assert case["gb_per_s"] == pytest.approx(moved / case["step_ms"] / 1e6)
@@ -54,7 +61,7 @@ def test_step_bandwidth(device, monkeypatch):
     assert len(findings["targets"]) == 3
     rounds = step_bandwidth.ROUNDS + step_bandwidth._WARM_UP_ROUNDS
     assert len(launched) == len(cases) * rounds * step_bandwidth.LAUNCHES
-    assert not context.memory.arrays
+    assert context.kernels.state("allocations") == 0
 
 
 def test_chain_overhead_measures_the_network_alone_and_every_way_to_launch(device, echo, monkeypatch):
@@ -75,7 +82,7 @@ def test_chain_overhead_measures_the_network_alone_and_every_way_to_launch(devic
         for kind in ("while", "step", "none"):
             assert entry[kind]["used"] == kind
             assert entry[kind]["ratio_min"] <= entry[kind]["ratio"] <= entry[kind]["ratio_max"]
-        assert entry["nodes"] == context.kernels.node_types
+        assert entry["nodes"] == {"memcpy": entry["batch_size"]}  # the echo network's
     assert [target["name"] for target in findings["targets"]] == [
         "chain over network at batch 1, µs a step",
         "chain / network at batch 8",
@@ -85,13 +92,13 @@ def test_chain_overhead_measures_the_network_alone_and_every_way_to_launch(devic
     assert len(runs) == (2 * 3 + others) * (2 + 3)  # to warm up, to see how long it takes, three rounds
     assert "while, 16 rows a turn" in entries[0]
     assert "while, 16 rows a turn" not in entries[1]
-    assert not context.kernels.executables
-    assert not context.memory.arrays
+    assert context.kernels.state("executables") == 0
+    assert context.kernels.state("allocations") == 0
 
 
 def test_a_batch_that_does_not_fit_is_left_out(device, echo, monkeypatch):
     context, findings = device
-    context.memory.size_bytes = 200_000
+    context.memory.resize(200_000)
     monkeypatch.setattr(chain_overhead, "_SECONDS_PER_BATCH", 0.0)
     chain_overhead.run(context, batch_sizes=(1, 256))
     fits, too_large = findings["figures"]["batches"]
@@ -110,10 +117,8 @@ def test_a_graph_with_another_result_fails(device, echo, monkeypatch):
     context, _ = device
     honest = context.kernels.cuda_while_graph
 
-    def while_graph(network, step, *arguments):
-        graph = honest(network, step, *arguments)
-        context.kernels.graphs[graph].append(step.run)  # one row too many
-        return graph
+    def while_graph(network, step, turns_left, num_rows):
+        return honest(network, step, turns_left, num_rows + 1)  # one row too many a turn
 
     monkeypatch.setattr(context.kernels, "cuda_while_graph", while_graph)
     # The table is longer than what is run, so that the row too many is one.
@@ -153,7 +158,7 @@ def test_eager_peers_are_timed_by_turns_with_ours(device, echo, monkeypatch):
     assert set(entry["results"]) == {"theirs", eager_peers.OURS}
     assert entry["rounds"] == 3
     assert order == ["theirs", "theirs", "ours", "ours"] + ["theirs", "ours"] * 3
-    assert not context.memory.arrays
+    assert context.kernels.state("allocations") == 0
 
 
 def test_the_networks_process_is_the_checkpoints():
@@ -170,6 +175,6 @@ def test_the_networks_process_is_the_checkpoints():
 
 def test_a_batch_that_an_engine_does_not_take_is_an_input_error(device, echo):
     context, _ = device
-    context.memory.size_bytes = 1000
+    context.memory.resize(1000)
     with pytest.raises(InputError, match="device memory"):
         wall_clock.ChainSampler(echo, 4)

@@ -24,7 +24,7 @@ from diffusion.process import Process, SampleShape  # noqa: E402
 from diffusion.samplers import make_table  # noqa: E402
 from runtime.device_chain import DeviceChain  # noqa: E402
 from runtime.host_chain import HostChain  # noqa: E402
-from tests.benchmarks.gpu_check_device import device_context  # noqa: E402
+from tests.benchmarks.gpu_check_device import device_context, let_pytorch_in  # noqa: E402
 from tests.kernels.numpy_step import apply_row  # noqa: E402
 
 SMALL = {"widths": (32, 64, 64, 64), "groups": 8}
@@ -76,9 +76,16 @@ def test_random_weights_give_predictions_as_large_as_noise():
     assert torch.equal(network.conv_in.weight, random_plain_unet(**SMALL).conv_in.weight)
 
 
-def test_without_diffusers_the_plain_network_runs_the_chain(monkeypatch, tmp_path):
-    """On the device of the host: an engine around the module, its bits those of the network on the CPU."""
-    context, _ = device_context(monkeypatch, tmp_path)
+@pytest.fixture
+def context(request, monkeypatch, tmp_path):
+    """Of a stage, on a device whose memory PyTorch uses from the CPU."""
+    for context, _ in device_context(request, monkeypatch, tmp_path):
+        let_pytorch_in(context)
+        yield context
+
+
+def test_without_diffusers_the_plain_network_runs_the_chain(monkeypatch, context):
+    """An engine around the module, its bits those of the network on the CPU."""
     monkeypatch.setattr("benchmarks.gpu_check.plain_unet.random_plain_unet", lambda: random_plain_unet(**SMALL))
     engine = cifar_network.plain_engine(context.memory, "fp32", device="cpu")
     assert engine.name == "plain PyTorch U-Net (fp32)"
@@ -178,10 +185,8 @@ def without_cuda(monkeypatch):
     monkeypatch.setattr(torch.cuda, "graph", graph)
 
 
-def test_the_graph_loop_samples(monkeypatch, tmp_path, without_cuda):
+def test_the_graph_loop_samples(context, without_cuda):
     """As the plain loop: x_0 ~ N(0.1, 0.5²)."""
-    context, _ = device_context(monkeypatch, tmp_path)
-    context.memory.streams.work[0] = []
     process = Process(SampleShape(3, 2, 2), NoiseSchedule.make("linear"), clip_sample=None)
     engine = ModuleEngine(GaussianNetwork(process), process, "float32", context.memory, "Gaussian", device="cpu")
     loop = GraphLoop(engine, 300, 1000, compiled=False, device="cpu")
@@ -216,8 +221,7 @@ def test_diffusers_pipeline_as_a_call(tmp_path, theirs):
         assert 0 <= images.min() <= images.max() <= 1
 
 
-def test_a_module_as_an_engine_reads_and_writes_the_buffers_themselves(monkeypatch, tmp_path):
-    context, _ = device_context(monkeypatch, tmp_path)
+def test_a_module_as_an_engine_reads_and_writes_the_buffers_themselves(context):
     process = Process(SampleShape(1, 2, 2), NoiseSchedule.make("linear"))
     engine = ModuleEngine(GaussianNetwork(process), process, "float32", context.memory, "Gaussian", device="cpu")
     stream = context.memory.make_stream()
@@ -232,10 +236,12 @@ def test_a_module_as_an_engine_reads_and_writes_the_buffers_themselves(monkeypat
     found = np.zeros((2, 1, 2, 2), np.float32)
     context.memory.to_host(found, addresses[2], stream)
     np.testing.assert_array_equal(found, GaussianNetwork(process)(torch.ones(2, 1, 2, 2), torch.tensor([5, 700])))
+    for address in addresses:
+        context.memory.free(address)
+    context.memory.free_stream(stream)
 
 
-def test_peers_depend_on_what_is_installed(monkeypatch, tmp_path):
-    context, _ = device_context(monkeypatch, tmp_path)
+def test_peers_depend_on_what_is_installed(monkeypatch, tmp_path, context):
     (tmp_path / "checkpoint.json").write_text("{}")  # made before
     with_diffusers = list(compiled_peers.peers(context, 1, "bf16"))
     assert with_diffusers == [compiled_peers.GRAPH_LOOP, compiled_peers.PIPELINE, compiled_peers.COMPILED_LOOP]

@@ -6,12 +6,14 @@ import concurrent.futures
 import fcntl
 import functools
 import hashlib
+import importlib.metadata
 import importlib.util
 import os
 import shutil
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -31,7 +33,7 @@ _CHECKED = [
     "--param=asan-stack=0", "--param=asan-globals=0",
 ]  # fmt: skip
 _DEVICE_FILES = ("step_kernels.cpp", "network.cpp")
-_RUNTIME_FILES = ("device.cpp", "device_threads.cpp", "memory.cpp", "streams.cpp", "graphs.cpp")
+_RUNTIME_FILES = ("device.cpp", "device_threads.cpp", "memory.cpp", "streams.cpp")
 
 
 @dataclass(frozen=True)
@@ -42,16 +44,41 @@ class Build:
         kernels: the folder of the real sources, or of a copy with a fault in it.
         sanitizer: "" for the checks of the device itself, or "address,undefined" or "thread".
         coverage: whether step.cu and cuda_graph.cpp count their lines, into files beside the objects.
-        cuda_version: what the CUDA headers say of themselves.
+        cuda_version: what the CUDA headers say of themselves to the files that ask.
+        cache: where new files go; what is in `CACHE` is not built again.
     """
 
     kernels: Path = KERNELS
     sanitizer: str = ""
     coverage: bool = False
     cuda_version: int = 13000
+    cache: Path = CACHE
 
     def module(self) -> Path:
         """The extension module."""
+        return self._known("module", self._build_module)
+
+    def program(self, source: Path) -> Path:
+        """A program of its own, without Python, with the step of the CPU beside it."""
+        return self._known(source.name, lambda: self._build_program(source))
+
+    def _known(self, name: str, build: Callable[[], Path]) -> Path:
+        """What was built of the very same files, without asking the compiler; else what is built now."""
+        files = [path for folder in (self.kernels, SOFTWARE) for path in sorted(folder.rglob("*")) if path.is_file()]
+        digest = hashlib.sha256(repr((self, name, sys.version, _nanobind_version())).encode())
+        for path in [*files, Path(__file__)]:
+            digest.update(f"{path.name} {path.stat().st_size} ".encode() + path.read_bytes())
+        self.cache.mkdir(parents=True, exist_ok=True)
+        note = self.cache / f"{digest.hexdigest()[:24]}.built"
+        if note.exists() and (built := Path(note.read_text())).exists():
+            return built
+        with (self.cache / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # other workers of the same test run wait, and find it built
+            built = build()
+        note.write_text(str(built))
+        return built
+
+    def _build_module(self) -> Path:
         nanobind = Path(importlib.util.find_spec("nanobind").origin).parent
         python = [f"-isystem{sysconfig.get_path('include')}", f"-isystem{nanobind / 'include'}"]
         units = [
@@ -65,8 +92,7 @@ class Build:
         ]  # fmt: skip
         return self._link(units, "_software_kernels.so", ["-shared"])
 
-    def program(self, source: Path) -> Path:
-        """A program of its own, without Python, with the step of the CPU beside it."""
+    def _build_program(self, source: Path) -> Path:
         host = ["-fno-math-errno", "-fno-trapping-math"]
         units = [
             *self._common_units(),
@@ -80,10 +106,12 @@ class Build:
     def _common_units(self) -> list[tuple[list[str], Path]]:
         checks = _CHECKED if not self.sanitizer else []
         counts = ["--coverage"] if self.coverage else []
+        version = [f"-DCUDART_VERSION={self.cuda_version}"]
         return [
             *(self._unit(SOFTWARE / name, [*_DEVICE, *checks, *counts]) for name in _DEVICE_FILES),
             *(self._unit(SOFTWARE / name, []) for name in _RUNTIME_FILES),
-            self._unit(self.kernels / "cuda_graph.cpp", counts),
+            self._unit(SOFTWARE / "graphs.cpp", version),
+            self._unit(self.kernels / "cuda_graph.cpp", [*version, *counts]),
         ]
 
     def _unit(self, source: Path, options: list[str]) -> tuple[list[str], Path]:
@@ -93,44 +121,49 @@ class Build:
             own = source.name == "device_threads.cpp"
             sanitizer = ["-DSOFTWARE_MALLOC", "-DSOFTWARE_TSAN", *([] if own else ["-fsanitize=thread"])]
         elif self.sanitizer:
-            sanitizer = ["-DSOFTWARE_MALLOC", f"-fsanitize={self.sanitizer}", "-fno-sanitize-recover=all"]
+            # -O0: the optimizer takes longer over all the checks than everything else together.
+            sanitizer = ["-DSOFTWARE_MALLOC", "-O0", f"-fsanitize={self.sanitizer}", "-fno-sanitize-recover=all"]
         flags = [
-            "-std=c++17", "-O1", "-g1", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-Wall", "-Wextra",
-            "-Wno-unused-function", f"-DCUDART_VERSION={self.cuda_version}", f"-I{SOFTWARE}", f"-I{self.kernels}",
-            *sanitizer, *options,
+            "-std=c++17", "-O1", "-g1", "-fPIC", "-ftls-model=initial-exec", "-fvisibility=hidden", "-ffp-contract=off",
+            "-Wall", "-Wextra", "-Wno-unused-function", f"-I{SOFTWARE}", f"-I{self.kernels}", *sanitizer, *options,
         ]  # fmt: skip
         return flags, source
 
     def _link(self, units: list[tuple[list[str], Path]], name: str, options: list[str]) -> Path:
-        CACHE.mkdir(parents=True, exist_ok=True)
-        with (CACHE / ".lock").open("w") as lock, concurrent.futures.ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # other workers of the same test run wait, and find it built
-            objects = list(pool.map(lambda unit: _compile(*unit), units))
-            if self.sanitizer:
-                options = [*options, f"-fsanitize={self.sanitizer}"]
-            options += ["--coverage"] if self.coverage else []
-            key = hashlib.sha256(repr((name, options, [str(each) for each in objects])).encode()).hexdigest()[:16]
-            built = CACHE / key / name
-            if not built.exists():
-                built.parent.mkdir(exist_ok=True)
-                part = built.with_suffix(".part")
-                _run(_compiler(), *objects, *options, "-pthread", "-ldl", "-o", part)
-                part.replace(built)
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+            objects = list(pool.map(lambda unit: self._compile(*unit), units))
+        if self.sanitizer:
+            options = [*options, f"-fsanitize={self.sanitizer}"]
+        options = [*options, *(["--coverage"] if self.coverage else [])]
+        key = hashlib.sha256(repr((name, options, [str(each) for each in objects])).encode()).hexdigest()[:16]
+        built = self.cache / key / name
+        if not built.exists():
+            built.parent.mkdir(exist_ok=True)
+            part = built.with_suffix(".part")
+            _run(_compiler(), *objects, *options, "-pthread", "-ldl", "-o", part)
+            part.replace(built)
         return built
 
-
-def _compile(flags: list[str], source: Path) -> Path:
-    """The object file; its name is a digest of all that it is made of."""
-    preprocessed = _run(_compiler(), *flags, "-E", "-P", source)
-    counted = str(source.resolve()) if "--coverage" in flags else source.name
-    key = hashlib.sha256(b"\0".join([repr((_version(), flags[:], counted)).encode(), preprocessed])).hexdigest()[:24]
-    built = CACHE / f"{source.stem}-{key}.o"
-    if not built.exists():
-        part = built.with_suffix(f".{os.getpid()}.o")
-        _run(_compiler(), *flags, "-c", source, "-o", built if "--coverage" in flags else part)
-        if part.exists():
-            part.replace(built)
-    return built
+    def _compile(self, flags: list[str], source: Path) -> Path:
+        """The object file; its name is a digest of all that it is made of."""
+        headers = [path for folder in (self.kernels, SOFTWARE) for path in sorted(folder.glob("*.h"))]
+        included = [self.kernels / "step.cu"] if source.name == "step_kernels.cpp" else []
+        says = [flag for flag in flags if not flag.startswith("-I")]
+        digest = hashlib.sha256(repr((_compiler_version(), _nanobind_version(), says, source.name)).encode())
+        for path in [source, *included, *headers]:
+            digest.update(path.read_bytes())
+        key = digest.hexdigest()[:24]
+        name = f"{source.stem}-{key}.o"
+        built = self.cache / name
+        if (CACHE / name).exists():
+            return CACHE / name
+        if not built.exists():
+            part = built.with_suffix(f".{os.getpid()}.o")
+            # Lines are counted in a file that is named after the object.
+            _run(_compiler(), *flags, "-c", source, "-o", built if self.coverage else part)
+            if part.exists():
+                part.replace(built)
+        return built
 
 
 def _run(*command: object) -> bytes:
@@ -148,7 +181,12 @@ def _compiler() -> str:
 
 
 @functools.cache
-def _version() -> str:
+def _nanobind_version() -> str:
+    return importlib.metadata.version("nanobind")
+
+
+@functools.cache
+def _compiler_version() -> str:
     return _run(_compiler(), "--version").decode()
 
 

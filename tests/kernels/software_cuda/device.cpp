@@ -118,7 +118,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int ordinal) {
   size_t free_bytes;
   properties->major = 9;
   properties->multiProcessorCount = 1;
-  properties->l2CacheSize = 1 << 12;
+  properties->l2CacheSize = 1 << 10;
   return cudaMemGetInfo(&free_bytes, &properties->totalGlobalMem);
 }
 

@@ -43,6 +43,8 @@ cudaError_t failed(cudaError_t error);
 // Memory. `problem_of_range` is empty where the device may read or write all of it.
 void forget_memory();
 void set_total_bytes(size_t total_bytes);
+// From now on the host may use the device's memory, and all of it counts as written.
+void share_memory();
 size_t allocated_bytes();
 size_t num_allocations();
 std::string problem_of_range(const void* address, size_t size, bool write);

@@ -28,6 +28,7 @@ struct Allocation {
 std::map<uintptr_t, Allocation> allocations;  // by their first address
 size_t total = 0, in_use = 0;
 int at_work = 0;
+bool shared = false;
 
 #if defined(SOFTWARE_MALLOC)
 char* take(size_t size) { return static_cast<char*>(std::aligned_alloc(kAlignment, (size + 255) / 256 * 256)); }
@@ -77,10 +78,10 @@ std::string hex(const void* address) {
 }  // namespace
 
 DeviceAtWork::DeviceAtWork() {
-  if (at_work++ == 0) protect(PROT_READ | PROT_WRITE);
+  if (at_work++ == 0 && !shared) protect(PROT_READ | PROT_WRITE);
 }
 DeviceAtWork::~DeviceAtWork() {
-  if (--at_work == 0) protect(PROT_NONE);
+  if (--at_work == 0 && !shared) protect(PROT_NONE);
 }
 
 void forget_memory() {
@@ -89,12 +90,19 @@ void forget_memory() {
     if (each.live) std::free(reinterpret_cast<void*>(start));
   }
 #else
+  if (shared) protect(PROT_NONE);
   // Addresses are never given out again.
   if (highest > lowest) madvise(lowest, (size_t)(highest - lowest), MADV_DONTNEED);
   lowest = top = highest;
 #endif
   allocations.clear();
   in_use = 0;
+  shared = false;
+}
+
+void share_memory() {
+  shared = true;
+  protect(PROT_READ | PROT_WRITE);
 }
 
 void set_total_bytes(size_t total_bytes) { total = total_bytes; }
@@ -232,8 +240,9 @@ cudaError_t cudaMalloc(void** address, size_t size) {
   if (size && !start) return failed(cudaErrorMemoryAllocation);
   *address = start;
   if (!size) return cudaSuccess;
-  allocations[reinterpret_cast<uintptr_t>(start)] = {size, true, std::vector<bool>(size)};
+  allocations[reinterpret_cast<uintptr_t>(start)] = {size, true, std::vector<bool>(size, shared)};
   in_use += size;
+  if (shared) share_memory();
   const DeviceAtWork at_work_now;
   std::memset(start, kJunk, size);
   return cudaSuccess;

@@ -8,6 +8,7 @@
 #include "cuda_error.h"
 #include "device.h"
 #include "network.h"
+#include "streams.h"
 
 namespace nb = nanobind;
 using nb::literals::operator""_a;
@@ -43,6 +44,8 @@ NB_MODULE(_software_kernels, m) {
   ddpm_rt::bind_cuda(m);
   m.def("software_reset", &reset, "total_bytes"_a, "seed"_a, "A new device; nothing of the old one may be used again.");
   m.def("software_set_total_bytes", &set_total_bytes, "total_bytes"_a, "What cudaMalloc may give in all.");
+  m.def("software_share_memory", &share_memory,
+        "The host may use the device's memory from now on, and all of it counts as written.");
   m.def("software_state", &state, "How much there is of everything, and how often each CUDA function was called.");
   m.def("software_fault", [] { return device().fault_text; }, "The fault that sticks; empty if there is none.");
   m.def("software_misuses", [] { return device().misuses; }, "Promises of our own code that were not kept.");
@@ -52,6 +55,19 @@ NB_MODULE(_software_kernels, m) {
   m.def("software_refuse", [](const std::string& name, int after) { device().refused[name] = after; }, "name"_a,
         "after"_a = 0, "From its `after`-th call on this CUDA function fails: operation not supported.");
   m.def("software_break_at", &break_at, "slot"_a, "timestep"_a);
+  m.def("software_add_node",
+        [](uintptr_t graph, int type) {
+          add_node(reinterpret_cast<cudaGraph_t>(graph), (cudaGraphNodeType)type, nullptr, 0);
+        },
+        "graph"_a, "type"_a, "Add a node of any cudaGraphNodeType to a graph; it does nothing.");
+  m.def("software_add_child",
+        [](uintptr_t graph, uintptr_t child) {
+          cudaGraphNode_t node;
+          ddpm_rt::check(cudaGraphAddChildGraphNode(&node, reinterpret_cast<cudaGraph_t>(graph), nullptr, 0,
+                                                    reinterpret_cast<cudaGraph_t>(child)),
+                         "cudaGraphAddChildGraphNode");
+        },
+        "graph"_a, "child"_a, "Add a copy of a graph to another.");
   m.def("software_network", &network, nb::kw_only(), "x"_a, "t"_a, "prediction"_a, "scratch"_a, "num_samples"_a,
         "num_elements"_a, "width"_a, "type"_a, "t_is_int64"_a, "wide"_a, "stream"_a);
   m.def("software_write",

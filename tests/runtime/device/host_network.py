@@ -6,6 +6,21 @@ import numpy as np
 
 from diffusion.process import Process
 
+TYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16, "int64": np.int64}
+
+
+def rounded(x: np.ndarray, io_type: str) -> np.ndarray:
+    """float32 in another type, as the step rounds; bfloat16 as uint16."""
+    if io_type != "bfloat16":
+        return x.astype(TYPES[io_type])
+    bits = x.view(np.uint32).astype(np.uint64)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+
+
+def as_float32(x: np.ndarray, io_type: str) -> np.ndarray:
+    """The other way."""
+    return (x.astype(np.uint32) << 16).view(np.float32) if io_type == "bfloat16" else x.astype(np.float32)
+
 
 def network(x: np.ndarray, t: np.ndarray, channels: int) -> np.ndarray:
     """Something of x and t, float32 [N, channels, H, W]; no sample sees another."""

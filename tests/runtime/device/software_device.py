@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import zlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -48,6 +52,18 @@ class SoftwareKernels:
         names = ("streams", "pending", "graphs", "executables", "events", "allocations", "open_ranges")
         left = {name: self.state(name) for name in names if self.state(name)}
         assert not left, left
+
+
+@contextlib.contextmanager
+def software_device(test_name: str, monkeypatch: Any) -> Iterator[SoftwareKernels]:
+    """A new device in place of CUDA, with an order of its own for each test; in the end it is sound and empty."""
+    kernels = SoftwareKernels(zlib.crc32(test_name.encode()))
+    for place in ("runtime.device_chain", "runtime.device.capture", "runtime.device.timing"):
+        monkeypatch.setattr(f"{place}.import_kernels", lambda: kernels)
+    yield kernels
+    gc.collect()
+    kernels.assert_sound()
+    kernels.assert_nothing_left()
 
 
 class SoftwareMemory(KernelsMemory):

@@ -15,8 +15,7 @@ from runtime.device.chain_buffers import chain_layout
 from runtime.device_chain import DeviceChain
 from runtime.host_chain import HostChain
 from runtime.kernels_module import import_kernels
-from tests.runtime.device.host_device import TYPES, as_float32, rounded
-from tests.runtime.device.host_network import HostNetwork
+from tests.runtime.device.host_network import TYPES, HostNetwork, as_float32, rounded
 from tests.runtime.device.software_device import DeviceNetwork
 
 SHAPE = SampleShape(2, 3, 6)

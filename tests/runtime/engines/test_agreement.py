@@ -26,7 +26,7 @@ from runtime.process_flags import ProcessFlags
 from runtime.sample import main
 from runtime.sampler import Sampler
 from tests.gaussian import GaussianNetwork
-from tests.runtime.device.conftest import memory
+from tests.runtime.engines.host_device_fixtures import memory
 from tests.runtime.engines.operator_variants import VARIANTS, model
 
 __all__ = ["memory"]  # a fixture

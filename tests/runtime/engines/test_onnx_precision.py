@@ -20,8 +20,8 @@ from runtime.engines.onnx_device import OnnxDeviceEngine
 from runtime.engines.onnx_precision import PRECISION_KEY, onnx_precision
 from runtime.engines.onnx_runtime import OnnxRuntimeEngine
 from tests.gaussian import GaussianNetwork
-from tests.runtime.device.conftest import memory
 from tests.runtime.engines.foreign_onnx import computes
+from tests.runtime.engines.host_device_fixtures import memory
 
 __all__ = ["memory"]  # a fixture
 
