@@ -86,7 +86,7 @@ def test_the_runtime_takes_the_gaussian_one_and_refuses_the_binomial(exported):
 def test_mistakes_are_one_line(tmp_path, capsys):
     for arguments, message in (
         (["--checkpoint", str(tmp_path / "nothing")], "mlp.json: no such file"),
-        (["--out", str(tmp_path / "network.bin")], "a file that ends in '.onnx'"),
+        (["--out", str(tmp_path / "network.bin")], "expected '.onnx'"),
     ):
         assert main(arguments) == 2
         error = capsys.readouterr().err
