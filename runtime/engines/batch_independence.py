@@ -87,9 +87,10 @@ def _worst_error(engine: Engine, path: Path, smallest: int, shares_timestep: boo
             again = [_error(*pair) for pair in zip(_alone(predict, x[part], t[part]), alone[part], strict=True)]
             if max(again) > tolerance:
                 raise VerificationError(
-                    f"{path}: {engine.name} predicts something else each time for the same sample (relative error "
-                    f"{max(again):.1e}, tolerance {tolerance:g}); take random operators and those in training mode "
-                    "(Dropout, BatchNormalization) out of the network"
+                    f"{path}: its predictions with {engine.name} depend on what else is in the batch, or on chance: "
+                    f"for the same sample alone they differ from call to call by {max(again):.1e} (tolerance "
+                    f"{tolerance:g}); take random operators and those in training mode (Dropout, BatchNormalization) "
+                    "out of the network"
                 )
             way_out = "correct the network (a reduction over the first axis?)"
             if engine.precision == "int8":
