@@ -91,15 +91,9 @@ class HostChains:
             del self._idle[0]
 
 
-def fixed_batch(engine: Engine) -> int | None:
-    """The batch that the engine's file fixes: every call takes so many samples; None where any number may be called."""
-    found: int | None = getattr(engine, "fixed_batch", None)
-    return found
-
-
 def check_fixed_batch(engine: Engine, batch_size: int) -> None:
     """Raises InputError if the file fixes another batch than the one that was asked for."""
-    fixed = fixed_batch(engine)
+    fixed = engine.fixed_batch
     if fixed is not None and batch_size != fixed:
         raise InputError(
             f"batch size is {batch_size}, and {engine.name} has a file that takes batches of {fixed} alone; "
@@ -108,12 +102,5 @@ def check_fixed_batch(engine: Engine, batch_size: int) -> None:
 
 
 def slots_for(engine: Engine, num: int, largest: int) -> int:
-    """Slots of the chain that runs `num` ≤ `largest` samples; those that are left over stay idle.
-
-    An engine that compiles for each batch size says by `padded_batch` which few sizes it has.
-    """
-    fixed = fixed_batch(engine)
-    if fixed is not None:
-        return fixed
-    padded = getattr(engine, "padded_batch", None)
-    return num if padded is None else min(largest, padded(num))
+    """Slots of the chain that runs `num` ≤ `largest` samples; those that are left over stay idle."""
+    return engine.fixed_batch or min(largest, engine.padded_batch(num))

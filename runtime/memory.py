@@ -11,7 +11,6 @@ from diffusion.process import Process
 from diffusion.step_table import StepTable
 from runtime.engines.interface import Engine
 from runtime.host_chain import HostChain
-from runtime.host_chains import fixed_batch
 
 # A batch of this many elements keeps a CPU busy; a larger one gains nothing and only takes memory.
 _ELEMENTS_FOR_FULL_SPEED = 1 << 16
@@ -56,7 +55,7 @@ def chain_bytes_per_sample(process: Process, table: StepTable) -> int:
 
 def _network_bytes_per_sample(engine: Engine, table: StepTable) -> int:
     before = _resident_bytes()
-    num = fixed_batch(engine) or 1
+    num = engine.fixed_batch or 1
     chain = HostChain(engine, table, num)
     chain.begin([0], [0])
     chain.step()

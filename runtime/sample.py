@@ -116,7 +116,7 @@ def _run(
     table, process, identity = sampler.table, sampler.process, folder.identity
     broken = {sample.sample_index - args.start for sample in folder.non_finite}
     writer = open_writer(args.format, args.out, process.sample, num, args.start, folder.done, broken)
-    reason = getattr(sampler.engine, "chosen_because", "")
+    reason = sampler.engine.chosen_because
     chosen = f" because {reason}" if reason else ""
     spacing, spaced = _spacing(args, sampler)
     say(f"{args.engine}: {sampler.engine.name}{chosen}, {table.sampler} with {len(table)} steps{spaced}, {num} samples")

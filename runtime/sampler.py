@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 
@@ -20,8 +19,9 @@ from runtime.device.plan import DevicePlan, device_batch_size, plan_device
 from runtime.device_batches import DeviceBatch, DeviceChains
 from runtime.engines.interface import Engine
 from runtime.engines.opening import open_engine
+from runtime.engines.registry import EngineOptions
 from runtime.host_chain import MAX_SEED, HostChain, NonFiniteSample, check_seed_range
-from runtime.host_chains import HostChains, check_fixed_batch, fixed_batch, slots_for
+from runtime.host_chains import HostChains, check_fixed_batch, slots_for
 from runtime.images import quantize
 from runtime.memory import check_batch_fits, default_batch_size
 from runtime.process_flags import ProcessFlags
@@ -131,8 +131,10 @@ class Sampler:
         if flags is not None and not isinstance(flags, ProcessFlags):
             raise InputError(f"flags are {shown(flags)}, expected runtime.process_flags.ProcessFlags")
         if isinstance(engine, Path | str):
-            engine = open_engine(engine, device, threads, flags, allow_pickle, backend, precision, compiled)
-        elif not hasattr(engine, "bind") or not isinstance(getattr(engine, "process", None), Process):
+            engine = open_engine(
+                engine, EngineOptions(device, threads, flags, allow_pickle, backend, precision, compiled)
+            )
+        elif not isinstance(engine, Engine):
             raise InputError(f"engine is {shown(engine)}, expected a path, or an engine that is open")
         self.engine = engine
         self.table: StepTable = make_table(
@@ -157,7 +159,7 @@ class Sampler:
         self._threads = threads
         self._host_chains = HostChains(engine, self.table, threads)
         # An engine that runs on a device offers both ways; the chain then stays where the network is.
-        self._device_engine = cast(DeviceEngine, engine) if hasattr(engine, "bind_device") else None
+        self._device_engine = engine if isinstance(engine, DeviceEngine) else None
         self._device_chains: DeviceChains | None = None
         if self._device_engine is not None:
             self._device_chains = DeviceChains(self._device_engine, self.table)
@@ -216,7 +218,7 @@ class Sampler:
         num = whole_number(num, "num", 1)
         if self._device_engine is not None:
             return device_batch_size(self._device_engine, num, self._batch_size)
-        return fixed_batch(self.engine) or min(num, self._batch_size or default_batch_size(self.process, num))
+        return self.engine.fixed_batch or min(num, self._batch_size or default_batch_size(self.process, num))
 
     def batches(
         self,

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from diffusion.process import Process
+from runtime.engines.interface import Engine
 
 
 class GaussianNetwork(torch.nn.Module):
@@ -38,7 +39,7 @@ class GaussianNetwork(torch.nn.Module):
         return torch.cat([eps, 0.5 * eps], dim=1) if wide else eps
 
 
-class GaussianEngine:
+class GaussianEngine(Engine):
     """The same in NumPy, as an `Engine` for the host."""
 
     name, sha256, precision = "Gaussian", "0" * 64, "fp32"

@@ -14,10 +14,10 @@ import numpy as np
 from benchmarks.gpu_check.figures import ELEMENT_BYTES
 from diffusion.process import Process
 from runtime.device.capture import CapturedGraph, capture_graph
-from runtime.device.interface import DeviceMemory
+from runtime.device.interface import DeviceEngine, DeviceMemory
 
 
-class EchoEngine:
+class EchoEngine(DeviceEngine):
     """A `runtime.device.interface.DeviceEngine`, and an `Engine` for the host.
 
     Args:

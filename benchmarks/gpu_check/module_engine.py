@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from diffusion.process import Process
-from runtime.device.interface import DeviceMemory
+from runtime.device.interface import DeviceEngine, DeviceMemory
 from runtime.engines.host_call import bind_host
 from runtime.engines.torch_call import TorchCall, tensor_at
 
@@ -21,7 +21,7 @@ TYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.b
 PRECISIONS = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 
 
-class ModuleEngine:
+class ModuleEngine(DeviceEngine):
     """A `runtime.device.interface.DeviceEngine`.
 
     Args:

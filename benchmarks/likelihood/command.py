@@ -34,6 +34,7 @@ from commands.progress import progress_bar
 from commands.whole_files import write_whole_text
 from diffusion.process import Process
 from runtime.engines.opening import DEVICES, open_engine
+from runtime.engines.registry import EngineOptions
 from runtime.process_flags import add_process_flags, process_flags
 from train.data_flags import add_data_flags, data_request
 
@@ -49,7 +50,7 @@ def benchmark(args: argparse.Namespace, argv: Sequence[str] | None) -> Report:
         check_plot_path(args.plot)
     paths = [args.engine] if args.against is None else [args.engine, args.against]
     flags = process_flags(args)
-    engines = [open_engine(path, args.device, args.threads, flags, args.allow_pickle) for path in paths]
+    engines = [open_engine(path, EngineOptions(args.device, args.threads, flags, args.allow_pickle)) for path in paths]
     process = engines[0].process
     images = load_level_images(data_request(args, "digits"), process.sample, args.num)
     for note in images.notes:

@@ -35,6 +35,7 @@ from diffusion.samplers import DEFAULT_SAMPLER, make_table
 from diffusion.spacing import SPACINGS
 from runtime.engines.interface import Engine
 from runtime.engines.opening import DEVICES, open_engine
+from runtime.engines.registry import EngineOptions
 from runtime.host_chain import HostChain
 from runtime.images import quantize
 from runtime.process_flags import add_process_flags, process_flags
@@ -144,7 +145,7 @@ def benchmark(args: argparse.Namespace, argv: Sequence[str] | None) -> Report:
     """Run the command; return its report."""
     require_module("matplotlib")
     request = data_request(args, DIGITS)
-    engine = open_engine(args.engine, args.device, args.threads, process_flags(args), args.allow_pickle)
+    engine = open_engine(args.engine, EngineOptions(args.device, args.threads, process_flags(args), args.allow_pickle))
     process = engine.process
     samplers = [check_sampler(name, process) for name in args.samplers or all_samplers(process)]
     ancestral = [name for name in samplers if method_of(name) == DEFAULT_SAMPLER]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import abc
 from typing import Protocol
 
 import numpy as np
 
-from diffusion.process import Process
+from runtime.engines.interface import Engine
 
 
 class DeviceMemory(Protocol):
@@ -71,13 +72,8 @@ class DeviceCall(Protocol):
         """
 
 
-class DeviceEngine(Protocol):
-    """An ε-network on a GPU, beside the attributes of `runtime.engines.interface.Engine`."""
-
-    name: str
-    process: Process
-    sha256: str
-    precision: str
+class DeviceEngine(Engine):
+    """An ε-network on a GPU; called from the host, by `Engine.bind`, it copies."""
 
     io_type: str
     """Of x and of the prediction on the device: `float32`, `float16` or `bfloat16`."""
@@ -88,12 +84,11 @@ class DeviceEngine(Protocol):
     memory: DeviceMemory
     """Where the chain's buffers are made too."""
 
-    def batch_range(self) -> tuple[int, int | None]:
-        """The smallest and the largest batch that it takes; None where only memory limits it."""
-
     def call_bytes(self, batch_size: int) -> int:
         """Device memory that one bound call takes beside the weights and the buffers, in bytes; 0 if unknown."""
+        return 0
 
+    @abc.abstractmethod
     def bind_device(self, x: int, t: int, prediction: int, batch_size: int, stream: int) -> DeviceCall:
         """A call from and to buffers on the device: x [N, C, H, W], t [N] → prediction [N, C or 2C, H, W].
 

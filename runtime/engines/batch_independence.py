@@ -35,14 +35,13 @@ _FIXED_INSIDE = (*range(2, 17), 32, 64)
 _SEED = 0
 
 
-def ensure_independent(engine: Engine, path: Path, output_name: str | None, shares_timestep: bool = False) -> None:
+def ensure_independent(engine: Engine, path: Path, output_name: str | None) -> None:
     """Compare an engine's batches with the same samples alone, unless that was done already.
 
     Args:
         engine: ready to run.
         path: its file.
         output_name: of the prediction, where the file has several outputs and the user said which.
-        shares_timestep: whether all samples of a call must be at one timestep.
 
     Raises:
         VerificationError: a prediction depends on the rest of the batch, or is another one at each call.
@@ -57,15 +56,15 @@ def ensure_independent(engine: Engine, path: Path, output_name: str | None, shar
         return
     say(f"{path}: first use with {engine.name}: comparing batches with single samples")
     with np.errstate(all="ignore"):  # predictions that are not finite are the chain's to report
-        worst = _worst_error(engine, path, smallest, shares_timestep, tolerance)
+        worst = _worst_error(engine, path, smallest, tolerance)
     report = {"file": str(path.resolve()), "engine": engine.name, "largest_relative_error": worst}
     if not keep(_KIND, key, json.dumps(report, indent=1).encode()):
         say(f"{path}: the cache folder cannot be written, so the next run compares again")
 
 
-def _worst_error(engine: Engine, path: Path, smallest: int, shares_timestep: bool, tolerance: float) -> float:
+def _worst_error(engine: Engine, path: Path, smallest: int, tolerance: float) -> float:
     """The largest error that was found. Raises as `ensure_independent`."""
-    x, t = _states(engine, shares_timestep)
+    x, t = _states(engine)
     try:
         predict = predict_with(engine)
         alone = _alone(predict, x, t)
@@ -103,7 +102,7 @@ def _worst_error(engine: Engine, path: Path, smallest: int, shares_timestep: boo
     return worst
 
 
-def _states(engine: Engine, shares_timestep: bool) -> tuple[np.ndarray, np.ndarray]:
+def _states(engine: Engine) -> tuple[np.ndarray, np.ndarray]:
     """x [7, C, H, W] and t [7]: unit noise around means that differ, and timesteps from both ends and between."""
     num = sum(BATCHES)
     x = np.random.default_rng(_SEED).standard_normal((num, *engine.process.sample.chw))
@@ -111,7 +110,7 @@ def _states(engine: Engine, shares_timestep: bool) -> tuple[np.ndarray, np.ndarr
     x += np.linspace(-0.5, 0.5, num)[:, None, None, None]
     last = engine.process.schedule.num_train_timesteps - 1
     t = np.linspace(0, last, num).round()
-    if shares_timestep:  # one for each batch: samples at different ones are never called together
+    if engine.shares_timestep:  # one for each batch: samples at different ones are never called together
         t = np.repeat([last // 2, last], BATCHES)
     return x.astype(np.float32), t.astype(np.float32)
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Callable
-from typing import Protocol
 
 import numpy as np
 
 from diffusion.process import Process
 
 
-class Engine(Protocol):
-    """An ε-network ready to run: the process it belongs to, and calls bound to buffers."""
+class Engine(abc.ABC):
+    """An ε-network ready to run: the process it belongs to, and calls bound to buffers. The base of every backend's.
+
+    What most engines have in common is defined here: any batch, any timesteps, no padding, no reason to give.
+    """
 
     name: str
     """For messages and reports, such as `ONNX Runtime 1.20 (CPU)`."""
@@ -25,9 +28,27 @@ class Engine(Protocol):
     precision: str
     """Of the network's arithmetic: `fp32`, `fp16`, `bf16` or `int8`. Tables are checked against it."""
 
+    shares_timestep: bool = False
+    """Whether all samples of a call must be at one timestep."""
+
+    chosen_because: str = ""
+    """Why this backend runs the file; empty where the user said so, or where there is no other."""
+
     def batch_range(self) -> tuple[int, int | None]:
         """The smallest and the largest batch that it takes; None where only memory limits it."""
+        return 1, None
 
+    @property
+    def fixed_batch(self) -> int | None:
+        """The batch that the file fixes: every call takes so many samples; None where there are several."""
+        smallest, largest = self.batch_range()
+        return smallest if smallest == largest else None
+
+    def padded_batch(self, num: int) -> int:
+        """The size that `num` samples are called in; larger where the backend compiles for each of few sizes."""
+        return num
+
+    @abc.abstractmethod
     def bind(self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray) -> Callable[[], None]:
         """A call that reads `x` and `t` and writes `prediction`, in place and every time the same buffers.
 

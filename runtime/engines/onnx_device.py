@@ -10,7 +10,7 @@ import onnxruntime as ort
 
 from diffusion.errors import InputError
 from runtime.device.driver import driver_facts
-from runtime.device.interface import DeviceMemory
+from runtime.device.interface import DeviceEngine, DeviceMemory
 from runtime.device.memory import open_device_memory
 from runtime.engines.fed_timesteps import timesteps_shape
 from runtime.engines.first_use import Place
@@ -22,7 +22,7 @@ from runtime.process_flags import ProcessFlags
 _T_TYPES: dict[type, str] = {np.float32: "float32", np.int64: "int64"}
 
 
-class OnnxDeviceEngine(OnnxRuntimeEngine):
+class OnnxDeviceEngine(OnnxRuntimeEngine, DeviceEngine):
     """An ONNX ε-network run by ONNX Runtime's CUDA provider: a `runtime.device.interface.DeviceEngine`.
 
     ONNX Runtime runs on a stream of its own and waits for it, so each call waits for the chain's stream before and is
@@ -69,16 +69,6 @@ class OnnxDeviceEngine(OnnxRuntimeEngine):
         facts = driver_facts()
         gpu = facts.gpus[0].name if facts.gpus else self._device
         return Place(gpu, facts.version, f"ONNX Runtime {ort.__version__}")
-
-    def batch_range(self) -> tuple[int, int | None]:
-        """One batch if the file says so, else any; memory decides."""
-        num = self._x.batch
-        return (1, None) if num is None else (num, num)
-
-    def call_bytes(self, batch_size: int) -> int:
-        """Unknown: ONNX Runtime finds out when it runs."""
-        del batch_size
-        return 0
 
     def bind_device(self, x: int, t: int, prediction: int, batch_size: int, stream: int) -> OnnxCall:
         """As `DeviceEngine.bind_device`."""

@@ -15,7 +15,6 @@ from runtime.process_flags import ProcessFlags
 
 if TYPE_CHECKING:
     from runtime.engines.onnx_runtime import OnnxRuntimeEngine
-    from runtime.engines.openvino_cpu import OpenVinoEngine
 
 
 def open_onnx(path: Path, device: str, threads: int, flags: ProcessFlags | None, backend: str) -> Engine:
@@ -85,10 +84,10 @@ def _open_with_openvino(path: Path, threads: int, flags: ProcessFlags | None, ba
     return _instead(references[0] if references else open_reference(), path, flags, found.summary)
 
 
-def _check_batches(engine: OnnxRuntimeEngine | OpenVinoEngine, path: Path, flags: ProcessFlags | None) -> None:
+def _check_batches(engine: Engine, path: Path, flags: ProcessFlags | None) -> None:
     from runtime.engines.batch_independence import ensure_independent
 
-    ensure_independent(engine, path, _output_name(flags), engine.shares_timestep)
+    ensure_independent(engine, path, _output_name(flags))
 
 
 def _output_name(flags: ProcessFlags | None) -> str | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from runtime.engines.interface import Engine
 from runtime.engines.network_bytes import external_locations
 from runtime.engines.onnx_runtime import OnnxRuntimeEngine
 
@@ -22,7 +23,7 @@ class NoThirdOpinionError(Exception):
     """The evaluator cannot run the file, and why."""
 
 
-class ReferenceEngine:
+class ReferenceEngine(Engine):
     """A file run by onnx's reference evaluator: a `runtime.engines.interface.Engine` for comparisons.
 
     Args:

@@ -14,6 +14,7 @@ from commands.reasons import reason
 from diffusion.errors import InputError
 from diffusion.process import METADATA_KEY
 from runtime.engines.fed_timesteps import FedTimesteps
+from runtime.engines.interface import Engine
 from runtime.engines.network_bytes import network_sha256
 from runtime.engines.network_contract import (
     TensorSpec,
@@ -38,7 +39,7 @@ _FLOAT = "tensor(float)"
 _SEVERITY_FATAL = 4
 
 
-class OnnxRuntimeEngine:
+class OnnxRuntimeEngine(Engine):
     """An ONNX ε-network run by ONNX Runtime.
 
     Args:
@@ -49,17 +50,12 @@ class OnnxRuntimeEngine:
         flags: what the file's metadata does not say.
 
     Attributes:
-        fixed_batch: the batch that the file fixes; None where any number of samples may be called.
-        shares_timestep: whether all samples of a call must be at one timestep.
         output_name: of the prediction.
-        chosen_because: why this backend runs the file; empty where the user said so.
 
     Raises:
         InputError: no such file, not an ONNX file, not an ε-network, or a process nobody described.
         DeviceUnavailableError: no CUDA provider, no GPU for it, or bf16 convolutions on the CPU.
     """
-
-    chosen_because = ""
 
     def __init__(self, path: Path, device: str = "cpu", threads: int = 0, flags: ProcessFlags | None = None) -> None:
         self._path = path
@@ -75,7 +71,6 @@ class OnnxRuntimeEngine:
         metadata = self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
         self.process = process_of_onnx(path, metadata, self._x, flags)
         check_shapes(path, self.process, self._x, prediction)
-        self.fixed_batch = self._x.batch
         self._own_process = OwnProcess(str(path))
         self.sha256 = network_sha256(path)
         low = "" if self.precision == "fp32" else f"{self.precision}, "

@@ -21,6 +21,7 @@ from diffusion.errors import InputError
 from diffusion.process import METADATA_KEY, Process
 from runtime.engines.fed_timesteps import FedTimesteps, timesteps_shape
 from runtime.engines.first_use import Place, ensure_verified
+from runtime.engines.interface import Engine
 from runtime.engines.model_cache import compile_cached
 from runtime.engines.network_bytes import network_sha256
 from runtime.engines.network_contract import (
@@ -47,7 +48,7 @@ _PLACE_FIELDS = {field.name for field in fields(Place)}
 _TYPES = {"f32": np.float32, "f64": np.float64, "i64": np.int64, "i32": np.int32}
 
 
-class OpenVinoEngine:
+class OpenVinoEngine(Engine):
     """An ε-network run by OpenVINO, compiled anew for each batch size; the `MAX_COMPILED` used last are kept.
 
     One stream with all threads, because a chain waits for each of its network calls; and threads are not pinned:
@@ -61,16 +62,11 @@ class OpenVinoEngine:
 
     Attributes:
         sidecar: the engine's; None for an ONNX file.
-        fixed_batch: the batch that the file fixes; None where any number of samples may be called.
-        shares_timestep: whether all samples of a call must be at one timestep.
-        chosen_because: why this backend runs an ONNX file; empty where the user said so.
 
     Raises:
         InputError: files that are missing, changed, of another version, or no ε-network.
         DeviceUnavailableError: the engine's precision is not this CPU's.
     """
-
-    chosen_because = ""
 
     def __init__(
         self, path: Path, threads: int = 0, flags: ProcessFlags | None = None, sidecar: Sidecar | None = None
@@ -88,7 +84,6 @@ class OpenVinoEngine:
             self.sidecar = sidecar or read_sidecar(path, REBUILD)
             self._read_engine(flags, self.sidecar)
         self.name = f"OpenVINO {ov.__version__.partition('-')[0]} ({self.precision}, CPU)"
-        self.fixed_batch = self._x.batch
         self._own_process = OwnProcess(str(path))
         self._compiling = threading.Lock()
         self._compiled: OrderedDict[int, ov.CompiledModel] = OrderedDict()  # what was used longest ago first
@@ -184,8 +179,7 @@ class OpenVinoEngine:
 
         return call
 
-    @staticmethod
-    def padded_batch(num: int) -> int:
+    def padded_batch(self, num: int) -> int:
         """The size that `num` samples are called in: 1 to 8, 10, 12, 14, 16, 20, 24, … so that few are compiled.
 
         A compiled model takes as much memory as the weights and seconds to make; less than a fifth of its slots is

@@ -17,7 +17,7 @@ from commands.errors import DeviceUnavailableError
 from commands.program import say
 from diffusion.errors import InputError
 from diffusion.process import Process
-from runtime.device.interface import DeviceMemory
+from runtime.device.interface import DeviceEngine, DeviceMemory
 from runtime.engines.cache_folder import keep, read_kept
 from runtime.engines.collector_pause import collector_paused
 from runtime.engines.first_use import Place, ensure_verified
@@ -80,7 +80,7 @@ class _Prepared:
     after_first: Callable[[], None] | None = None
 
 
-class TensorRtEngine:
+class TensorRtEngine(DeviceEngine):
     """A `runtime.device.interface.DeviceEngine`, and a `runtime.engines.interface.Engine` by copying.
 
     Inputs and outputs are passed by address, activations lie in memory of ours, and nothing waits for the GPU except

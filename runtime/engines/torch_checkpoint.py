@@ -22,6 +22,7 @@ from commands.reasons import reason
 from diffusion.errors import InputError
 from diffusion.process import Process
 from runtime.engines.checkpoint_folder import read_checkpoint_folder
+from runtime.engines.interface import Engine
 from runtime.engines.torch_call import without_tf32
 from runtime.engines.torch_weights import fill, load_weights
 from runtime.own_process import OwnProcess
@@ -74,7 +75,7 @@ class Checkpoint:
         return prediction
 
 
-class TorchEngine:
+class TorchEngine(Engine):
     """The reference engine: eager PyTorch in float32.
 
     Args:
@@ -108,10 +109,6 @@ class TorchEngine:
         self._folder = checkpoint.folder
         self._own_process = OwnProcess(str(folder))
         self._network = Network(checkpoint.unet).to(self._device)
-
-    def batch_range(self) -> tuple[int, int | None]:
-        """As `Engine.batch_range`: any."""
-        return 1, None
 
     def bind(self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray) -> Callable[[], None]:
         """As `runtime.engines.interface.Engine.bind`.

@@ -17,7 +17,7 @@ from diffusers.models.resnet import ResnetBlock2D
 
 from commands.errors import DeviceUnavailableError
 from diffusion.errors import InputError
-from runtime.device.interface import DeviceMemory
+from runtime.device.interface import DeviceEngine, DeviceMemory
 from runtime.device.memory import open_device_memory
 from runtime.engines.host_call import bind_host
 from runtime.engines.torch_call import TorchCall, tensor_at
@@ -30,7 +30,7 @@ _IO_TYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 _COMPILE_MODE = "max-autotune-no-cudagraphs"
 
 
-class TorchDeviceEngine:
+class TorchDeviceEngine(DeviceEngine):
     """A checkpoint on a GPU: a `runtime.device.interface.DeviceEngine`.
 
     The time path is evaluated once, in float32, for every timestep (`fold_time`): what depends on t alone is looked up,
@@ -90,14 +90,6 @@ class TorchDeviceEngine:
             warnings.filterwarnings("ignore", message="Dynamo detected a call to a `functools.lru_cache`")
             self._run = torch.compile(network, mode=_COMPILE_MODE, dynamic=False)
         self._stream: int | None = None
-
-    def batch_range(self) -> tuple[int, int | None]:
-        """Any batch; memory decides."""
-        return 1, None
-
-    def call_bytes(self, batch_size: int) -> int:
-        """Unknown: PyTorch finds out when it runs."""
-        return 0
 
     def bind_device(self, x: int, t: int, prediction: int, batch_size: int, stream: int) -> TorchCall:
         """As `DeviceEngine.bind_device`: PyTorch reads and writes the buffers themselves."""

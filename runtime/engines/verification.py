@@ -163,7 +163,6 @@ def predict_with(engine: Engine, fitting_batch: Callable[[int], int] | None = No
         fitting_batch: the batch that the engine takes for so many samples; None to go by its `batch_range`.
     """
     smallest, largest = engine.batch_range()
-    shares_timestep = getattr(engine, "shares_timestep", False)
 
     def within_range(num: int) -> int:
         return max(smallest, num if largest is None else min(num, largest))
@@ -174,7 +173,7 @@ def predict_with(engine: Engine, fitting_batch: Callable[[int], int] | None = No
         parts, first = [], 0
         while first < len(x):
             left = len(x) - first
-            if shares_timestep:  # those that follow at the same one
+            if engine.shares_timestep:  # those that follow at the same one
                 left = int(np.argmin(np.append(t[first:] == t[first], False)))
             size = fitting(left)
             count = min(size, left)

@@ -8,6 +8,7 @@ from diffusion.bound import bits_per_dim, decoder_term, prior_term
 from diffusion.forward import q_sample
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import Process, SampleShape
+from runtime.engines.interface import Engine
 from tests.gaussian import GaussianNetwork
 
 SHAPE = SampleShape(1, 4, 4, 17)
@@ -26,7 +27,7 @@ def as_x_start(pixels):
     return (pixels[:, None] / 8.0 - 1.0).astype(np.float32)
 
 
-class ClosedFormEngine:
+class ClosedFormEngine(Engine):
     """An engine that needs no file."""
 
     name, sha256 = "closed form", "0" * 64

@@ -18,6 +18,7 @@ from diffusion.process import Process, SampleShape
 from export import engine_files, mixed_precision, to_trt
 from export.mixed_precision import MixedPrecision
 from runtime.device.driver import DriverFacts, Gpu, driver_facts
+from runtime.engines import interface
 from runtime.engines.golden import Golden
 from runtime.engines.opening import open_engine
 from runtime.engines.sidecar import golden_path, read_sidecar, sidecar_path
@@ -232,7 +233,7 @@ def test_where_a_gpu_is_the_plan_itself_runs(
         def fitting_batch(self, batch_size: int) -> int:
             return batch_size
 
-    class Engine:
+    class Engine(interface.Engine):
         name = "TensorRT-RTX (fp32, NVIDIA L4)"
 
         def __init__(self, accepted: Accepted) -> None:

@@ -13,6 +13,7 @@ from diffusion.process import PREDICTION_TYPES, Process, SampleShape
 from diffusion.reference_loop import initial_noise, reference_loop
 from diffusion.samplers import make_table
 from diffusion.step_table import COLUMNS, StepTable
+from runtime.engines.interface import Engine
 from runtime.engines.onnx_runtime import OnnxRuntimeEngine
 from runtime.host_chain import HostChain
 from tests.gaussian import GaussianNetwork
@@ -170,7 +171,7 @@ def test_one_batch_holds_samples_of_different_requests_at_different_rows(tmp_pat
     np.testing.assert_array_equal(chain.row, [10, 10, -1])
 
 
-class BreaksAt:
+class BreaksAt(Engine):
     """An engine whose prediction for one slot is not finite from a timestep on; clipping would hide infinity."""
 
     name, sha256 = "broken", "0"

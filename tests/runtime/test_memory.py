@@ -6,11 +6,12 @@ import pytest
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import Process, SampleShape
 from diffusion.samplers import make_table
+from runtime.engines.interface import Engine
 from runtime.host_chain import HostChain
 from runtime.memory import chain_bytes_per_sample
 
 
-class Still:
+class Still(Engine):
     """An engine that predicts nothing."""
 
     name, sha256, precision = "still", "0", "fp32"

@@ -6,6 +6,7 @@ import pytest
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.reference_loop import initial_noise, reference_loop
 from diffusion.samplers import SAMPLERS, make_table
+from runtime.engines.interface import Engine
 from runtime.host_chain import HostChain
 from tests.diffusion.samplers.networks import RandomNetwork, a_process, gaussian
 from tests.kernels.numpy_step import ReferenceStep
@@ -41,7 +42,7 @@ def numpy_chain(process, table, network):
     return x
 
 
-class NumpyEngine:
+class NumpyEngine(Engine):
     """A network in NumPy where the host chain expects an engine."""
 
     name, sha256 = "NumPy", ""

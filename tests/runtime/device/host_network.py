@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from diffusion.process import Process
+from runtime.engines.interface import Engine
 
 TYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16, "int64": np.int64}
 
@@ -31,7 +32,7 @@ def network(x: np.ndarray, t: np.ndarray, channels: int) -> np.ndarray:
     )
 
 
-class HostNetwork:
+class HostNetwork(Engine):
     """An `Engine`.
 
     Attributes:

@@ -12,6 +12,7 @@ import numpy as np
 
 from diffusion.process import Process
 from runtime.device.capture import capture_graph
+from runtime.device.interface import DeviceEngine
 from runtime.device.memory import KernelsMemory
 from runtime.kernels_module import import_kernels
 from tests.kernels.software_build import software_kernels
@@ -79,7 +80,7 @@ class SoftwareMemory(KernelsMemory):
         self._kernels.software_set_total_bytes(size_bytes)
 
 
-class DeviceNetwork(HostNetwork):
+class DeviceNetwork(HostNetwork, DeviceEngine):
     """`HostNetwork` as a `DeviceEngine`: its twin in CUDA, tests/kernels/software_cuda/network.cpp.
 
     Args:

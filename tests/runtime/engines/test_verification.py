@@ -11,6 +11,7 @@ from diffusion.errors import InputError
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import Process, SampleShape
 from runtime.engines.golden import Golden
+from runtime.engines.interface import Engine
 from runtime.engines.trajectories import make_golden, rounded
 from runtime.engines.verification import TOLERANCES, EngineVerification, TimestepError, predict_with, verify_engine
 from tests.gaussian import GaussianNetwork
@@ -161,7 +162,7 @@ def test_an_engine_that_is_wrong_for_some_samples_of_a_batch_is_caught(chw, wron
     assert result.worst > result.tolerance
 
 
-class StaticEngine:
+class StaticEngine(Engine):
     """Takes a range of batches alone; a sample sees the mean of its batch, as some exported graphs have it."""
 
     name, sha256, precision, process = "static", "0" * 64, "fp32", PROCESS
