@@ -28,18 +28,21 @@ def open_onnx(path: Path, device: str, threads: int, flags: ProcessFlags | None,
         InputError, DeviceUnavailableError: as `open_engine`; or ONNX Runtime, to compare with, is not installed.
         VerificationError: the backend differs from ONNX Runtime, or nobody knows which of them is right.
     """
-    choice = choose_backend(backend, device, onnx_precision(path))
+    precision = onnx_precision(path)  # once: of a large file it takes a while
+    choice = choose_backend(backend, device, precision)
     if choice.backend == "openvino":
-        return _open_with_openvino(path, threads, flags, backend, choice.reason)
+        return _open_with_openvino(path, threads, flags, precision, backend, choice.reason)
     if device == "cuda":
         return _open_on_gpu(path, flags)
-    engine = _open_onnx_runtime(path, threads, flags)
+    engine = _open_onnx_runtime(path, threads, flags, precision)
     _check_batches(engine, path, flags)
     engine.chosen_because = choice.reason
     return engine
 
 
-def _open_with_openvino(path: Path, threads: int, flags: ProcessFlags | None, backend: str, reason: str) -> Engine:
+def _open_with_openvino(
+    path: Path, threads: int, flags: ProcessFlags | None, precision: str, backend: str, reason: str
+) -> Engine:
     try:
         from runtime.engines.openvino_cpu import open_openvino, place_here
     except ModuleNotFoundError as error:
@@ -56,11 +59,11 @@ def _open_with_openvino(path: Path, threads: int, flags: ProcessFlags | None, ba
     references: list[OnnxRuntimeEngine] = []
 
     def open_reference() -> OnnxRuntimeEngine:
-        references.append(_open_onnx_runtime(path, threads, flags))
+        references.append(_open_onnx_runtime(path, threads, flags, precision))
         return references[0]
 
     try:
-        engine = open_openvino(path, threads, flags)
+        engine = open_openvino(path, threads, flags, precision)
         found = find_agreement(engine, path, place_here(), open_reference, output_name=_output_name(flags))
     except InputError as error:
         if backend == "openvino" or references:
@@ -113,7 +116,7 @@ def _open_on_gpu(path: Path, flags: ProcessFlags | None) -> Engine:
             engine,
             path,
             engine.place(),
-            lambda: _open_onnx_runtime(path, 0, flags),
+            lambda: _open_onnx_runtime(path, 0, flags, engine.precision),
             ON_GPU[engine.precision],
             _output_name(flags),
         )
@@ -127,12 +130,12 @@ def _open_on_gpu(path: Path, flags: ProcessFlags | None) -> Engine:
     return engine
 
 
-def _open_onnx_runtime(path: Path, threads: int, flags: ProcessFlags | None) -> OnnxRuntimeEngine:
+def _open_onnx_runtime(path: Path, threads: int, flags: ProcessFlags | None, precision: str) -> OnnxRuntimeEngine:
     try:
         from runtime.engines.onnx_runtime import OnnxRuntimeEngine
     except ModuleNotFoundError as error:
         raise not_installed(path, "ONNX Runtime", "cpu", error) from error
-    return OnnxRuntimeEngine(path, "cpu", threads, flags)
+    return OnnxRuntimeEngine(path, "cpu", threads, flags, precision)
 
 
 def not_installed(path: Path, library: str, extra: str, error: ModuleNotFoundError) -> DeviceUnavailableError:

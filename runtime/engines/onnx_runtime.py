@@ -48,6 +48,7 @@ class OnnxRuntimeEngine(Engine):
         device: "cpu" or "cuda".
         threads: of the CPU provider; 0 for as many as this process may use.
         flags: what the file's metadata does not say.
+        precision: of the file, where `onnx_precision` was asked already.
 
     Attributes:
         output_name: of the prediction.
@@ -57,9 +58,16 @@ class OnnxRuntimeEngine(Engine):
         DeviceUnavailableError: no CUDA provider, no GPU for it, or bf16 convolutions on the CPU.
     """
 
-    def __init__(self, path: Path, device: str = "cpu", threads: int = 0, flags: ProcessFlags | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        device: str = "cpu",
+        threads: int = 0,
+        flags: ProcessFlags | None = None,
+        precision: str | None = None,
+    ) -> None:
         self._path = path
-        self.precision = onnx_precision(path)
+        self.precision = precision or onnx_precision(path)
         self._session = _open_session(path, device, threads, self.precision)
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         self._x, self._t = tell_inputs_apart(path, [_spec(entry) for entry in inputs], _FLOAT, _TYPES)

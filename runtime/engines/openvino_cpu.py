@@ -59,6 +59,7 @@ class OpenVinoEngine(Engine):
         threads: 0 for as many as this process may use.
         flags: what an ONNX file does not say of its process, and preferences for variance and clip.
         sidecar: instead of the one beside the file, of an exporter that has yet to verify it.
+        precision: of an ONNX file, where `onnx_precision` was asked already.
 
     Attributes:
         sidecar: the engine's; None for an ONNX file.
@@ -69,7 +70,12 @@ class OpenVinoEngine(Engine):
     """
 
     def __init__(
-        self, path: Path, threads: int = 0, flags: ProcessFlags | None = None, sidecar: Sidecar | None = None
+        self,
+        path: Path,
+        threads: int = 0,
+        flags: ProcessFlags | None = None,
+        sidecar: Sidecar | None = None,
+        precision: str | None = None,
     ) -> None:
         self._path = path
         self._threads = threads or len(os.sched_getaffinity(0))
@@ -79,7 +85,7 @@ class OpenVinoEngine(Engine):
         self.process: Process
         self.sidecar: Sidecar | None = None
         if path.suffix == ".onnx":
-            self._read_onnx(flags)
+            self._read_onnx(flags, precision or onnx_precision(path))
         else:
             self.sidecar = sidecar or read_sidecar(path, REBUILD)
             self._read_engine(flags, self.sidecar)
@@ -88,10 +94,10 @@ class OpenVinoEngine(Engine):
         self._compiling = threading.Lock()
         self._compiled: OrderedDict[int, ov.CompiledModel] = OrderedDict()  # what was used longest ago first
 
-    def _read_onnx(self, flags: ProcessFlags) -> None:
+    def _read_onnx(self, flags: ProcessFlags, precision: str) -> None:
         if not self._path.is_file():
             raise InputError(f"{self._path}: no such file; make one with `python -m export.to_onnx`")
-        self.precision = onnx_precision(self._path)
+        self.precision = precision
         if self.precision != "fp32":
             # It would compute fp16 in float32, and bf16 in bf16 though the hint says, and reads back as, float32.
             way_out = "or give --backend onnxruntime"
@@ -240,17 +246,19 @@ class OpenVinoEngine(Engine):
             return self._compiled[batch_size]
 
 
-def open_openvino(path: Path, threads: int = 0, flags: ProcessFlags | None = None) -> OpenVinoEngine:
+def open_openvino(
+    path: Path, threads: int = 0, flags: ProcessFlags | None = None, precision: str | None = None
+) -> OpenVinoEngine:
     """Open an engine or an ONNX file, and verify an engine that has not been verified on such a CPU.
 
     Args:
-        path, threads, flags: as `OpenVinoEngine`'s.
+        path, threads, flags, precision: as `OpenVinoEngine`'s.
 
     Raises:
         InputError, DeviceUnavailableError: as `OpenVinoEngine`.
         VerificationError: the engine differs from its reference on this CPU.
     """
-    engine = OpenVinoEngine(path, threads, flags)
+    engine = OpenVinoEngine(path, threads, flags, precision=precision)
     sidecar = engine.sidecar
     if sidecar is not None:
         found = sidecar.engine.get("verified_on")

@@ -15,10 +15,12 @@ from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import Process, SampleShape
 from runtime.engines import registry
 from runtime.engines.interface import Engine
+from runtime.engines.onnx_precision import onnx_precision
 from runtime.engines.opening import open_engine
 from runtime.engines.registry import BACKENDS, Backend, EngineOptions, find_backend
 from runtime.sample import main
 from runtime.sampler import Sampler
+from tests.gaussian import GaussianNetwork
 
 PROCESS = Process(SampleShape(1, 4, 4), NoiseSchedule.make("linear", 50), variance_type="fixed_large")
 
@@ -102,3 +104,19 @@ def test_what_an_engine_need_not_say(toy: Path) -> None:
     engine = open_engine(toy)
     assert (engine.batch_range(), engine.fixed_batch, engine.padded_batch(7)) == ((1, None), None, 7)
     assert (engine.shares_timestep, engine.chosen_because) == (False, "")
+
+
+@pytest.mark.parametrize("backend", ["auto", "openvino", "onnxruntime"])
+def test_the_precision_of_an_onnx_file_is_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str
+) -> None:
+    path, asked = GaussianNetwork(PROCESS, 0.1, 0.4).save_onnx(tmp_path / "unet.onnx"), []
+
+    def counted(path: Path) -> str:
+        asked.append(path)
+        return onnx_precision(path)
+
+    for module in ("onnx_opening", "onnx_runtime", "openvino_cpu"):
+        monkeypatch.setattr(f"runtime.engines.{module}.onnx_precision", counted)
+    assert open_engine(path, backend=backend).precision == "fp32"
+    assert asked == [path]
