@@ -7,57 +7,27 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-
-import numpy as np
 
 from diffusion.errors import InputError
 from diffusion.step_table import StepTable
+from runtime.chain_batch import ChainBatch
 from runtime.device.interface import DeviceEngine
 from runtime.device.plan import DevicePlan, plan_device
 from runtime.device_chain import DeviceChain
-from runtime.host_chain import NonFiniteSample
 from runtime.own_process import OwnProcess
-from runtime.trajectory import Trajectory
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass
-class DeviceBatch:
-    """One batch on its way, and then its result.
-
-    Attributes:
-        first: place in the run of its first sample.
-        seeds, sample_indices: of its samples.
-        x_init: states to begin from; None for noise.
-        trajectory: to be shown the states; None for no one.
-        rows_done: how many rows are through.
-        rows_running: how many are on the stream.
-        x, finite, non_finite: the result, once the last row is through.
-    """
-
-    first: int
-    seeds: list[int]
-    sample_indices: list[int]
-    x_init: np.ndarray | None
-    trajectory: Trajectory | None
-    rows_done: int = 0
-    rows_running: int = 0
-    x: np.ndarray | None = None
-    finite: np.ndarray | None = None
-    non_finite: list[NonFiniteSample] = field(default_factory=list)
 
 
 class _Run:
     """One call of `DeviceChains.run`: what is on its way, and what its caller has yet to be told."""
 
-    def __init__(self, plan: DevicePlan, batches: Iterator[DeviceBatch], with_x_start: bool) -> None:
+    def __init__(self, plan: DevicePlan, batches: Iterator[ChainBatch], with_x_start: bool) -> None:
         self.plan, self.with_x_start, self.most = plan, with_x_start, plan.chains
         self.batches = batches
         self.waiting = next(batches, None)
-        self.running: deque[tuple[DeviceChain, DeviceBatch]] = deque()  # what was launched longest ago first
-        self.in_order: deque[DeviceBatch] = deque()
+        self.running: deque[tuple[DeviceChain, ChainBatch]] = deque()  # what was launched longest ago first
+        self.in_order: deque[ChainBatch] = deque()
         self.moved: list[int] = []  # samples moved by each row that is through
         self.error: Exception | None = None  # that another caller met
         self.abandoned = False
@@ -69,7 +39,7 @@ class _Run:
                 chain.wait()
         self.running.clear()
 
-    def take_ready(self) -> list[DeviceBatch]:
+    def take_ready(self) -> list[ChainBatch]:
         """The batches that are done, up to the first that is not."""
         ready = []
         while self.in_order and self.in_order[0].x is not None:
@@ -112,10 +82,10 @@ class DeviceChains:
     def run(
         self,
         plan: DevicePlan,
-        batches: Iterator[DeviceBatch],
+        batches: Iterator[ChainBatch],
         after_step: Callable[[int], None] | None = None,
         with_x_start: bool = False,
-    ) -> Iterator[DeviceBatch]:
+    ) -> Iterator[ChainBatch]:
         """Run batches to their ends; they come out in the order they went in.
 
         Args:
@@ -229,20 +199,20 @@ class DeviceChains:
             run.running.append((chain, batch))
             self._launch_chunk(chain, batch)
 
-    def _begin(self, chain: DeviceChain, batch: DeviceBatch) -> None:
+    def _begin(self, chain: DeviceChain, batch: ChainBatch) -> None:
         chain.begin(batch.seeds, batch.sample_indices, batch.x_init)
         if batch.trajectory is not None:
             batch.trajectory.keep(0, batch.first, chain.x[: len(batch.seeds)], None)
         self._launch_chunk(chain, batch)
 
-    def _launch_chunk(self, chain: DeviceChain, batch: DeviceBatch) -> None:
+    def _launch_chunk(self, chain: DeviceChain, batch: ChainBatch) -> None:
         rows = chain.next_chunk()
         if batch.trajectory is not None:
             rows = min(rows, batch.trajectory.next_stop(batch.rows_done) - batch.rows_done)
         chain.enqueue(rows)
         batch.rows_running = rows
 
-    def _finish_chunk(self, chain: DeviceChain, batch: DeviceBatch, moved: list[int]) -> None:
+    def _finish_chunk(self, chain: DeviceChain, batch: ChainBatch, moved: list[int]) -> None:
         chain.wait()
         num = len(batch.seeds)
         rows, batch.rows_running = batch.rows_running, 0

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from diffusion.errors import InputError
 from diffusion.step_table import StepTable
+from runtime.chain_batch import ChainBatch
 from runtime.engines.interface import Engine
 from runtime.host_chain import HostChain
 from runtime.own_process import OwnProcess
@@ -35,6 +36,42 @@ class HostChains:
         self._changed = threading.Condition()
         self._leased: Counter[int] = Counter()  # how many by each thread
         self._idle: list[tuple[tuple[int, bool], HostChain]] = []  # what was used longest ago first
+
+    def run(
+        self, batches: Iterator[ChainBatch], largest: int, after_step: Callable[[int], None] | None = None
+    ) -> Iterator[ChainBatch]:
+        """Run batches to their ends, one after the other. The counterpart of `DeviceChains.run`.
+
+        Nothing is held while the caller looks at a batch: that may take for ever, or need a chain of this sampler.
+
+        Args:
+            batches: at most `largest` samples each.
+            largest: the most samples of a batch of this sampler.
+            after_step: called after each step with the number of samples it moved.
+
+        Raises:
+            InputError: a batch that the engine does not take, or a process that was forked since.
+        """
+        for batch in batches:
+            num = len(batch.seeds)
+            with self.lease(slots_for(self._engine, num, largest), batch.trajectory is not None) as chain:
+                chain.begin(batch.seeds, batch.sample_indices, batch.x_init)
+                self._run(chain, batch, after_step)
+                batch.x, batch.finite = chain.x[:num].copy(), chain.finite()[:num]
+                batch.non_finite = chain.non_finite()
+            yield batch
+
+    def _run(self, chain: HostChain, batch: ChainBatch, after_step: Callable[[int], None] | None) -> None:
+        num, trajectory = len(batch.seeds), batch.trajectory
+        if trajectory is not None:
+            trajectory.keep(0, batch.first, chain.x[:num], None)
+        for step_index in range(len(self._table)):
+            chain.step()
+            if trajectory is not None:
+                assert chain.x_start is not None, "trajectories need chains with x_start"
+                trajectory.keep(step_index + 1, batch.first, chain.x[:num], chain.x_start[:num])
+            if after_step is not None:
+                after_step(num)
 
     @contextlib.contextmanager
     def lease(self, batch_size: int, with_x_start: bool = False) -> Iterator[HostChain]:

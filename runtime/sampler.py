@@ -14,14 +14,15 @@ from diffusion.number_checks import shown, whole_number, yes_or_no
 from diffusion.process import Process
 from diffusion.samplers import make_table
 from diffusion.step_table import StepTable, start_note
+from runtime.chain_batch import ChainBatch
 from runtime.device.interface import DeviceEngine
 from runtime.device.plan import DevicePlan, device_batch_size, plan_device
-from runtime.device_batches import DeviceBatch, DeviceChains
+from runtime.device_batches import DeviceChains
 from runtime.engines.interface import Engine
 from runtime.engines.opening import open_engine
 from runtime.engines.registry import EngineOptions
-from runtime.host_chain import MAX_SEED, HostChain, NonFiniteSample, check_seed_range
-from runtime.host_chains import HostChains, check_fixed_batch, slots_for
+from runtime.host_chain import MAX_SEED, NonFiniteSample, check_seed_range
+from runtime.host_chains import HostChains, check_fixed_batch
 from runtime.images import quantize
 from runtime.memory import check_batch_fits, default_batch_size
 from runtime.process_flags import ProcessFlags
@@ -247,22 +248,29 @@ class Sampler:
             )
         if x_init is not None:
             x_init = check_states(x_init, (num, *self.process.sample.chw))
-        if self._device_engine is not None:
-            yield from self._device_batches(num, seed, start, x_init, after_step, trajectory)
-            return
-        size, largest = self.batch_size_for(num), self.batch_size_for(MAX_SEED)
-        for first in range(0, num, size):
-            count = min(size, num - first)
-            followed = trajectory if trajectory is not None and first < trajectory.num_samples else None
-            indices = list(range(start + first, start + first + count))
-            states = None if x_init is None else x_init[first : first + count]
-            # Not held across a yield: what the caller does then may take for ever, or need a chain of this sampler.
-            with self._host_chains.lease(slots_for(self.engine, count, largest), followed is not None) as chain:
-                chain.begin([seed] * count, indices, states)
-                self._run(chain, first, count, after_step, followed)
-                finite = chain.finite()[:count]
-                done = Batch(np.array(indices, dtype=np.uint64)[finite], chain.x[:count][finite], chain.non_finite())
-            yield done
+        plan = self.device_plan(num, trajectory is not None)
+        size = self.batch_size_for(num) if plan is None else plan.batch_size
+
+        def batches() -> Iterator[ChainBatch]:
+            for first in range(0, num, size):
+                count = min(size, num - first)
+                followed = trajectory if trajectory is not None and first < trajectory.num_samples else None
+                indices = list(range(start + first, start + first + count))
+                states = None if x_init is None else x_init[first : first + count]
+                yield ChainBatch(first, [seed] * count, indices, states, followed)
+
+        if plan is None or self._device_chains is None:
+            finished = self._host_chains.run(batches(), self.batch_size_for(MAX_SEED), after_step)
+        else:
+            finished = self._device_chains.run(plan, batches(), after_step, trajectory is not None)
+        for done in finished:
+            assert done.x is not None
+            assert done.finite is not None
+            indices = np.array(done.sample_indices, dtype=np.uint64)
+            if done.finite.all():
+                yield Batch(indices, done.x, done.non_finite)
+            else:
+                yield Batch(indices[done.finite], done.x[done.finite], done.non_finite)
 
     def device_plan(self, num: int, with_x_start: bool = False) -> DevicePlan | None:
         """What drawing `num` samples will take of a GPU, before it is taken; None for an engine on the CPU.
@@ -277,47 +285,3 @@ class Sampler:
         if self._device_chains is None:
             return None
         return self._device_chains.plan(num, self._batch_size, with_x_start)
-
-    def _device_batches(
-        self,
-        num: int,
-        seed: int,
-        start: int,
-        x_init: np.ndarray | None,
-        after_step: Callable[[int], None] | None,
-        trajectory: Trajectory | None,
-    ) -> Iterator[Batch]:
-        plan = self.device_plan(num, trajectory is not None)
-        assert plan is not None
-        assert self._device_chains is not None
-
-        def batches() -> Iterator[DeviceBatch]:
-            for first in range(0, num, plan.batch_size):
-                count = min(plan.batch_size, num - first)
-                followed = trajectory if trajectory is not None and first < trajectory.num_samples else None
-                indices = list(range(start + first, start + first + count))
-                states = None if x_init is None else x_init[first : first + count]
-                yield DeviceBatch(first, [seed] * count, indices, states, followed)
-
-        for done in self._device_chains.run(plan, batches(), after_step, trajectory is not None):
-            assert done.x is not None
-            indices = np.array(done.sample_indices, dtype=np.uint64)
-            yield Batch(indices[done.finite], done.x[done.finite], done.non_finite)
-
-    def _run(
-        self,
-        chain: HostChain,
-        first: int,
-        count: int,
-        after_step: Callable[[int], None] | None,
-        trajectory: Trajectory | None,
-    ) -> None:
-        if trajectory is not None:
-            trajectory.keep(0, first, chain.x[:count], None)
-        for step_index in range(len(self.table)):
-            chain.step()
-            if trajectory is not None:
-                assert chain.x_start is not None, "trajectories need chains with x_start"
-                trajectory.keep(step_index + 1, first, chain.x[:count], chain.x_start[:count])
-            if after_step is not None:
-                after_step(count)
