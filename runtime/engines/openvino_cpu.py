@@ -124,7 +124,7 @@ class OpenVinoEngine:
 
     def _read_engine(self, flags: ProcessFlags, sidecar: Sidecar) -> None:
         flavor, precision = sidecar.engine.get("flavor"), sidecar.engine.get("precision")
-        if flavor != FLAVOR or precision not in PRECISION_HINTS:
+        if flavor != FLAVOR or not isinstance(precision, str) or precision not in PRECISION_HINTS:
             raise InputError(
                 f"{self._path}: its sidecar tells of flavor {flavor!r} in {precision!r}, expected {FLAVOR!r} in "
                 f"{' or '.join(PRECISION_HINTS)}; make it again with `{REBUILD}`"

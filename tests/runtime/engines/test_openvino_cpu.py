@@ -314,3 +314,15 @@ def test_a_full_batch_is_compiled_as_it_is_and_the_last_one_filled_up(engine_pat
     np.testing.assert_array_equal(sampler.sample_float32(20), expected)  # 9, 9 and 2
     np.testing.assert_array_equal(sampler.sample_float32(9), expected[:9])
     assert set(sampler.engine._compiled) == {2, 9}
+
+
+@pytest.mark.parametrize("field", ["precision", "flavor", "weights_sha256"])
+@pytest.mark.parametrize("value", [None, [], {}, 1, True, "int4"], ids=repr)
+def test_an_edited_description_of_the_engine_is_refused(tmp_path, field, value):
+    path = save_engine(tmp_path / "unet.xml", NETWORK)
+    place = path.with_name("unet.xml.json")
+    sidecar = json.loads(place.read_text())
+    sidecar["engine"][field] = value
+    place.write_text(json.dumps(sidecar))
+    with pytest.raises(InputError, match=r"make it again with"):
+        Sampler(path)
