@@ -35,7 +35,7 @@ from runtime.engines.verification import (
 )
 
 _KIND = "compared"
-_FORMAT = 1
+_FORMAT = 2
 _DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu")
 
 ON_GPU = {"fp32": 1e-3, "fp16": 1e-2, "bf16": 5e-2, "int8": 5e-2}
@@ -65,6 +65,7 @@ def find_agreement(
     place: Place,
     open_reference: Callable[[], OnnxRuntimeEngine],
     tolerance: float = TOLERANCES["fp32"],
+    output_name: str | None = None,
 ) -> Agreement:
     """Compare a file's engine with ONNX Runtime's CPU provider, unless that was done already.
 
@@ -74,12 +75,13 @@ def find_agreement(
         place: where the engine runs.
         open_reference: opens the file with ONNX Runtime on the CPU.
         tolerance: for every error.
+        output_name: of the prediction, where the user said which output it is.
 
     Raises:
         InputError, DeviceUnavailableError: ONNX Runtime cannot run the file.
         VerificationError: the file itself mixes the samples of a batch, or predicts what is not finite.
     """
-    described = [_FORMAT, engine.sha256, asdict(place), _onnx_runtime_version(), tolerance]
+    described = [_FORMAT, engine.sha256, asdict(place), _onnx_runtime_version(), tolerance, output_name]
     key = json.dumps([*described, engine.process.to_json()])
     kept = _read(read_kept(_KIND, key))
     if kept is not None:

@@ -11,11 +11,11 @@ from diffusion.errors import InputError
 from runtime.engines.backend_choice import choose_backend
 from runtime.engines.interface import Engine
 from runtime.engines.onnx_precision import onnx_precision
-from runtime.engines.samples_apart import ensure_samples_apart
 from runtime.process_flags import ProcessFlags
 
 if TYPE_CHECKING:
     from runtime.engines.onnx_runtime import OnnxRuntimeEngine
+    from runtime.engines.openvino_cpu import OpenVinoEngine
 
 
 def open_onnx(path: Path, device: str, threads: int, flags: ProcessFlags | None, backend: str) -> Engine:
@@ -35,7 +35,7 @@ def open_onnx(path: Path, device: str, threads: int, flags: ProcessFlags | None,
     if device == "cuda":
         return _open_on_gpu(path, flags)
     engine = _open_onnx_runtime(path, threads, flags)
-    ensure_samples_apart(engine, path)
+    _check_batches(engine, path, flags)
     engine.chosen_because = choice.reason
     return engine
 
@@ -62,14 +62,16 @@ def _open_with_openvino(path: Path, threads: int, flags: ProcessFlags | None, ba
 
     try:
         engine = open_openvino(path, threads, flags)
-        found = find_agreement(engine, path, place_here(), open_reference)
+        found = find_agreement(engine, path, place_here(), open_reference, output_name=_output_name(flags))
     except InputError as error:
         if backend == "openvino" or references:
             raise
         # What is wrong with the file itself ONNX Runtime says again.
         instead = open_reference()
-        return _instead(instead, path, f"OpenVINO does not run it ({error})")
+        return _instead(instead, path, flags, f"OpenVINO does not run it ({error})")
     if found.passed:
+        if engine.shares_timestep:  # the comparison never called different samples together
+            _check_batches(engine, path, flags)
         engine.chosen_because = reason
         return engine
     if backend == "openvino":
@@ -80,12 +82,22 @@ def _open_with_openvino(path: Path, threads: int, flags: ProcessFlags | None, ba
             f"\n{found.table}"
         )
     del engine
-    return _instead(references[0] if references else open_reference(), path, found.summary)
+    return _instead(references[0] if references else open_reference(), path, flags, found.summary)
 
 
-def _instead(engine: OnnxRuntimeEngine, path: Path, why: str) -> Engine:
+def _check_batches(engine: OnnxRuntimeEngine | OpenVinoEngine, path: Path, flags: ProcessFlags | None) -> None:
+    from runtime.engines.batch_independence import ensure_independent
+
+    ensure_independent(engine, path, _output_name(flags), engine.shares_timestep)
+
+
+def _output_name(flags: ProcessFlags | None) -> str | None:
+    return None if flags is None else flags.output_name
+
+
+def _instead(engine: OnnxRuntimeEngine, path: Path, flags: ProcessFlags | None, why: str) -> Engine:
+    _check_batches(engine, path, flags)
     say(f"{path}: {why}: ONNX Runtime runs it")
-    ensure_samples_apart(engine, path)
     engine.chosen_because = "OpenVINO does not run it or is off"
     return engine
 
@@ -99,10 +111,16 @@ def _open_on_gpu(path: Path, flags: ProcessFlags | None) -> Engine:
     engine = OnnxDeviceEngine(path, flags)
     try:
         found = find_agreement(
-            engine, path, engine.place(), lambda: _open_onnx_runtime(path, 0, flags), ON_GPU[engine.precision]
+            engine,
+            path,
+            engine.place(),
+            lambda: _open_onnx_runtime(path, 0, flags),
+            ON_GPU[engine.precision],
+            _output_name(flags),
         )
     except DeviceUnavailableError as error:  # bf16, of which only a GPU has convolutions
         say(f"{path}: was compared with nothing ({error})")
+        _check_batches(engine, path, flags)
         return engine
     if not found.passed:
         raise VerificationError(f"{path}: {found.summary}; give --device cpu\n{found.table}")
