@@ -23,10 +23,10 @@ from runtime.process_flags import ProcessFlags
 from runtime.sample import main
 from tests.gaussian import GaussianNetwork
 from tests.runtime.engines.foreign_onnx import BFLOAT16, casts_at_the_end
-from tests.runtime.engines.host_device_fixtures import memory
 from tests.runtime.engines.operator_variants import model
+from tests.runtime.engines.shared_device import kernels, memory
 
-__all__ = ["memory"]  # a fixture
+__all__ = ["kernels", "memory"]  # fixtures
 
 FLAGS = ProcessFlags("linear", None, None, 100, "epsilon", "fixed_large", 1.0)
 WORDS = ["--beta-schedule", "linear", "--num-train-timesteps", "100", "--prediction-type", "epsilon"]
