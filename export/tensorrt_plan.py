@@ -24,6 +24,7 @@ from export.tensorrt_flavor import Flavor
 from export.tensorrt_process import BuildProcess
 from runtime.device.driver import DriverFacts
 from runtime.engines.sidecar import Sidecar, golden_path
+from runtime.formats.precision import PRECISIONS
 
 if TYPE_CHECKING:
     import onnx
@@ -178,9 +179,8 @@ def _describe(
 ) -> dict[str, Any]:
     """The `engine` of a sidecar."""
     from export.group_norm import FORMS
-    from export.mixed_precision import TYPE_NAMES
 
-    sample, io_type = source.process.sample, TYPE_NAMES[request.precision]
+    sample, io_type = source.process.sample, PRECISIONS[request.precision].element_type.name
     batch = settings.profiles[0].best if settings.static else "N"
     gpu = None if request.driver.missing else request.driver.gpus[0].name
     return {

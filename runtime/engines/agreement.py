@@ -26,19 +26,19 @@ from runtime.engines.onnx_reference import NoThirdOpinionError, ReferenceEngine
 from runtime.engines.onnx_runtime import OnnxRuntimeEngine
 from runtime.engines.trajectories import make_golden
 from runtime.engines.verification import (
-    TOLERANCES,
     EngineVerification,
     Predict,
     predict_with,
     relative_error,
     verify_engine,
 )
+from runtime.formats.precision import FP32, PRECISIONS
 
 _KIND = "compared"
 _FORMAT = 1
 _DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu")
 
-ON_GPU = {"fp32": 1e-3, "fp16": 1e-2, "bf16": 5e-2, "int8": 5e-2}
+ON_GPU = {name: precision.tolerance_on_gpu for name, precision in PRECISIONS.items()}
 """Largest relative L2 error of ONNX Runtime on a GPU from itself on the CPU, whose sums have another order."""
 
 
@@ -64,7 +64,7 @@ def find_agreement(
     path: Path,
     place: Place,
     open_reference: Callable[[], OnnxRuntimeEngine],
-    tolerance: float = TOLERANCES["fp32"],
+    tolerance: float = FP32.tolerance,
 ) -> Agreement:
     """Compare a file's engine with ONNX Runtime's CPU provider, unless that was done already.
 

@@ -33,13 +33,14 @@ from runtime.engines.network_contract import (
 )
 from runtime.engines.onnx_precision import onnx_precision
 from runtime.engines.sidecar import Sidecar, read_hashed, read_sidecar
+from runtime.formats.precision import BF16, FP32
 from runtime.own_process import OwnProcess
 from runtime.process_flags import ProcessFlags
 
 FLAVOR = "openvino"
 REBUILD = "python -m export.to_openvino"
 # OpenVINO's own default is bf16 wherever the CPU has it, so the precision is never left to it.
-PRECISION_HINTS = {"fp32": "f32", "bf16": "bf16"}
+PRECISION_HINTS = {each.name: each.element_type.openvino for each in (FP32, BF16)}
 MAX_COMPILED = 3
 """Models kept for one engine. A chain keeps its own as long as it is kept itself."""
 

@@ -29,9 +29,9 @@ from runtime.engines.tensorrt_log import Log, collecting_log, last_words
 from runtime.engines.tensorrt_modules import FLAVORS
 from runtime.engines.tensorrt_plan import REBUILD
 from runtime.engines.tensorrt_refusals import AcceptedPlan, accept_plan
+from runtime.formats.precision import ELEMENT_TYPES
 from runtime.process_flags import ProcessFlags
 
-_DATA_TYPES = {"float32": "FLOAT", "float16": "HALF", "bfloat16": "BF16", "int64": "INT64"}
 _KERNELS = "rtx-kernels"
 # Of every address, by the documentation of setTensorAddress. TensorRT does not check it.
 _ALIGNMENT = 256
@@ -210,7 +210,7 @@ class TensorRtEngine:
     def _check_tensor(self, spec: TensorSpec) -> None:
         found_type, expected_type = (
             self._engine.get_tensor_dtype(spec.name),
-            getattr(self._module.DataType, _DATA_TYPES[spec.element_type]),
+            getattr(self._module.DataType, ELEMENT_TYPES[spec.element_type].tensorrt),
         )
         found = tuple(self._engine.get_tensor_shape(spec.name))
         batches = (-1, self._plan.profiles[0].max)  # a plan of one batch may have it fixed

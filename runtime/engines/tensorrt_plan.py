@@ -12,11 +12,11 @@ from diffusion.process import Process
 from runtime.engines.network_contract import TensorSpec, check_shapes
 from runtime.engines.sidecar import sidecar_path
 from runtime.engines.tensorrt_modules import FLAVORS, Flavor
-from runtime.engines.verification import TOLERANCES
+from runtime.formats.precision import ENGINE_PRECISIONS, FLOAT32, INT64, PRECISIONS
 
 REBUILD = "python -m export.to_trt"
-X_TYPES = ("float32", "float16", "bfloat16")
-T_TYPES = ("float32", "int64")
+X_TYPES = tuple(PRECISIONS[name].element_type.name for name in ENGINE_PRECISIONS)
+T_TYPES = (FLOAT32.name, INT64.name)
 HARDWARE_COMPATIBILITY = ("none", "ampere_plus", "same_compute_capability")
 
 
@@ -125,7 +125,7 @@ def describe_plan(path: Path, engine: Mapping[str, Any], process: Process) -> Pl
         path,
         FLAVORS[flavor],
         fields.get("builder_version", str),
-        fields.choice("precision", tuple(TOLERANCES)),
+        fields.choice("precision", ENGINE_PRECISIONS),
         x,
         t,
         prediction,

@@ -15,7 +15,8 @@ from runtime.engines.onnx_runtime import OnnxRuntimeEngine
 from runtime.engines.tensorrt_call import TensorRtError
 from runtime.engines.tensorrt_engine import TensorRtEngine
 from runtime.engines.tensorrt_modules import FLAVORS
-from runtime.engines.verification import TOLERANCES, relative_error
+from runtime.engines.verification import relative_error
+from runtime.formats.precision import PRECISIONS
 from runtime.host_chain import HostChain
 from tests.gaussian import GaussianNetwork
 from tests.runtime.engines.host_memory import HostMemory
@@ -44,7 +45,7 @@ def test_predictions_in_the_buffers_of_the_host(accepted, module, precision, t_t
         for _ in range(2):
             call()
             error = relative_error(prediction, NETWORK(x.astype(np.float64), t))
-            assert error < TOLERANCES[precision] / 5
+            assert error < PRECISIONS[precision].tolerance / 5
             x += 1  # the buffers themselves are read, at every call
             t[:] = t[::-1].copy()
 
