@@ -30,8 +30,8 @@ from diffusion.errors import InputError
 from diffusion.process import Process
 from export.network_io import PREDICTION, T, X
 from export.rounding_emulation import emulate_rounding
-from runtime.engines.golden import Golden
 from runtime.engines.verification import EngineVerification, Predict, relative_error, verify_engine
+from runtime.formats.golden import Golden
 from runtime.formats.precision import PRECISIONS
 
 _SEVERITY_ERROR = 3

@@ -19,8 +19,6 @@ import numpy as np
 from commands.errors import VerificationError
 from commands.program import say
 from runtime.engines.cache_folder import keep, read_kept
-from runtime.engines.first_use import Place
-from runtime.engines.golden import Golden
 from runtime.engines.interface import Engine
 from runtime.engines.onnx_reference import NoThirdOpinionError, ReferenceEngine
 from runtime.engines.onnx_runtime import OnnxRuntimeEngine
@@ -32,6 +30,8 @@ from runtime.engines.verification import (
     relative_error,
     verify_engine,
 )
+from runtime.formats.golden import Golden
+from runtime.formats.place import Place
 from runtime.formats.precision import FP32, PRECISIONS
 
 _KIND = "compared"
@@ -79,7 +79,7 @@ def find_agreement(
         InputError, DeviceUnavailableError: ONNX Runtime cannot run the file.
         VerificationError: the file itself mixes the samples of a batch, or predicts what is not finite.
     """
-    described = [_FORMAT, engine.sha256, asdict(place), _onnx_runtime_version(), tolerance]
+    described = [_FORMAT, engine.sha256, place.to_json(), _onnx_runtime_version(), tolerance]
     key = json.dumps([*described, engine.process.to_json()])
     kept = _read(read_kept(_KIND, key))
     if kept is not None:

@@ -13,8 +13,8 @@ from diffusion.process import Process
 from diffusion.reference_loop import initial_noise, reference_states
 from diffusion.samplers import make_table
 from diffusion.step_table import StepTable
-from runtime.engines.golden import GATE_BATCHES, Golden
 from runtime.engines.verification import Predict, relative_error
+from runtime.formats.golden import GATE_BATCHES, Golden
 from runtime.formats.precision import rounded
 
 NUM_TIMESTEPS, NUM_STEPS = 16, 20

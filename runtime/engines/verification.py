@@ -11,8 +11,8 @@ import numpy as np
 
 from diffusion.process import Process
 from diffusion.reference_loop import initial_noise, reference_loop
-from runtime.engines.golden import Golden
 from runtime.engines.interface import Engine
+from runtime.formats.golden import Golden
 from runtime.formats.precision import PRECISIONS
 
 # An error that stands out at some timestep is an error in the treatment of t, even within the tolerance.

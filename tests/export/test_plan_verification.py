@@ -16,8 +16,8 @@ from export.fold_time import fold_time
 from export.graph_facts import name_nodes
 from export.mixed_precision import to_mixed_precision
 from export.plan_verification import PlanVerification, compare_predictions, verify_network
-from runtime.engines.golden import Golden
 from runtime.engines.trajectories import make_golden
+from runtime.formats.golden import Golden
 from runtime.formats.precision import PRECISIONS
 from tests.gaussian import GaussianNetwork
 

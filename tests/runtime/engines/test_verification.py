@@ -10,9 +10,9 @@ import pytest
 from diffusion.errors import InputError
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import Process, SampleShape
-from runtime.engines.golden import Golden
 from runtime.engines.trajectories import make_golden
 from runtime.engines.verification import EngineVerification, TimestepError, predict_with, verify_engine
+from runtime.formats.golden import Golden
 from runtime.formats.precision import PRECISIONS, rounded
 from tests.gaussian import GaussianNetwork
 
