@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeVar
 
-from commands.whole_files import check_name, whole_file, write_whole_text
+from commands.whole_files import check_name, whole_file
 from diffusion.errors import InputError
-from runtime.engines.sidecar import Sidecar, golden_path, sidecar_path
+from runtime.formats.sidecar import EngineDescription, Sidecar, golden_path, sidecar_path
+
+AnyEngine = TypeVar("AnyEngine", bound=EngineDescription)
 
 MOST_ONNX_BYTES = 2**31 - 2**24
 """Of the weights of an ONNX graph: Protocol Buffers' limit on a message, less room for the graph itself."""
@@ -23,7 +25,7 @@ def check_out(out: Path, suffix: str) -> None:
         check_name(path)
 
 
-def publish_engine(files: Mapping[Path, bytes], engine: Path, sidecar: Sidecar) -> None:
+def publish_engine(files: Mapping[Path, bytes], engine: Path, sidecar: Sidecar[AnyEngine]) -> None:
     """Write the files, each whole, and the sidecar last: until it is there its hashes do not fit.
 
     Args:
@@ -37,4 +39,4 @@ def publish_engine(files: Mapping[Path, bytes], engine: Path, sidecar: Sidecar) 
     for path, content in files.items():
         with whole_file(path) as temporary:
             temporary.write_bytes(content)
-    write_whole_text(sidecar_path(engine), json.dumps(sidecar.to_json(), indent=1, allow_nan=False) + "\n")
+    sidecar.write(engine)

@@ -7,18 +7,18 @@ is the graph's own: networks are strongly typed.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from commands.reasons import reason
 from diffusion.errors import InputError
-from export.batch_profile import BatchProfile
-from export.tensorrt_log import make_log
 from export.tensorrt_progress import make_progress_monitor
 from export.timing_cache import timing_cache
 from runtime.engines.collector_pause import collector_paused
+from runtime.engines.tensorrt_log import collecting_log
+from runtime.formats.batch_profile import BatchProfile
 
 # Flags of `BuilderFlag`, by what they are asked for as.
 _FLAG_OF = {"version_compatible": "VERSION_COMPATIBLE", "strip": "STRIP_PLAN", "refit": "REFIT"}
@@ -119,7 +119,7 @@ def build_plan(trt: Any, network: bytes, settings: BuildSettings, source: str) -
 
 
 def _build(trt: Any, network: bytes, settings: BuildSettings, source: str) -> Built:
-    log = make_log(trt, settings.title, settings.verbose)
+    log = collecting_log(trt, settings.title if settings.verbose else None)
     builder = trt.Builder(log)
     parsed = _parse(trt, builder, network, log, settings.title, source)
     config = builder.create_builder_config()
@@ -148,7 +148,7 @@ def _build(trt: Any, network: bytes, settings: BuildSettings, source: str) -> Bu
 @collector_paused()
 def check_operators(trt: Any, network: bytes, title: str, source: str) -> None:
     """Parse a network and forget it. Raises InputError as `build_plan`."""
-    log = make_log(trt, title, verbose=False)
+    log = collecting_log(trt)
     try:
         _parse(trt, trt.Builder(log), network, log, title, source)
         return
@@ -218,19 +218,19 @@ def _add_profiles(builder: Any, config: Any, settings: BuildSettings, log: Any) 
 
     for batches in settings.profiles:
         profile = builder.create_optimization_profile()
-        sizes = (batches.least, batches.best, batches.most)
+        sizes = (batches.min, batches.opt, batches.max)
         profile.set_shape(X, *[(size, *settings.chw) for size in sizes])
         profile.set_shape(T, *[(size,) for size in sizes])
         if config.add_optimization_profile(profile) < 0:
             raise InputError(
-                f"batch profile {batches.least},{batches.best},{batches.most}: {settings.title} refuses it "
+                f"batch profile {batches.min},{batches.opt},{batches.max}: {settings.title} refuses it "
                 f"({reason(log.last)}); give other batches"
             )
 
 
-def _refusal(settings: BuildSettings, source: str, errors: list[str]) -> str:
+def _refusal(settings: BuildSettings, source: str, errors: Sequence[str]) -> str:
     said = reason(next((line for line in errors if "OutOfMemory" in line), errors[-1] if errors else "no reason"))
-    most = max(batches.most for batches in settings.profiles)
+    most = max(batches.max for batches in settings.profiles)
     if "OutOfMemory" in said or "out of memory" in said:
         return (
             f"{source}: a batch of {most} needs more memory than {settings.title} may take ({said}); "

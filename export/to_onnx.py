@@ -18,6 +18,7 @@ from commands.whole_files import whole_file
 from diffusion.errors import InputError
 from export.engine_files import MOST_ONNX_BYTES, check_out
 from runtime.engines.checkpoint_folder import read_checkpoint_folder
+from runtime.formats.precision import ENGINE_PRECISIONS
 
 if TYPE_CHECKING:
     import onnx
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from runtime.engines.torch_checkpoint import Checkpoint
 
 DEFAULT_CHECKPOINT, DEFAULT_OUT = Path("runs/digits"), Path("unet.onnx")
-PRECISIONS = ("fp32", "fp16", "bf16")
 # Every engine builder takes opset 18; from 21 on GroupNorm is one node, which ONNX Runtime takes apart again.
 OPSETS, DEFAULT_OPSET = range(18, 22), 18
 
@@ -56,8 +56,8 @@ def export_onnx(
         InputError: a checkpoint that cannot be used, or a file that cannot be written.
         VerificationError: ONNX Runtime and PyTorch disagree; nothing was written.
     """
-    if precision not in PRECISIONS:
-        raise InputError(f"precision is {precision!r}, expected one of {', '.join(PRECISIONS)}")
+    if precision not in ENGINE_PRECISIONS:
+        raise InputError(f"precision is {precision!r}, expected one of {', '.join(ENGINE_PRECISIONS)}")
     if opset not in OPSETS:
         raise InputError(f"opset is {opset}, expected {OPSETS[0]} to {OPSETS[-1]}; give --opset {DEFAULT_OPSET}")
     check_out(out, ".onnx")

@@ -7,7 +7,7 @@ import hashlib
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,10 @@ from commands.reasons import reason
 from diffusion.errors import InputError
 from export.engine_files import check_out
 from export.source import Source, add_source_flags, read_source
+from runtime.formats.openvino_description import OpenVinoDescription
+from runtime.formats.precision import FLOAT32, INT64
+from runtime.formats.sidecar import Sidecar, golden_path
+from runtime.formats.tensor_spec import NetworkTensors, TensorSpec
 from runtime.process_flags import ProcessFlags, add_process_flags, process_flags
 
 if TYPE_CHECKING:
@@ -25,7 +29,6 @@ if TYPE_CHECKING:
 
     from export.fold_time import Folding
     from export.openvino_graph import Rewriting
-    from runtime.engines.sidecar import Sidecar
     from runtime.engines.verification import EngineVerification
 
 DEFAULT_OUT = Path("unet.xml")
@@ -84,10 +87,11 @@ def export_openvino(
     }
 
 
-def _published(out: Path, source: Source, precision: str, fold: bool) -> tuple[Sidecar, int, EngineVerification]:
+def _published(
+    out: Path, source: Source, precision: str, fold: bool
+) -> tuple[Sidecar[OpenVinoDescription], int, EngineVerification]:
     """Convert, verify and publish; the sidecar, the size of network and constants, and the verification."""
     from export.engine_files import publish_engine
-    from runtime.engines.sidecar import golden_path
 
     model, folding = source.model, None
     check_room(out, model.ByteSize())
@@ -157,12 +161,11 @@ def _verified(
     network: bytes,
     weights: bytes,
     out: Path,
-) -> tuple[Sidecar, bytes, EngineVerification]:
+) -> tuple[Sidecar[OpenVinoDescription], bytes, EngineVerification]:
     """Run the very files that will be published, and describe them."""
     import openvino
 
-    from runtime.engines.openvino_cpu import FLAVOR, OpenVinoEngine, place_here
-    from runtime.engines.sidecar import Sidecar
+    from runtime.engines.openvino_cpu import OpenVinoEngine, place_here
     from runtime.engines.trajectories import make_golden
     from runtime.engines.verification import predict_with, verify_engine
 
@@ -174,23 +177,20 @@ def _verified(
     sidecar = Sidecar(
         sha256=hashlib.sha256(network).hexdigest(),
         process=source.process,
-        engine={
-            "flavor": FLAVOR,
-            "builder": f"OpenVINO {openvino.__version__}",
-            "precision": precision,
-            "inputs": {
-                "x": {"type": "float32", "shape": ["N", *sample.chw]},
-                "t": {"type": "float32" if folding is None else "int64", "shape": ["N"]},
-            },
-            "outputs": {
-                "prediction": {"type": "float32", "shape": ["N", num_channels, sample.height, sample.width]},
-            },
-            "time_path": {"folded": False} if folding is None else {"folded": True, **folding.to_json()},
-            "rewritten": asdict(rewriting),
-            "onnx_sha256": source.sha256,
-            "weights_sha256": hashlib.sha256(weights).hexdigest(),
-            "verified_on": asdict(place_here()),
-        },
+        engine=OpenVinoDescription(
+            builder=f"OpenVINO {openvino.__version__}",
+            precision=precision,
+            weights_sha256=hashlib.sha256(weights).hexdigest(),
+            verified_on=place_here(),
+            tensors=NetworkTensors(
+                TensorSpec("x", FLOAT32.name, ("N", *sample.chw)),
+                TensorSpec("t", FLOAT32.name if folding is None else INT64.name, ("N",)),
+                TensorSpec("prediction", FLOAT32.name, ("N", num_channels, sample.height, sample.width)),
+            ),
+            time_path={"folded": False} if folding is None else {"folded": True, **folding.to_json()},
+            rewritten=asdict(rewriting),
+            onnx_sha256=source.sha256,
+        ),
         verification={},
         golden_sha256=hashlib.sha256(content).hexdigest(),
     )
@@ -208,7 +208,7 @@ def _verified(
             f"timestep is what the table says; nothing was published. {_way_out(precision, folding)}\n"
             f"{verification.table()}"
         )
-    return Sidecar(**{**vars(sidecar), "verification": verification.to_json()}), content, verification
+    return replace(sidecar, verification=verification.to_json()), content, verification
 
 
 def _way_out(precision: str, folding: Folding | None) -> str:

@@ -10,27 +10,26 @@ from pathlib import Path
 from commands.output_lock import sole_writer
 from commands.program import Report, make_parser, run_program
 from diffusion.errors import InputError
-from export.batch_profile import BatchProfile, add_batch_flags, batch_profiles, given_shapes
+from export.batch_profile import add_batch_flags, batch_profiles, given_shapes
 from export.engine_files import check_out
 from export.source import add_source_flags, read_source
 from export.tensorrt_build import BuildSettings
 from export.tensorrt_flavor import (
     DEFAULT_CAPABILITIES,
     FLAVOR_FLAGS,
-    RTX,
-    TENSORRT,
-    Flavor,
     choose_flavor,
     load_flavor,
     target_capabilities,
 )
 from export.timing_cache import default_timing_cache
 from runtime.device.driver import DriverFacts, driver_facts, require_gpu
+from runtime.formats.batch_profile import BatchProfile
+from runtime.formats.flavor import RTX, TENSORRT, Flavor
+from runtime.formats.plan_description import HARDWARE_COMPATIBILITIES
 from runtime.process_flags import add_process_flags, process_flags
 
 DEFAULT_OUT = Path("unet.plan")
 GROUP_NORMS = ("instance", "group")
-HARDWARE_COMPATIBILITIES = ("none", "ampere_plus", "same_compute_capability")
 _MOST_DIGITS = 9  # of mebibytes: TensorRT's sizes have 63 bits
 _UNITS = {"B": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 

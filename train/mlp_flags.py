@@ -6,8 +6,7 @@ import argparse
 from pathlib import Path
 
 from diffusion.errors import InputError
-
-_MAX_SEED = 2**64
+from diffusion.philox import MAX_SEED
 
 
 def add_training_flags(parser: argparse.ArgumentParser, out: str, steps: str) -> None:
@@ -27,5 +26,5 @@ def check_training_flags(args: argparse.Namespace) -> None:
     """Raises InputError if --steps or --seed is out of its range."""
     if args.steps is not None and args.steps < 1:
         raise InputError(f"--steps is {args.steps}, expected at least 1")
-    if not 0 <= args.seed < _MAX_SEED:
+    if not 0 <= args.seed < MAX_SEED:
         raise InputError(f"--seed is {args.seed}, expected 0 to 2^64 - 1")

@@ -15,10 +15,9 @@ from diffusion.errors import InputError
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import Process, SampleShape
 from runtime.engines import onnx_opening
-from runtime.engines.batch_independence import BATCHES, INDEPENDENCE_TOLERANCES
+from runtime.engines.batch_independence import BATCHES
 from runtime.engines.onnx_device import OnnxDeviceEngine
 from runtime.engines.opening import open_engine
-from runtime.engines.verification import TOLERANCES
 from runtime.process_flags import ProcessFlags
 from runtime.sample import main
 from tests.gaussian import GaussianNetwork
@@ -246,4 +245,3 @@ def test_bf16_is_no_mixing(tmp_path: Path) -> None:
 def test_it_is_cheap() -> None:
     """At most 16 samples are evaluated: those of the batches, and each alone."""
     assert 2 * sum(BATCHES) <= 16
-    assert INDEPENDENCE_TOLERANCES.keys() == {*TOLERANCES, "int8"}
