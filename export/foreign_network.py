@@ -16,10 +16,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from commands.reasons import reason
 from diffusion.errors import InputError
-from export.engine_files import MOST_ONNX_BYTES
-from export.graph_facts import all_names, free_name, infer, is_standard, subgraphs
+from export.graph_facts import MAX_ONNX_BYTES, all_names, free_name, infer, is_standard, subgraphs
 
-_LEAST_IR = 4  # since when weights need not be inputs
+_MIN_IR = 4  # since when weights need not be inputs
 
 
 def read_network(path: Path) -> onnx.ModelProto:
@@ -33,16 +32,16 @@ def read_network(path: Path) -> onnx.ModelProto:
     """
     try:
         size = path.stat().st_size
-        model = onnx.load(str(path), load_external_data=False) if size <= MOST_ONNX_BYTES else None
+        model = onnx.load(str(path), load_external_data=False) if size <= MAX_ONNX_BYTES else None
     except Exception as error:  # of the operating system or Protocol Buffers
         raise InputError(
             f"{path}: cannot be read as an ONNX model ({reason(error)}); copy or export it again"
         ) from error
     outside = [] if model is None else [tensor for tensor in _tensors(model) if _is_external(tensor)]
     size += sum(_num_bytes(tensor) for tensor in outside)
-    if model is None or size > MOST_ONNX_BYTES:
+    if model is None or size > MAX_ONNX_BYTES:
         raise InputError(
-            f"{path}: {size / 1e9:.1f} GB of network and weights, expected at most {MOST_ONNX_BYTES / 1e9:.1f} GB, "
+            f"{path}: {size / 1e9:.1f} GB of network and weights, expected at most {MAX_ONNX_BYTES / 1e9:.1f} GB, "
             "as much as one ONNX message holds; run the file itself with `python -m runtime.sample "
             "--backend onnxruntime`, or export a smaller network"
         )
@@ -74,7 +73,7 @@ def prepare(model: onnx.ModelProto, source: str) -> onnx.ModelProto:
             "export it without functions"
         ) from error
     graph = prepared.graph
-    prepared.ir_version = max(prepared.ir_version, _LEAST_IR)
+    prepared.ir_version = max(prepared.ir_version, _MIN_IR)
     weights = {entry.name for entry in graph.initializer} | {entry.values.name for entry in graph.sparse_initializer}
     for entry in list(graph.input):
         if entry.name in weights:  # a default that nobody overrides

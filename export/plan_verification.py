@@ -55,6 +55,21 @@ class PlanVerification:
         """Whether the plan may be published."""
         return self.measured.passed and all(error <= self.measured.tolerance for error in self.compared.values())
 
+    @property
+    def worst(self) -> float:
+        """As of `EngineVerification`."""
+        return self.measured.worst
+
+    @property
+    def tolerance(self) -> float:
+        """As of `EngineVerification`."""
+        return self.measured.tolerance
+
+    @property
+    def ran_on(self) -> str:
+        """As of `EngineVerification`."""
+        return self.measured.ran_on
+
     def to_json(self) -> dict[str, Any]:
         """For a sidecar: an error that is not finite is null."""
         compared = {name: error if math.isfinite(error) else None for name, error in self.compared.items()}

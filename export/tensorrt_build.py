@@ -14,7 +14,7 @@ from typing import Any
 
 from commands.reasons import reason
 from diffusion.errors import InputError
-from export.batch_profile import BatchProfile
+from export.batch_profile import DEFAULT_PROFILE, BatchProfile
 from export.tensorrt_log import make_log
 from export.tensorrt_progress import make_progress_monitor
 from export.timing_cache import timing_cache
@@ -24,41 +24,50 @@ from runtime.engines.collector_pause import collector_paused
 _FLAG_OF = {"version_compatible": "VERSION_COMPATIBLE", "strip": "STRIP_PLAN", "refit": "REFIT"}
 
 
-@dataclass(frozen=True)
-class BuildSettings:
-    """What a plan shall be like.
+@dataclass(frozen=True, kw_only=True)
+class BuildOptions:
+    """What a user may ask of the builder, and it is told as it is.
 
     Attributes:
-        title: of the builder, for messages.
-        is_rtx: TensorRT-RTX.
-        chw: of a sample.
         profiles: batches, one optimization profile each.
         static: whether the graph's batch is fixed; then no profile is needed.
-        capabilities: compute capabilities to build for; TensorRT builds for the GPU that is here.
         workspace_bytes: most scratch memory of a plan; None for the builder's own limit.
         optimization_level: 0 to 5; None for the builder's own.
         version_compatible, strip, refit: TensorRT alone.
         hardware_compatibility: `none`, `ampere_plus` or `same_compute_capability`; TensorRT alone.
-        timing_cache: a file of kernels' times, TensorRT alone; None for none.
         layers: where the engine inspector's JSON goes; None for nowhere.
         verbose: print all that the builder has to say.
     """
 
-    title: str
-    is_rtx: bool
-    chw: tuple[int, ...]
-    profiles: tuple[BatchProfile, ...]
-    static: bool
-    capabilities: tuple[str, ...]
+    profiles: tuple[BatchProfile, ...] = (DEFAULT_PROFILE,)
+    static: bool = False
     workspace_bytes: int | None = None
     optimization_level: int | None = None
     version_compatible: bool = False
     strip: bool = False
     refit: bool = False
     hardware_compatibility: str = "none"
-    timing_cache: Path | None = None
     layers: Path | None = None
     verbose: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildSettings(BuildOptions):
+    """What a plan shall be like, for this builder and this network.
+
+    Attributes:
+        title: of the builder, for messages.
+        is_rtx: TensorRT-RTX.
+        chw: of a sample.
+        capabilities: compute capabilities to build for; TensorRT builds for the GPU that is here.
+        timing_cache: a file of kernels' times, TensorRT alone; None for none.
+    """
+
+    title: str
+    is_rtx: bool
+    chw: tuple[int, ...]
+    capabilities: tuple[str, ...]
+    timing_cache: Path | None = None
 
     def to_json(self) -> dict[str, Any]:
         """For another process."""

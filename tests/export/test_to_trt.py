@@ -15,7 +15,7 @@ from onnx import numpy_helper
 from commands.errors import EXIT_INPUT, EXIT_VERIFICATION, DeviceUnavailableError
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import Process, SampleShape
-from export import engine_files, mixed_precision, to_trt
+from export import mixed_precision, publication, to_trt
 from export.mixed_precision import MixedPrecision
 from runtime.device.driver import DriverFacts, Gpu, driver_facts
 from runtime.engines.golden import Golden
@@ -109,7 +109,7 @@ def test_a_plan_that_was_not_run_says_so(gaussian: Path, tmp_path: Path, capsys:
     sidecar = read_sidecar(out, "")
     assert not sidecar.verification["executed"]
     assert sidecar.engine["built_on"] == {"gpu": None, "driver": None}
-    with pytest.raises(DeviceUnavailableError, match="needs an NVIDIA GPU, and here is none"):
+    with pytest.raises(DeviceUnavailableError, match="no NVIDIA GPU found"):
         open_engine(out, device="cuda")
 
 
@@ -205,7 +205,7 @@ def test_no_reader_takes_a_mixed_set(gaussian: Path, tmp_path: Path, monkeypatch
         published.append(path.name)
         raise Killed
 
-    monkeypatch.setattr(engine_files, "write_whole_text", killed_before_the_sidecar)
+    monkeypatch.setattr(publication, "write_whole_text", killed_before_the_sidecar)
     with pytest.raises(Killed):
         run("--onnx", gaussian, "--no-fold-time", "--out", out)
     assert published == ["unet.plan.json"]
