@@ -23,7 +23,7 @@ _STEPS = "steps"
 
 
 @dataclass(frozen=True)
-class Standing:
+class RunStatus:
     """What an output folder holds for the run that is asked for.
 
     Attributes:
@@ -55,7 +55,7 @@ class RunFolder:
         """The metrics of the run under way; copied to the top when it is finished."""
         return self._state_folder / METRICS
 
-    def inspect(self, resume: bool, overwrite: bool) -> Standing:
+    def inspect(self, resume: bool, overwrite: bool) -> RunStatus:
         """Where the run stands. Changes nothing.
 
         Raises:
@@ -67,7 +67,7 @@ class RunFolder:
             raise InputError(f"{path}: is a file, expected a folder; choose another with --out")
         held = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith(".")) if path.exists() else []
         if not held or overwrite:
-            return Standing()
+            return RunStatus()
         published = _read_json(path / TRAIN_JSON)
         running = _read_json(self._state_folder / _RUN_JSON)
         if published is None and running is None:
@@ -85,29 +85,29 @@ class RunFolder:
                 )
             if published is not None:
                 self._check_record(published, "choose another folder with --out, or replace it with --overwrite")
-            return Standing()
+            return RunStatus()
         if has_state:
             state = self._load_state()
             self._check_record(state, "resume with the same flags, or start over with --overwrite", state["step"])
             finished = not unfinished and published is not None and state["step"] == self.record[_STEPS]
-            return Standing(state, complete=finished)
+            return RunStatus(state, complete=finished)
         if published is not None:
             self._check_record(published, "choose another folder with --out, or replace it with --overwrite")
-            return Standing(complete=True)
-        return Standing()
+            return RunStatus(complete=True)
+        return RunStatus()
 
-    def begin(self, standing: Standing) -> None:
+    def begin(self, status: RunStatus) -> None:
         """Prepare the folder for the run: forget an older state, or what was logged after the saved one.
 
         Raises:
             InputError: the folder cannot be written.
         """
         kept: list[str] = []
-        if standing.state is not None and self.running_metrics.is_file():
+        if status.state is not None and self.running_metrics.is_file():
             lines = self.running_metrics.read_text(encoding="utf-8").splitlines()
-            kept = [line for line in lines if _step_of(line) <= standing.state["step"]]
-        self._write_run_json(0 if standing.state is None else standing.state["step"], published=False)
-        if standing.state is None:
+            kept = [line for line in lines if _step_of(line) <= status.state["step"]]
+        self._write_run_json(0 if status.state is None else status.state["step"], published=False)
+        if status.state is None:
             (self._state_folder / _STATE).unlink(missing_ok=True)
         write_whole_text(self.running_metrics, "".join(line + "\n" for line in kept))
 

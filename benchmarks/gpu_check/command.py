@@ -79,7 +79,7 @@ def find_gpu(what: str) -> tuple[Any, Any]:
         except OSError:
             missing = "no NVIDIA driver (libcuda.so.1 is not found)"
             raise DeviceUnavailableError(
-                f"{what}: needs an NVIDIA GPU, and here is none: {missing}; {remedy}"
+                f"{what}: no NVIDIA GPU found: {missing}; {remedy}"
             ) from error
         raise DeviceUnavailableError(
             f"{what}: {sys.executable} has no module {error.name!r}; install it, or choose another Python: "

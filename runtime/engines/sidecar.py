@@ -95,7 +95,7 @@ def read_sidecar(engine: Path, rebuild: str) -> Sidecar:
     if fields["verification"].get("passed") is not True:
         raise InputError(
             f"{path}: verification.passed is {fields['verification'].get('passed')!r}, expected true: "
-            f"nobody vouches for {engine.name}; make it again with `{rebuild}`"
+            f"{engine.name} has not passed verification; make it again with `{rebuild}`"
         )
     return Sidecar(
         fields["sha256"],
