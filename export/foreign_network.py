@@ -1,4 +1,4 @@
-"""Anybody's ONNX file as a graph that the exporters can rewrite: whole, in one piece, and with no name twice.
+"""A foreign ONNX file as a graph that the exporters can rewrite: complete, in one piece, every name unique.
 
 What it computes stays what it was. Local functions are written out, constants are weights, weights are no inputs, and
 what subgraphs call their tensors is the name of nothing else. What cannot be had so is refused.
@@ -76,12 +76,12 @@ def prepare(model: onnx.ModelProto, source: str) -> onnx.ModelProto:
     prepared.ir_version = max(prepared.ir_version, _MIN_IR)
     weights = {entry.name for entry in graph.initializer} | {entry.values.name for entry in graph.sparse_initializer}
     for entry in list(graph.input):
-        if entry.name in weights:  # a default that nobody overrides
+        if entry.name in weights:  # a default that is never overridden
             graph.input.remove(entry)
     _constants_to_weights(graph)
     _make_outputs(graph)
     _rename_inside(graph)
-    del graph.value_info[:]  # anybody's notes, which need not be true
+    del graph.value_info[:]  # notes of its writer, which need not be true
     try:
         onnx.checker.check_model(prepared)
         infer(prepared)
@@ -155,7 +155,7 @@ def _load(tensor: TensorProto, path: Path) -> None:
 
 
 def _external_file(path: Path, location: str, name: str) -> Path:
-    """Where external data is. Raises InputError for a place that is none of the model's own."""
+    """Where external data is. Raises InputError for a place outside of the model's folder."""
     parts = Path(location)
     if not location or parts.is_absolute() or ".." in parts.parts or "\0" in location:
         raise InputError(
@@ -203,7 +203,7 @@ def _constant_value(attribute: onnx.AttributeProto) -> TensorProto | None:
 
 
 def _make_outputs(graph: onnx.GraphProto) -> None:
-    """Let a node make every output: what hands an input or a weight on cannot be renamed or retyped."""
+    """Let a node make every output: an output that is an input or a weight itself cannot be renamed or retyped."""
     made, taken = {name for node in graph.node for name in node.output}, all_names(graph)
     for entry in graph.output:
         if entry.name not in made:

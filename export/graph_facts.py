@@ -180,7 +180,7 @@ def infer(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
     for entry in model.graph.input:
         if entry.name not in weights:
             light.graph.input.append(_open_input(entry))
-    for entry in model.graph.output:  # what the file says of their shapes need not be so
+    for entry in model.graph.output:  # the shapes that the file gives need not be true
         kind = entry.type.tensor_type.elem_type
         light.graph.output.append(helper.make_tensor_value_info(entry.name, kind, None) if kind else entry)
     for tensor in model.graph.initializer:

@@ -88,7 +88,7 @@ def _raised(model: onnx.ModelProto, source: str) -> onnx.ModelProto:
         return model
     if opset > _MAX_OPSET:
         raise InputError(f"{source}: has opset {opset}, expected at most {_MAX_OPSET}; export with --opset 18 to 21")
-    # Metadata goes through; of the operations between 18 and 21 only types and defaults that nobody uses have changed.
+    # Metadata goes through; of the operations between 18 and 21 only unused types and defaults have changed.
     metadata = list(model.metadata_props)
     try:
         raised = onnx.version_converter.convert_version(model, MIN_OPSET)

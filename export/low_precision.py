@@ -48,7 +48,7 @@ def lower_precision(
         precision: `fp16` or `bf16`.
         golden: of the float32 reference, for this precision.
         source: what to call the network in an error.
-        keep_float32: names of further nodes that shall compute in float32.
+        keep_float32: names of further nodes that compute in float32.
         float32_ends: leave x and the prediction in float32.
         debug: let AutoCast report on standard error.
 

@@ -1,6 +1,6 @@
 """An ONNX file that computes in fp16 or bf16: float32 at its ends, the time path in tables, verified before it is used.
 
-It runs wherever the float32 file does and the precision is to be had, and anybody's strongly typed TensorRT build takes
+It runs wherever the float32 file does and the precision is supported, and any strongly typed TensorRT build takes
 it. Its metadata property `ddpm-rt-precision` tells the runtime in what it computes.
 """
 

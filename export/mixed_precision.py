@@ -65,7 +65,7 @@ def to_mixed_precision(
         model: float32, with the names of `export.network_io`; unchanged, except that its nodes are named.
         precision: `fp16` or `bf16`.
         calibration: x float32 [N, C, H, W] and t [N], on which values are watched that would overflow fp16.
-        keep_float32: names of nodes that shall compute in float32.
+        keep_float32: names of nodes that compute in float32.
         debug: let AutoCast report on standard error.
         float32_ends: leave x and the prediction in float32, with a cast behind the one and before the other.
 

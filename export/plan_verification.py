@@ -38,7 +38,7 @@ _SEVERITY_ERROR = 3
 
 @dataclass(frozen=True)
 class PlanVerification:
-    """What was found out about a plan before it is published.
+    """The verification of a plan before it is published.
 
     Attributes:
         measured: by timestep and over a chain.

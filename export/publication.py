@@ -17,7 +17,7 @@ from runtime.engines.verification import EngineVerification
 
 
 class Verified(Protocol):
-    """What every exporter finds out about its file before it is published."""
+    """The verification of a file before it is published, whatever exporter made it."""
 
     @property
     def passed(self) -> bool:
@@ -64,7 +64,7 @@ class Exported:
 
 
 def accuracy(measured: EngineVerification) -> str:
-    """What a summary says of predictions and of a chain."""
+    """The errors of predictions and of a chain, for a summary."""
     return (
         f"predictions at most {measured.worst:.1e} from {measured.reference} (median {measured.median:.1e}, "
         f"{len(measured.errors)} timesteps), x_0 after {measured.chain_steps} steps {measured.chain_error:.1e} "

@@ -1,4 +1,4 @@
-"""What to export: one object that every exporter takes, and the flags of a command line that say it."""
+"""What to export: one object that every exporter takes, and the command line flags for it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PRECISIONS = ("fp32", "fp16", "bf16")
 
 @dataclass(frozen=True)
 class ExportRequest:
-    """A network, and the file that is to be made of it.
+    """What to export, and to which file.
 
     Attributes:
         out: the file to write. What belongs to it lies beside it.
@@ -27,7 +27,7 @@ class ExportRequest:
         onnx: an ONNX file instead of a checkpoint; its reference is ONNX Runtime.
         precision: one of `PRECISIONS`.
         fold: of an engine, replace the time path by tables.
-        process: what an ONNX file does not say of its process.
+        process: of an ONNX file whose metadata does not describe it.
         allow_pickle: read a checkpoint's weights from a pickle where there is no safetensors file.
         debug: let PyTorch's exporter and AutoCast report on standard error.
 
@@ -53,7 +53,7 @@ class ExportRequest:
         self.check_precision(PRECISIONS)
 
     def check_precision(self, known: Sequence[str]) -> None:
-        """Raises InputError if the precision is none of these."""
+        """Raises InputError if the precision is not one of these."""
         if self.precision not in known:
             raise InputError(f"precision is {self.precision!r}, expected one of {', '.join(known)}")
 

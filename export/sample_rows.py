@@ -20,7 +20,7 @@ class Kind(Enum):
     FIXED = auto()  # from constants
     BATCH_SIZE = auto()  # from how many samples there are
     ROWS = auto()  # [N, …]: row i from constants and t[i]
-    OTHER = auto()  # anything else, or nobody knows
+    OTHER = auto()  # anything else, or unknown
 
 
 # fmt: off

@@ -92,7 +92,7 @@ def read_source(request: ExportRequest, opset: int = DEFAULT_OPSET) -> Source:
 def open_source(
     request: ExportRequest, opset: int = DEFAULT_OPSET, share: float = 1.0, more_bytes: int = 0
 ) -> Iterator[Source]:
-    """The source of an export, for as long as nobody else may write the file that is made of it.
+    """Lock the file that is to be written, and read the source of the export.
 
     Args:
         request: which source, and which file.

@@ -26,7 +26,7 @@ _FLAG_OF = {"version_compatible": "VERSION_COMPATIBLE", "strip": "STRIP_PLAN", "
 
 @dataclass(frozen=True, kw_only=True)
 class BuildOptions:
-    """What a user may ask of the builder, and it is told as it is.
+    """The options of a user that go to the builder unchanged.
 
     Attributes:
         profiles: batches, one optimization profile each.
@@ -36,7 +36,7 @@ class BuildOptions:
         version_compatible, strip, refit: TensorRT alone.
         hardware_compatibility: `none`, `ampere_plus` or `same_compute_capability`; TensorRT alone.
         layers: where the engine inspector's JSON goes; None for nowhere.
-        verbose: print all that the builder has to say.
+        verbose: print the builder's whole log.
     """
 
     profiles: tuple[BatchProfile, ...] = (DEFAULT_PROFILE,)
@@ -53,7 +53,7 @@ class BuildOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class BuildSettings(BuildOptions):
-    """What a plan shall be like, for this builder and this network.
+    """How a plan is built, by this builder and for this network.
 
     Attributes:
         title: of the builder, for messages.
@@ -113,7 +113,7 @@ def build_plan(trt: Any, network: bytes, settings: BuildSettings, source: str) -
     Args:
         trt: the module `tensorrt` or `tensorrt_rtx`.
         network: the ONNX file, with the names of `export.network_io`.
-        settings: what the plan shall be like.
+        settings: how the plan is built.
         source: what to call the network in an error.
 
     Raises:

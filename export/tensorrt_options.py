@@ -1,4 +1,4 @@
-"""What a user may ask of a TensorRT plan, its flags, and what this machine makes of it."""
+"""The options of a TensorRT plan: their flags, and the builder's settings that follow from them on this machine."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class TensorRtOptions(BuildOptions):
 
 
 def build_settings(options: TensorRtOptions, flavor: Flavor, driver: DriverFacts, precision: str) -> BuildSettings:
-    """What the builder is told, but for the shape of a sample, which is known when the network is.
+    """The builder's settings, but for the shape of a sample, which is known when the network is.
 
     Args:
         options: what was asked for.
@@ -199,8 +199,8 @@ def _add_builder_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--export-layers", "--exportLayerInfo", type=Path, metavar="FILE", help="write the plan's layers as JSON"
     )
-    group.add_argument("--verbose", action="store_true", help="print all that the builder has to say")
-    # What trtexec needs to be told and is always so here.
+    group.add_argument("--verbose", action="store_true", help="print the builder's whole log")
+    # trtexec needs these flags; here they are always on.
     for spelling in ("--noTF32", "--stronglyTyped", "--skipInference", "--buildOnly"):
         group.add_argument(spelling, action="store_true", help=argparse.SUPPRESS)
 

@@ -124,7 +124,7 @@ def _prepare(source: Source, request: PlanRequest, settings: BuildSettings) -> _
         model, folding = fold_and_report(model, source.process.schedule.num_train_timesteps, str(source.path))
     name_nodes(model)
     with contextlib.ExitStack() as stack:
-        if source.path.suffix == ".onnx":  # anybody's: AutoCast has no words for operators that it does not know
+        if source.path.suffix == ".onnx":  # a foreign one: AutoCast does not name the operators that it does not know
             check = BuildProcess(request.flavor, model.SerializeToString(), settings, str(source.path), True)
             stack.enter_context(check)
         golden = source.golden(request.precision)

@@ -92,7 +92,7 @@ def _write_low_precision(source: Source, path: Path, request: ExportRequest) -> 
 
 
 def _write(model: onnx.ModelProto, source: Source, path: Path, out: Path) -> dict[str, Any]:
-    """Write the file; returns what the report says of it."""
+    """Write the file; returns its part of the report."""
     from export.onnx_graph import count_ops
 
     content, ops = model.SerializeToString(deterministic=True), count_ops(model)

@@ -158,7 +158,7 @@ class LoggingConfig:
 
 @dataclass(frozen=True)
 class Preset:
-    """A ready training run: its configuration, its data, and habits that do not change the weights.
+    """A ready training run: its configuration, its data, and settings that do not change the weights.
 
     Attributes:
         config: the hyper-parameters.

@@ -1,4 +1,4 @@
-"""The folder of a run: whose it is, how far it got, and the state to go on from."""
+"""The folder of a run: its configuration, its progress, and the state to resume from."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class RunStatus:
     """What an output folder holds for the run that is asked for.
 
     Attributes:
-        state: saved state to go on from; None to begin at step 0.
+        state: saved state to resume from; None to begin at step 0.
         complete: the run is finished and published already.
     """
 
@@ -41,7 +41,7 @@ class RunFolder:
     Args:
         path: of the folder; need not exist.
         record: the run's configuration as JSON values; equal records give equal weights.
-        defaults: what a record that lacks a name, written before there was such a choice, stands for.
+        defaults: values of names that a record lacks because it was written before they existed.
     """
 
     def __init__(self, path: Path, record: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> None:

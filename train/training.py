@@ -48,7 +48,7 @@ class Run:
         num_samples: images in the grid; 0 for no grid.
         device: `auto`, `cpu` or `cuda`.
         resume, overwrite: what to do with a run that is there.
-        command, resume_command: for `train.json`, and to say how to go on.
+        command, resume_command: for `train.json`, and to say how to resume.
     """
 
     preset: str
@@ -169,7 +169,7 @@ def _train(run: Run, accelerator: Accelerator) -> Report | None:
 
 
 def _notes_of_levels(images: ImageSet, request: DataRequest) -> list[str]:
-    """What is to be said of the data's gray levels. Raises InputError for data that can only be meant otherwise."""
+    """Remarks on the data's gray levels. Raises InputError for images that are nearly black."""
     fewer = fewer_levels(images) if request.levels is None else None
     if fewer is None:
         return []
