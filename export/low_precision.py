@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from export.fold_time import Folding
     from export.mixed_precision import MixedPrecision
-    from runtime.engines.golden import Golden
+    from runtime.formats.golden import Golden
 
 
 def fold_and_report(model: onnx.ModelProto, num_train_timesteps: int, source: str) -> tuple[onnx.ModelProto, Folding]:

@@ -25,9 +25,7 @@ from onnx import TensorProto
 from diffusion.errors import InputError
 from export.graph_facts import is_standard, name_nodes
 from export.network_io import T, X, set_io_type, tensor_types
-
-ELEMENT_TYPES = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
-TYPE_NAMES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+from runtime.formats.precision import PRECISIONS
 
 # fp16 ends at 65504, and normalizations square their inputs: what exceeds this on real states stays in float32.
 # AutoCast's own default.
@@ -108,7 +106,7 @@ def to_mixed_precision(
             raise AutoCastError(" ".join(str(error).split()) or type(error).__name__) from error
     del converted.graph.value_info[:]  # no longer all true: its open axis has several names
     if not float32_ends:
-        set_io_type(converted, ELEMENT_TYPES[precision])
+        set_io_type(converted, TensorProto.DataType.Value(PRECISIONS[precision].element_type.onnx))
     onnx.checker.check_model(converted)
     return MixedPrecision(converted, _in_float32(converted))
 

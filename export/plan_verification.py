@@ -30,8 +30,9 @@ from diffusion.errors import InputError
 from diffusion.process import Process
 from export.network_io import PREDICTION, T, X
 from export.rounding_emulation import emulate_rounding
-from runtime.engines.golden import Golden
-from runtime.engines.verification import TOLERANCES, EngineVerification, Predict, relative_error, verify_engine
+from runtime.engines.verification import EngineVerification, Predict, relative_error, verify_engine
+from runtime.formats.golden import Golden
+from runtime.formats.precision import PRECISIONS
 
 _SEVERITY_ERROR = 3
 
@@ -98,7 +99,7 @@ def verify_network(
         model: with the names of `export.network_io` and an open batch.
         golden: the reference.
         process: what the network was trained to do.
-        precision: of the graph, one of `TOLERANCES`.
+        precision: of the graph, one of `runtime.formats.precision.ENGINE_PRECISIONS`.
         reference: what computed `golden`, for the report.
     """
     where = f"ONNX Runtime {ort.__version__} (CPU)"
@@ -136,7 +137,7 @@ def compare_predictions(
         results.extend(Comparator.run([_Runner(name, predict, golden) for name, predict in networks.items()], feeds))
         pairs = [(0, place) for place in range(1, len(networks) + 1)]
         accuracy = Comparator.compare_accuracy(
-            results, comparisons=pairs, compare_func=_RelativeError(TOLERANCES[precision])
+            results, comparisons=pairs, compare_func=_RelativeError(PRECISIONS[precision].tolerance)
         )
         by_pair = accuracy[0] if isinstance(accuracy, list) or not hasattr(accuracy, "items") else accuracy
         found = {pair[1]: [each[PREDICTION].value for each in matches] for pair, matches in by_pair.items()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +9,10 @@ from typing import Any, Protocol
 
 from commands.errors import VerificationError
 from commands.output_lock import check_room
-from commands.whole_files import whole_file, write_whole_text
+from commands.whole_files import whole_file
 from export.request import ExportRequest
-from runtime.engines.sidecar import Sidecar, golden_path, sidecar_path
 from runtime.engines.verification import EngineVerification
+from runtime.formats.sidecar import Description, Sidecar, golden_path
 
 
 class Verified(Protocol):
@@ -103,7 +102,7 @@ def check_passed(
     )
 
 
-def publish_engine(engine: Path, sidecar: Sidecar, golden: bytes, files: Mapping[Path, bytes]) -> None:
+def publish_engine(engine: Path, sidecar: Sidecar[Description], golden: bytes, files: Mapping[Path, bytes]) -> None:
     """Write the files of an engine, each whole, and the sidecar last: until it is there its hashes do not fit.
 
     Args:
@@ -120,4 +119,4 @@ def publish_engine(engine: Path, sidecar: Sidecar, golden: bytes, files: Mapping
     for path, content in contents.items():
         with whole_file(path) as temporary:
             temporary.write_bytes(content)
-    write_whole_text(sidecar_path(engine), json.dumps(sidecar.to_json(), indent=1, allow_nan=False) + "\n")
+    sidecar.write(engine)

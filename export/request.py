@@ -9,11 +9,11 @@ from pathlib import Path
 
 from commands.whole_files import check_name
 from diffusion.errors import InputError
-from runtime.engines.sidecar import golden_path, sidecar_path
+from runtime.formats.precision import ENGINE_PRECISIONS, FP32
+from runtime.formats.sidecar import golden_path, sidecar_path
 from runtime.process_flags import ProcessFlags, add_process_flags, process_flags
 
 DEFAULT_CHECKPOINT = Path("runs/digits")
-PRECISIONS = ("fp32", "fp16", "bf16")
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class ExportRequest:
         checkpoint: any diffusers `DDPMPipeline` folder; its reference is PyTorch. By default the one that `train.run`
             writes.
         onnx: an ONNX file instead of a checkpoint; its reference is ONNX Runtime.
-        precision: one of `PRECISIONS`.
+        precision: one of `ENGINE_PRECISIONS`.
         fold: of an engine, replace the time path by tables.
         process: of an ONNX file whose metadata does not describe it.
         allow_pickle: read a checkpoint's weights from a pickle where there is no safetensors file.
@@ -38,7 +38,7 @@ class ExportRequest:
     out: Path
     checkpoint: Path | None = None
     onnx: Path | None = None
-    precision: str = "fp32"
+    precision: str = FP32.name
     fold: bool = True
     process: ProcessFlags = field(default_factory=ProcessFlags)
     allow_pickle: bool = False
@@ -50,7 +50,7 @@ class ExportRequest:
                 object.__setattr__(self, name, Path(getattr(self, name)))
         if self.checkpoint is not None and self.onnx is not None:
             raise InputError(f"found a checkpoint {self.checkpoint} and an ONNX file {self.onnx}; give one of them")
-        self.check_precision(PRECISIONS)
+        self.check_precision(ENGINE_PRECISIONS)
 
     def check_precision(self, known: Sequence[str]) -> None:
         """Raises InputError if the precision is not one of these."""
@@ -106,7 +106,7 @@ def add_request_flags(
     group = parser.add_mutually_exclusive_group()
     for precision, help_text in precisions.items():
         group.add_argument(
-            f"--{precision}", dest="precision", action="store_const", const=precision, help=help_text, default="fp32"
+            f"--{precision}", dest="precision", action="store_const", const=precision, help=help_text, default=FP32.name
         )
     parser.add_argument(
         "--allow-pickle",

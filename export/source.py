@@ -23,9 +23,9 @@ from runtime.process_flags import ProcessFlags
 if TYPE_CHECKING:
     import onnx
 
-    from runtime.engines.golden import Golden
     from runtime.engines.torch_checkpoint import Checkpoint
     from runtime.engines.verification import Predict
+    from runtime.formats.golden import Golden
 
 # Every engine builder takes opset 18; from 21 on GroupNorm is one node, which ONNX Runtime takes apart again.
 OPSETS, DEFAULT_OPSET = range(18, 22), 18

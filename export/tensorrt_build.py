@@ -14,11 +14,12 @@ from typing import Any
 
 from commands.reasons import reason
 from diffusion.errors import InputError
-from export.batch_profile import DEFAULT_PROFILE, BatchProfile
+from export.batch_profile import DEFAULT_PROFILE
 from export.tensorrt_log import make_log
 from export.tensorrt_progress import make_progress_monitor
 from export.timing_cache import timing_cache
 from runtime.engines.collector_pause import collector_paused
+from runtime.formats.batch_profile import BatchProfile
 
 # Flags of `BuilderFlag`, by what they are asked for as.
 _FLAG_OF = {"version_compatible": "VERSION_COMPATIBLE", "strip": "STRIP_PLAN", "refit": "REFIT"}
@@ -227,19 +228,19 @@ def _add_profiles(builder: Any, config: Any, settings: BuildSettings, log: Any) 
 
     for batches in settings.profiles:
         profile = builder.create_optimization_profile()
-        sizes = (batches.least, batches.best, batches.most)
+        sizes = (batches.min, batches.opt, batches.max)
         profile.set_shape(X, *[(size, *settings.chw) for size in sizes])
         profile.set_shape(T, *[(size,) for size in sizes])
         if config.add_optimization_profile(profile) < 0:
             raise InputError(
-                f"batch profile {batches.least},{batches.best},{batches.most}: {settings.title} refuses it "
+                f"batch profile {batches.min},{batches.opt},{batches.max}: {settings.title} refuses it "
                 f"({reason(log.last)}); give other batches"
             )
 
 
 def _refusal(settings: BuildSettings, source: str, errors: list[str]) -> str:
     said = reason(next((line for line in errors if "OutOfMemory" in line), errors[-1] if errors else "no reason"))
-    most = max(batches.most for batches in settings.profiles)
+    most = max(batches.max for batches in settings.profiles)
     if "OutOfMemory" in said or "out of memory" in said:
         return (
             f"{source}: a batch of {most} needs more memory than {settings.title} may take ({said}); "

@@ -10,20 +10,13 @@ from pathlib import Path
 from diffusion.errors import InputError
 from export.batch_profile import Shapes, add_batch_flags, batch_profiles, given_shapes
 from export.tensorrt_build import BuildOptions, BuildSettings
-from export.tensorrt_flavor import (
-    DEFAULT_CAPABILITIES,
-    FLAVOR_FLAGS,
-    RTX,
-    TENSORRT,
-    Flavor,
-    load_flavor,
-    target_capabilities,
-)
+from export.tensorrt_flavor import DEFAULT_CAPABILITIES, FLAVOR_FLAGS, load_flavor, target_capabilities
 from export.timing_cache import default_timing_cache
 from runtime.device.driver import DriverFacts, require_gpu
+from runtime.formats.flavor import RTX, TENSORRT, Flavor
+from runtime.formats.plan_description import HARDWARE_COMPATIBILITIES
 
 GROUP_NORMS = ("instance", "group")
-HARDWARE_COMPATIBILITIES = ("none", "ampere_plus", "same_compute_capability")
 OPTIMIZATION_LEVELS = range(6)
 _MAX_DIGITS = 9  # of mebibytes: TensorRT's sizes have 63 bits
 _UNITS = {"B": 1, "K": 2**10, "M": 2**20, "G": 2**30}
@@ -63,7 +56,7 @@ class TensorRtOptions(BuildOptions):
                 raise InputError(f"{name} is {getattr(self, name)!r}, expected one of {', '.join(map(str, known))}")
         if not self.profiles:
             raise InputError("profiles is empty, expected at least one")
-        if self.static and (len(self.profiles) > 1 or self.profiles[0].least != self.profiles[0].most):
+        if self.static and (len(self.profiles) > 1 or self.profiles[0].min != self.profiles[0].max):
             raise InputError("static with several batch sizes, expected one profile whose min, opt and max are equal")
 
 

@@ -7,7 +7,7 @@ import hashlib
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from commands.program import say
 from commands.whole_files import write_whole_text
@@ -17,18 +17,23 @@ from export.publication import check_passed, publish_engine
 from export.request import ExportRequest
 from export.source import Source
 from export.tensorrt_build import BuildSettings, Built
-from export.tensorrt_flavor import Flavor
 from export.tensorrt_options import TensorRtOptions
 from export.tensorrt_process import BuildProcess
 from runtime.device.driver import DriverFacts
-from runtime.engines.sidecar import Sidecar
+from runtime.formats.flavor import Flavor
+from runtime.formats.plan_description import PlanDescription
+from runtime.formats.precision import FLOAT32, INT64, PRECISIONS
+from runtime.formats.sidecar import Sidecar
+from runtime.formats.tensor_spec import NetworkTensors, TensorSpec
 
 if TYPE_CHECKING:
     import onnx
 
     from export.fold_time import Folding
     from export.plan_verification import PlanVerification
-    from runtime.engines.golden import Golden
+    from runtime.formats.golden import Golden
+
+PlanSidecar = Sidecar[PlanDescription]
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,7 @@ class PlanRequest:
 class Plan:
     """A published plan: its description, and what was found out about it."""
 
-    sidecar: Sidecar
+    sidecar: PlanSidecar
     verification: PlanVerification
     size_bytes: int
 
@@ -155,52 +160,46 @@ def _for_builder(model: onnx.ModelProto, settings: BuildSettings) -> bytes:
         return model.SerializeToString()
     fixed = type(model)()
     fixed.CopyFrom(model)
-    fix_batch(fixed, settings.profiles[0].best)
+    fix_batch(fixed, settings.profiles[0].opt)
     return fixed.SerializeToString()
 
 
 def _describe(
     source: Source, request: PlanRequest, settings: BuildSettings, network: _Network, built: Built
-) -> dict[str, Any]:
-    """The `engine` of a sidecar."""
+) -> PlanDescription:
     from export.group_norm import FORMS
-    from export.mixed_precision import TYPE_NAMES
 
-    sample, io_type = source.process.sample, TYPE_NAMES[request.precision]
-    batch = settings.profiles[0].best if settings.static else "N"
-    gpu = None if request.driver.missing else request.driver.gpus[0].name
-    return {
-        "flavor": request.flavor.name,
-        "builder": f"{settings.title} {built.version}",
-        "builder_version": built.version,
-        "precision": request.precision,
-        "inputs": {
-            "x": {"type": io_type, "shape": [batch, *sample.chw]},
-            "t": {"type": "float32" if network.folding is None else "int64", "shape": [batch]},
-        },
-        "outputs": {
-            "prediction": {
-                "type": io_type,
-                "shape": [batch, source.process.prediction_channels, sample.height, sample.width],
-            }
-        },
-        "batch_profiles": [profile.to_json() for profile in settings.profiles],
-        "compute_capabilities": list(settings.capabilities),
-        "built_on": {"gpu": gpu, "driver": request.driver.version},
-        "version_compatible": settings.version_compatible,
-        "hardware_compatibility": settings.hardware_compatibility,
-        "tf32": "TF32" in built.flags,
-        "builder_flags": list(built.flags),
-        "optimization_level": built.optimization_level,
-        "timing_cache_sha256": built.timing_cache_sha256,
-        "onnx_sha256": source.sha256,
-        "time_path": {"folded": False} if network.folding is None else {"folded": True, **network.folding.to_json()},
-        "kept_in_float32": list(network.kept),
-        "group_norm": FORMS[request.options.group_norm],
-        "group_norms": network.num_group_norms,
-        "refittable": settings.refit,
-        "stripped": settings.strip,
-    }
+    sample, io_type = source.process.sample, PRECISIONS[request.precision].element_type.name
+    batch = settings.profiles[0].opt if settings.static else "N"
+    t_type = FLOAT32.name if network.folding is None else INT64.name
+    output = (batch, source.process.prediction_channels, sample.height, sample.width)
+    return PlanDescription(
+        flavor=request.flavor,
+        builder_version=built.version,
+        precision=request.precision,
+        tensors=NetworkTensors(
+            TensorSpec("x", io_type, (batch, *sample.chw)),
+            TensorSpec("t", t_type, (batch,)),
+            TensorSpec("prediction", io_type, output),
+        ),
+        profiles=settings.profiles,
+        compute_capabilities=settings.capabilities,
+        hardware_compatibility=settings.hardware_compatibility,
+        version_compatible=settings.version_compatible,
+        built_on_gpu=None if request.driver.missing else request.driver.gpus[0].name,
+        built_on_driver=request.driver.version,
+        tf32="TF32" in built.flags,
+        builder_flags=built.flags,
+        optimization_level=built.optimization_level,
+        timing_cache_sha256=built.timing_cache_sha256,
+        onnx_sha256=source.sha256,
+        time_path={"folded": False} if network.folding is None else {"folded": True, **network.folding.to_json()},
+        kept_in_float32=network.kept,
+        group_norm=FORMS[request.options.group_norm],
+        group_norms=network.num_group_norms,
+        refittable=settings.refit,
+        stripped=settings.strip,
+    )
 
 
 def _can_execute(request: PlanRequest, settings: BuildSettings) -> bool:
@@ -210,7 +209,7 @@ def _can_execute(request: PlanRequest, settings: BuildSettings) -> bool:
 
 
 def _verify_executed(
-    source: Source, request: PlanRequest, network: _Network, plan: bytes, sidecar: Sidecar
+    source: Source, request: PlanRequest, network: _Network, plan: bytes, sidecar: PlanSidecar
 ) -> PlanVerification:
     """Run the plan itself on the GPU that is here."""
     from export.plan_verification import PlanVerification, compare_predictions

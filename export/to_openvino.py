@@ -7,7 +7,7 @@ import hashlib
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,17 +18,20 @@ from diffusion.errors import InputError
 from export.publication import Exported, accuracy, check_passed, publish_engine
 from export.request import ExportRequest, add_request_flags, export_request
 from export.source import Source, open_source
+from runtime.formats.openvino_description import OpenVinoDescription
+from runtime.formats.precision import BF16, FLOAT32, FP32, INT64
+from runtime.formats.sidecar import Sidecar
+from runtime.formats.tensor_spec import NetworkTensors, TensorSpec
 
 if TYPE_CHECKING:
     import onnx
 
     from export.fold_time import Folding
     from export.openvino_graph import Rewriting
-    from runtime.engines.sidecar import Sidecar
     from runtime.engines.verification import EngineVerification
 
 DEFAULT_OUT = Path("unet.xml")
-PRECISIONS = ("fp32", "bf16")
+PRECISIONS = (FP32.name, BF16.name)
 _FOLD_INSTEAD = "Leave out --no-fold-time, which lets bf16 round t and what is computed from it."
 
 
@@ -133,12 +136,11 @@ def _verified(
     request: ExportRequest,
     network: bytes,
     weights: bytes,
-) -> tuple[Sidecar, bytes, EngineVerification]:
+) -> tuple[Sidecar[OpenVinoDescription], bytes, EngineVerification]:
     """Run the very files that will be published, and describe them."""
     import openvino
 
-    from runtime.engines.openvino_cpu import FLAVOR, OpenVinoEngine, place_here
-    from runtime.engines.sidecar import Sidecar
+    from runtime.engines.openvino_cpu import OpenVinoEngine, place_here
     from runtime.engines.verification import predict_with, verify_engine
 
     precision = request.precision
@@ -149,23 +151,20 @@ def _verified(
     sidecar = Sidecar(
         sha256=hashlib.sha256(network).hexdigest(),
         process=source.process,
-        engine={
-            "flavor": FLAVOR,
-            "builder": f"OpenVINO {openvino.__version__}",
-            "precision": precision,
-            "inputs": {
-                "x": {"type": "float32", "shape": ["N", *sample.chw]},
-                "t": {"type": "float32" if folding is None else "int64", "shape": ["N"]},
-            },
-            "outputs": {
-                "prediction": {"type": "float32", "shape": ["N", num_channels, sample.height, sample.width]},
-            },
-            "time_path": {"folded": False} if folding is None else {"folded": True, **folding.to_json()},
-            "rewritten": asdict(rewriting),
-            "onnx_sha256": source.sha256,
-            "weights_sha256": hashlib.sha256(weights).hexdigest(),
-            "verified_on": asdict(place_here()),
-        },
+        engine=OpenVinoDescription(
+            builder=f"OpenVINO {openvino.__version__}",
+            precision=precision,
+            weights_sha256=hashlib.sha256(weights).hexdigest(),
+            verified_on=place_here(),
+            tensors=NetworkTensors(
+                TensorSpec("x", FLOAT32.name, ("N", *sample.chw)),
+                TensorSpec("t", FLOAT32.name if folding is None else INT64.name, ("N",)),
+                TensorSpec("prediction", FLOAT32.name, ("N", num_channels, sample.height, sample.width)),
+            ),
+            time_path={"folded": False} if folding is None else {"folded": True, **folding.to_json()},
+            rewritten=asdict(rewriting),
+            onnx_sha256=source.sha256,
+        ),
         verification={},
         golden_sha256=hashlib.sha256(content).hexdigest(),
     )
@@ -178,7 +177,7 @@ def _verified(
         ran_on = f"{engine.name}, {place_here()}"
         verification = verify_engine(golden, source.process, predict_with(engine), precision, source.reference, ran_on)
     check_passed(request, source.reference, verification, "Leave out --bf16.", _FOLD_INSTEAD)
-    return Sidecar(**{**vars(sidecar), "verification": verification.to_json()}), content, verification
+    return replace(sidecar, verification=verification.to_json()), content, verification
 
 
 def main(argv: Sequence[str] | None = None) -> int:

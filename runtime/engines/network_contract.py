@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from diffusion.errors import InputError
 from diffusion.process import METADATA_KEY, Process, SampleShape
 from runtime.engines.onnx_nodes import begins_with_transpose
+from runtime.formats.tensor_spec import TensorSpec
 from runtime.process_flags import ProcessFlags
 
 GUIDE = "docs/foreign-onnx.md"
@@ -16,39 +17,6 @@ GUIDE = "docs/foreign-onnx.md"
 
 MOST_CHANNELS_OF_IMAGES = 4
 TO_CHANNELS_FIRST = (0, 3, 1, 2)
-
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """An input or output as a backend describes it.
-
-    Attributes:
-        name: in the file.
-        element_type: in the backend's words.
-        shape: sizes; a name or None where the size is open.
-    """
-
-    name: str
-    element_type: str
-    shape: tuple[int | str | None, ...]
-
-    @property
-    def batch(self) -> int | None:
-        """The first size, if there is one and the file fixes it."""
-        return self.shape[0] if self.shape and isinstance(self.shape[0], int) else None
-
-    @property
-    def is_column(self) -> bool:
-        """Whether it is of shape [N, 1]."""
-        return len(self.shape) == 2 and self.shape[1] == 1
-
-    def is_shared_by(self, x: TensorSpec) -> bool:
-        """Whether it is one timestep for all samples of x."""
-        return not self.shape or (self.batch == 1 and x.batch != 1)
-
-    def batch_range(self) -> tuple[int, int | None]:
-        """The smallest and the largest batch of a network with this input."""
-        return (1, None) if self.batch is None else (self.batch, self.batch)
 
 
 def tell_inputs_apart(

@@ -13,10 +13,10 @@ from runtime.device.driver import driver_facts
 from runtime.device.interface import DeviceMemory
 from runtime.device.memory import open_device_memory
 from runtime.engines.fed_timesteps import timesteps_shape
-from runtime.engines.first_use import Place
 from runtime.engines.host_call import bind_host
 from runtime.engines.network_contract import GUIDE, check_batch
 from runtime.engines.onnx_runtime import OnnxRuntimeEngine
+from runtime.formats.place import Place
 from runtime.process_flags import ProcessFlags
 
 _T_TYPES: dict[type, str] = {np.float32: "float32", np.int64: "int64"}

@@ -16,7 +16,6 @@ from diffusion.process import METADATA_KEY
 from runtime.engines.fed_timesteps import FedTimesteps
 from runtime.engines.network_bytes import network_sha256
 from runtime.engines.network_contract import (
-    TensorSpec,
     check_batch,
     check_shapes,
     only_output,
@@ -24,6 +23,7 @@ from runtime.engines.network_contract import (
     tell_inputs_apart,
 )
 from runtime.engines.onnx_precision import onnx_precision
+from runtime.formats.tensor_spec import TensorSpec
 from runtime.own_process import OwnProcess
 from runtime.process_flags import ProcessFlags
 

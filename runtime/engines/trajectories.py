@@ -13,8 +13,9 @@ from diffusion.process import Process
 from diffusion.reference_loop import initial_noise, reference_states
 from diffusion.samplers import make_table
 from diffusion.step_table import StepTable
-from runtime.engines.golden import GATE_BATCHES, Golden
 from runtime.engines.verification import Predict, relative_error
+from runtime.formats.golden import GATE_BATCHES, Golden
+from runtime.formats.precision import rounded
 
 NUM_TIMESTEPS, NUM_STEPS = 16, 20
 MOST_PREDICTIONS = 65_536
@@ -25,8 +26,6 @@ _LEAST_CHAINS = 2
 # Lu et al. 2022 (DPM-Solver): where a cosine schedule's chain begins, if its first steps amplify rounding too much.
 _LAMBDA_MIN = -5.1
 _SEED = 0
-# Bits of the significand that are rounded off float32.
-_DROPPED_BITS = {"bf16": 16, "fp16": 13}
 
 
 def make_golden(process: Process, predict: Predict, precision: str) -> Golden:
@@ -88,15 +87,6 @@ def _alone(batch: np.ndarray) -> Iterator[np.ndarray]:
     """Batches of 1, float32 and contiguous."""
     for place in range(len(batch)):
         yield np.ascontiguousarray(batch[place : place + 1], dtype=np.float32)
-
-
-def rounded(x: np.ndarray, precision: str) -> np.ndarray:
-    """float32 numbers rounded to the significand of `bf16` or `fp16`, half to even; their range is kept."""
-    dropped = np.uint32(_DROPPED_BITS[precision])
-    bits = np.ascontiguousarray(x, dtype=np.float32).view(np.uint32)
-    half = np.uint32((1 << (dropped - 1)) - 1)
-    even = (bits >> dropped) & np.uint32(1)
-    return ((bits + half + even) >> dropped << dropped).view(np.float32)
 
 
 def _follow(table: StepTable, predict: Predict, x: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray]:

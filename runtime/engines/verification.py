@@ -11,11 +11,9 @@ import numpy as np
 
 from diffusion.process import Process
 from diffusion.reference_loop import initial_noise, reference_loop
-from runtime.engines.golden import Golden
 from runtime.engines.interface import Engine
-
-TOLERANCES = {"fp32": 1e-4, "fp16": 4e-3, "bf16": 3e-2}
-"""Largest relative L2 error of a prediction, and of x_0, by precision."""
+from runtime.formats.golden import Golden
+from runtime.formats.precision import PRECISIONS
 
 # An error that stands out at some timestep is an error in the treatment of t, even within the tolerance.
 MOST_ABOVE_MEDIAN = 2.0
@@ -122,11 +120,11 @@ def verify_engine(
         golden: the reference.
         process: what the network was trained to do.
         predict: the engine; it takes these batches, and one of all chains.
-        precision: one of `TOLERANCES`.
+        precision: one of `runtime.formats.precision.PRECISIONS`.
         reference, ran_on: for the report.
         tolerance: another than the precision's.
     """
-    tolerance = TOLERANCES[precision] if tolerance is None else tolerance
+    tolerance = PRECISIONS[precision].tolerance if tolerance is None else tolerance
     found = np.empty_like(golden.prediction)
     for rows, columns in golden.batches():
         found[rows, columns] = golden.flat(predict(golden.x[rows, columns], golden.timesteps[rows].astype(np.float32)))

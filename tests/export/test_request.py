@@ -12,8 +12,10 @@ import export
 from commands.output_lock import sole_writer
 from diffusion.errors import InputError
 from export import Exported, ExportRequest, TensorRtOptions, export_onnx, export_openvino, export_trt
-from export.batch_profile import BatchProfile
-from runtime.engines.sidecar import read_sidecar
+from runtime.formats.batch_profile import BatchProfile
+from runtime.formats.openvino_description import OpenVinoDescription
+from runtime.formats.plan_description import PlanDescription
+from runtime.formats.sidecar import read_sidecar
 from runtime.process_flags import ProcessFlags
 
 
@@ -97,11 +99,11 @@ def test_an_onnx_file(networks: Path, tmp_path: Path) -> None:
 def test_an_openvino_engine(gaussian: Path, tmp_path: Path) -> None:
     exported = export_openvino(ExportRequest(tmp_path / "unet.xml", onnx=gaussian))
     check(exported, gaussian, "fp32")
-    assert exported.report["sha256"] == read_sidecar(exported.path, "").sha256
+    assert exported.report["sha256"] == read_sidecar(exported.path, OpenVinoDescription).sha256
 
 
 def test_a_plan(gaussian: Path, tmp_path: Path) -> None:
     options = TensorRtOptions(flavor="rtx", profiles=(BatchProfile(2, 2, 2),), static=True)
     exported = export_trt(ExportRequest(tmp_path / "unet.plan", onnx=gaussian), options)
     check(exported, gaussian, "fp32")
-    assert read_sidecar(exported.path, "").engine["batch_profiles"] == [{"min": 2, "opt": 2, "max": 2}]
+    assert read_sidecar(exported.path, PlanDescription).engine.profiles == options.profiles

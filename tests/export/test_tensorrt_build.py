@@ -18,11 +18,11 @@ from onnx import numpy_helper
 from commands.errors import DeviceUnavailableError
 from diffusion.errors import InputError
 from export import tensorrt_build, tensorrt_log
-from export.batch_profile import BatchProfile
 from export.tensorrt_build import BuildSettings, build_plan
-from export.tensorrt_flavor import RTX, TENSORRT
 from export.tensorrt_process import BuildProcess
 from runtime.engines.collector_pause import collector_paused
+from runtime.formats.batch_profile import BatchProfile
+from runtime.formats.flavor import RTX, TENSORRT
 
 TITLE = RTX.title
 

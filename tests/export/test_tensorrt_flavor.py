@@ -8,8 +8,9 @@ import pytest
 
 from commands.errors import DeviceUnavailableError
 from diffusion.errors import InputError
-from export.tensorrt_flavor import RTX, TENSORRT, Flavor, choose_flavor, load_flavor, target_capabilities
+from export.tensorrt_flavor import choose_flavor, load_flavor, target_capabilities
 from runtime.device.driver import DriverFacts, Gpu
+from runtime.formats.flavor import RTX, TENSORRT, Flavor
 
 NO_GPU = DriverFacts(None, None, (), "no NVIDIA driver (libcuda.so.1 is not found)")
 

@@ -12,7 +12,7 @@ import tensorrt_rtx
 
 from export import tensorrt_build
 from export.tensorrt_flavor import RTX_CAPABILITIES
-from export.to_trt import HARDWARE_COMPATIBILITIES
+from runtime.formats.plan_description import HARDWARE_COMPATIBILITIES
 
 ROOT = Path(tensorrt_build.__file__).parent
 FILES = ("tensorrt_build.py", "tensorrt_log.py", "tensorrt_progress.py", "timing_cache.py")

@@ -21,7 +21,7 @@ from commands.errors import EXIT_DEVICE, EXIT_INPUT, EXIT_VERIFICATION, DeviceUn
 from diffusion.errors import InputError
 from diffusion.process import METADATA_KEY
 from export import ExportRequest, mixed_precision, source, to_onnx
-from export.mixed_precision import ELEMENT_TYPES, MixedPrecision
+from export.mixed_precision import MixedPrecision
 from export.network_io import tensor_types
 from runtime import sample
 from runtime.engines.onnx_precision import PRECISION_KEY
@@ -30,6 +30,8 @@ from runtime.engines.verification import predict_with
 from runtime.process_flags import ProcessFlags
 from runtime.sampler import Sampler
 from tests.checkpoints import save_tiny_checkpoint
+
+ELEMENT_TYPES = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 
 T = 25
 Exports = dict[str, Path]

@@ -15,7 +15,7 @@ from diffusion.process import Process, SampleShape
 from runtime.engines import protobuf_wire
 from runtime.engines.network_bytes import external_locations, network_sha256
 from runtime.engines.opening import open_engine
-from runtime.engines.sidecar import sidecar_path
+from runtime.formats.sidecar import sidecar_path
 from runtime.sample import main
 from tests.gaussian import GaussianNetwork
 from tests.runtime.engines.openvino_files import save_engine

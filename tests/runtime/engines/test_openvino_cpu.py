@@ -23,7 +23,8 @@ from diffusion.process import Process, SampleShape
 from runtime.engines import openvino_cpu
 from runtime.engines.opening import open_engine
 from runtime.engines.openvino_cpu import OpenVinoEngine
-from runtime.engines.sidecar import read_sidecar, sidecar_path
+from runtime.formats.openvino_description import OpenVinoDescription
+from runtime.formats.sidecar import read_sidecar, sidecar_path
 from runtime.process_flags import ProcessFlags
 from runtime.sample import main
 from runtime.sampler import Sampler
@@ -172,8 +173,11 @@ def replace_in(path, old, new):
         (lambda path: path.with_suffix(".bin").write_bytes(b"junk"), r"unet\.bin: SHA-256 is \w{64}, but its sidecar"),
         (lambda path: replace_in(sidecar_path(path), '"format": 1, "sha', '"format": 2, "sha'), "this version reads 1"),
         (lambda path: replace_in(sidecar_path(path), '"passed": true', '"passed": false'), "verification.passed is F"),
-        (lambda path: replace_in(sidecar_path(path), '"openvino"', '"tensorrt"'), "tells of flavor 'tensorrt'"),
-        (lambda path: replace_in(sidecar_path(path), '"fp32"', '"int4"'), "in 'int4', expected 'openvino' in fp32 or"),
+        (
+            lambda path: replace_in(sidecar_path(path), '"openvino"', '"tensorrt"'),
+            "flavor is 'tensorrt', expected openvino",
+        ),
+        (lambda path: replace_in(sidecar_path(path), '"fp32"', '"int4"'), "precision is 'int4', expected fp32 or bf16"),
         (lambda path: replace_in(sidecar_path(path), '"width": 6', '"width": 7'), r"expected \[N, 2, 4, 7\]"),
     ],
 )
@@ -245,8 +249,8 @@ def test_the_command_samples_from_it(engine_path):
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert re.fullmatch(r"OpenVINO [\d.]+ \(fp32, CPU\)", report["engine"]["name"])
-    sidecar = read_sidecar(engine_path, "")
-    both = f"{sidecar.sha256} {sidecar.engine['weights_sha256']}"
+    sidecar = read_sidecar(engine_path, OpenVinoDescription)
+    both = f"{sidecar.sha256} {sidecar.engine.weights_sha256}"
     assert report["engine"]["sha256"] == hashlib.sha256(both.encode()).hexdigest()
     found = np.load(engine_path.parent / "samples" / "samples.npy")
     onnx_file = NETWORK.save_onnx(engine_path.parent / "unet.onnx")
