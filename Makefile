@@ -7,7 +7,7 @@ JOBS   ?= 2
 KERNELS  := CMakeLists.txt $(wildcard kernels/*)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check build lint docs clean benchmark gpu-check gpu-check-long
+.PHONY: help demo test check build lint docs clean benchmark gpu-check gpu-check-long planted-faults kernel-coverage
 
 help:
 	@echo "make demo       environment, build, train on digits, export, sample -> samples/grid.png"
@@ -18,6 +18,8 @@ help:
 	@echo "make benchmark  ratios that the docs quote -> benchmarks/results/"
 	@echo "make gpu-check  on a machine with an NVIDIA GPU: what is claimed of it, checked and measured, at most nine minutes"
 	@echo "make gpu-check-long  other batches, every timestep, ONNX Runtime and TensorRT, without that limit"
+	@echo "make planted-faults   faults planted into the CUDA code, one at a time: which test catches each"
+	@echo "make kernel-coverage  the lines of the CUDA sources that the tests run"
 	@echo "make clean      remove what was built; the environment, runs/ and samples/ stay"
 	@echo "PYTHON=python3.12 chooses another interpreter for $(VENV)"
 
@@ -70,6 +72,13 @@ gpu-check:
 
 gpu-check-long:
 	@$(PYTHON) -m benchmarks.gpu_check --long $(GPU_CHECK)
+
+# Both on the CUDA device in software: docs/decisions/software-device.md.
+planted-faults: build
+	$(BIN)/python -m tests.kernels.planted_faults
+
+kernel-coverage: build
+	$(BIN)/python -m tests.kernels.line_coverage
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis $(VENV)/.built

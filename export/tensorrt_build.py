@@ -6,19 +6,20 @@ is the graph's own: networks are strongly typed.
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from commands.progress import progress_bar
 from commands.reasons import reason
 from diffusion.errors import InputError
 from export.batch_profile import DEFAULT_PROFILE
-from export.tensorrt_log import make_log
-from export.tensorrt_progress import make_progress_monitor
 from export.timing_cache import timing_cache
 from runtime.engines.collector_pause import collector_paused
+from runtime.engines.tensorrt_log import collecting_log
 from runtime.formats.batch_profile import BatchProfile
 
 # Flags of `BuilderFlag`, by what they are asked for as.
@@ -129,14 +130,14 @@ def build_plan(trt: Any, network: bytes, settings: BuildSettings, source: str) -
 
 
 def _build(trt: Any, network: bytes, settings: BuildSettings, source: str) -> Built:
-    log = make_log(trt, settings.title, settings.verbose)
+    log = collecting_log(trt, settings.title if settings.verbose else None)
     builder = trt.Builder(log)
     parsed = _parse(trt, builder, network, log, settings.title, source)
     config = builder.create_builder_config()
     _configure(trt, config, settings, log)
     if not settings.static:
         _add_profiles(builder, config, settings, log)
-    monitor = make_progress_monitor(trt)
+    monitor = _make_progress_monitor(trt)
     config.progress_monitor = monitor
     with timing_cache(config, settings.timing_cache) as cache:
         with monitor.bar():
@@ -158,7 +159,7 @@ def _build(trt: Any, network: bytes, settings: BuildSettings, source: str) -> Bu
 @collector_paused()
 def check_operators(trt: Any, network: bytes, title: str, source: str) -> None:
     """Parse a network and forget it. Raises InputError as `build_plan`."""
-    log = make_log(trt, title, verbose=False)
+    log = collecting_log(trt)
     try:
         _parse(trt, trt.Builder(log), network, log, title, source)
         return
@@ -238,7 +239,7 @@ def _add_profiles(builder: Any, config: Any, settings: BuildSettings, log: Any) 
             )
 
 
-def _refusal(settings: BuildSettings, source: str, errors: list[str]) -> str:
+def _refusal(settings: BuildSettings, source: str, errors: Sequence[str]) -> str:
     said = reason(next((line for line in errors if "OutOfMemory" in line), errors[-1] if errors else "no reason"))
     most = max(batches.max for batches in settings.profiles)
     if "OutOfMemory" in said or "out of memory" in said:
@@ -255,3 +256,34 @@ def _layers(trt: Any, plan: bytes, log: Any, settings: BuildSettings) -> str:
         raise InputError(f"--export-layers: {settings.title} cannot read its plan back ({reason(log.last)})")
     information = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
     return json.dumps(json.loads(information), indent=1)
+
+
+def _make_progress_monitor(trt: Any) -> Any:
+    """An `IProgressMonitor` whose `bar()` is a context in which steps are shown.
+
+    Phases begin inside phases, so the total grows as the builder goes on. Callbacks may come from several threads:
+    each changes a number and draws, which tqdm locks.
+    """
+
+    class Monitor(trt.IProgressMonitor):
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self._bar: Any = None
+
+        @contextlib.contextmanager
+        def bar(self) -> Iterator[None]:
+            with progress_bar(0, "building", unit="step") as self._bar:
+                yield
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            self._bar.total += num_steps
+            self._bar.refresh()
+
+        def phase_finish(self, phase_name: str) -> None:
+            pass
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            self._bar.update()
+            return True
+
+    return Monitor()

@@ -16,7 +16,7 @@ from diffusion.step_table import StepTable
 from runtime.device.interface import DeviceEngine
 from runtime.device.plan import DevicePlan, plan_device
 from runtime.device_chain import DeviceChain
-from runtime.host_chain import NonFiniteSample
+from runtime.formats.run_manifest import NonFiniteSample
 from runtime.own_process import OwnProcess
 from runtime.trajectory import Trajectory
 

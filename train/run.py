@@ -13,6 +13,7 @@ from pathlib import Path
 from commands.idle_threads import let_idle_threads_sleep
 from commands.program import Report, make_parser, run_program
 from diffusion.errors import InputError
+from diffusion.philox import MAX_SEED
 from diffusion.process import SampleShape
 from train.data_flags import add_data_flags, data_request
 from train.presets import PRESETS, Preset, TrainingConfig, replace_given
@@ -128,7 +129,7 @@ def _check(args: argparse.Namespace) -> None:
         value = getattr(args, name)
         if value is not None and value < lowest:
             raise InputError(f"--{name.replace('_', '-')} is {value}, expected a whole number of at least {lowest}")
-    if args.seed is not None and args.seed >= 2**64:
+    if args.seed is not None and args.seed >= MAX_SEED:
         raise InputError(f"--seed is {args.seed}, expected less than 2^64")
     if args.learning_rate is not None and not 0.0 < args.learning_rate < math.inf:
         raise InputError(f"--learning-rate is {args.learning_rate}, expected a positive number")

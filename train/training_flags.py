@@ -10,10 +10,10 @@ from typing import Any
 from diffusion.errors import InputError
 from diffusion.json_text import read_json
 from diffusion.noise_schedule import SCHEDULE_KINDS
+from diffusion.philox import MAX_SEED
 from diffusion.process import PREDICTION_TYPES, VARIANCE_TYPES
 from train.presets import TrainingConfig
 
-_MAX_SEED = 2**64
 _WITHOUT_ENDS = ("squaredcos_cap_v2", "explicit")
 
 
@@ -137,5 +137,5 @@ def check_mlp_flags(args: argparse.Namespace) -> None:
     """Raises InputError if --steps or --seed is out of its range."""
     if args.steps is not None and args.steps < 1:
         raise InputError(f"--steps is {args.steps}, expected at least 1")
-    if not 0 <= args.seed < _MAX_SEED:
+    if not 0 <= args.seed < MAX_SEED:
         raise InputError(f"--seed is {args.seed}, expected 0 to 2^64 - 1")

@@ -6,6 +6,8 @@ from collections import deque
 from types import ModuleType
 from typing import Any, Protocol
 
+from commands.program import say
+
 _MOST_LINES = 50
 _MOST_CHARACTERS = 600
 
@@ -19,12 +21,18 @@ class Log(Protocol):
     warnings: deque[str]
     """The latest warnings, oldest first."""
 
+    @property
+    def last(self) -> str:
+        """The last error, or an empty text."""
+        ...
 
-def collecting_log(module: ModuleType) -> Any:
-    """A `Log` that the module's `Runtime` takes; it must live as long as whatever was made with it.
+
+def collecting_log(module: ModuleType, print_as: str | None = None) -> Any:
+    """A `Log` that the module's `Runtime` and `Builder` take; it must live as long as whatever was made with it.
 
     Args:
         module: `tensorrt`, `tensorrt_lean` or `tensorrt_rtx`; each wants a logger of its own base class.
+        print_as: print everything too, with this before each line; None to print nothing.
     """
     base: Any = module.ILogger
 
@@ -34,11 +42,17 @@ def collecting_log(module: ModuleType) -> Any:
             self.errors: deque[str] = deque(maxlen=_MOST_LINES)
             self.warnings: deque[str] = deque(maxlen=_MOST_LINES)
 
+        @property
+        def last(self) -> str:
+            return self.errors[-1] if self.errors else ""
+
         def log(self, severity: Any, msg: str) -> None:
             if severity in (base.Severity.INTERNAL_ERROR, base.Severity.ERROR):
                 self.errors.append(msg)
             elif severity == base.Severity.WARNING:
                 self.warnings.append(msg)
+            if print_as is not None:
+                say(f"{print_as}: {getattr(severity, 'name', severity)}: {msg}")
 
     return CollectingLog()
 

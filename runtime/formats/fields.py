@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from diffusion.errors import InputError
+from diffusion.json_text import read_json
+from diffusion.number_checks import is_whole, shown
 
 _WORDS = {str: "a text", bool: "true or false", int: "a whole number", list: "a list", dict: "an object"}
 
@@ -26,21 +28,22 @@ class Fields:
 
     def wrong(self, name: str, found: object, expected: str) -> InputError:
         """The error for a field that is not as it must be."""
-        return InputError(f"{self._path}: {self._inside}{name} is {found!r}, expected {expected}; {self._remedy}")
+        return InputError(f"{self._path}: {self._inside}{name} is {shown(found)}, expected {expected}; {self._remedy}")
 
-    def get(self, name: str, kind: type, what: str | None = None) -> Any:
-        """A field that must be there and not be empty.
+    def get(self, name: str, kind: type, what: str | None = None, may_be_empty: bool = False) -> Any:
+        """A field that must be there.
 
         Args:
             name: of the field.
             kind: of its value.
             what: is expected, for the error.
+            may_be_empty: whether a text, a list or an object may be.
 
         Raises:
             InputError: it is missing, empty or of another type.
         """
         value = self.values.get(name)
-        if type(value) is not kind or value in ("", [], {}):
+        if type(value) is not kind or (not may_be_empty and value in ("", [], {})):
             raise self.wrong(name, value, what or _WORDS[kind])
         return value
 
@@ -59,3 +62,25 @@ class Fields:
         if value not in choices:
             raise self.wrong(name, value, " or ".join(choices))
         return value
+
+
+def read_fields(path: Path, version: int, remedy: str, missing: str | None = None) -> Fields:
+    """The object of a JSON file with a format number.
+
+    Args:
+        path: of the file.
+        version: of the format that is read.
+        remedy: the end of the line for a file that cannot be used.
+        missing: the same where there is no file; `remedy` if None.
+
+    Raises:
+        InputError: as `read_json`; or no object, or one of another format.
+    """
+    values = read_json(path, remedy, missing)
+    found = values.get("format") if isinstance(values, dict) else type(values).__name__
+    if not is_whole(found) or found != version:
+        raise InputError(
+            f"{path}: format is {shown(found)}, this version reads {version}; "
+            f"install the version that wrote it, or {remedy}"
+        )
+    return Fields(values, path, remedy)

@@ -17,10 +17,8 @@ import numpy as np
 
 from commands.whole_files import write_whole_text
 from diffusion.errors import InputError
-from diffusion.json_text import read_json
-from diffusion.number_checks import is_whole
 from diffusion.process import Process
-from runtime.formats.fields import Fields
+from runtime.formats.fields import Fields, read_fields
 
 SIDECAR_FORMAT = 1
 
@@ -100,14 +98,8 @@ def read_sidecar(engine: Path, kind: type[Description]) -> Sidecar[Description]:
             verification.
     """
     path, remedy = sidecar_path(engine), f"make it again with `{kind.rebuild}`"
-    values = read_json(path, remedy, f"expected the description of {engine.name} beside it; copy both, or {remedy}")
-    if not isinstance(values, dict) or not is_whole(values.get("format")) or values["format"] != SIDECAR_FORMAT:
-        found = values.get("format") if isinstance(values, dict) else type(values).__name__
-        raise InputError(
-            f"{path}: format is {found!r}, this version reads {SIDECAR_FORMAT}; install the version that wrote it, "
-            f"or {remedy}"
-        )
-    fields = Fields(values, path, remedy)
+    missing = f"expected the description of {engine.name} beside it; copy both, or {remedy}"
+    fields = read_fields(path, SIDECAR_FORMAT, remedy, missing)
     sha256, golden_sha256 = (fields.get(name, str, "a hash") for name in ("sha256", "golden_sha256"))
     process, description = fields.get("process", dict), fields.get("engine", dict)
     verification = fields.get("verification", dict)

@@ -17,7 +17,7 @@ from runtime.engines.opening import open_engine
 from runtime.host_chain import HostChain
 from runtime.host_chains import MAX_KEPT, MAX_LEASED
 from tests.checkpoints import save_tiny_checkpoint
-from tests.runtime.device.host_device_engine import HostNetwork
+from tests.runtime.device.host_network import HostNetwork
 
 THREADS = 8
 PROCESS = Process(SampleShape(1, 3, 4), NoiseSchedule.make("linear", 50), variance_type="fixed_large")

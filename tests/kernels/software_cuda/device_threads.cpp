@@ -69,6 +69,12 @@ enum class State { kReady, kAtBarrier, kDone, kFaulted };
 struct Block;
 
 struct Fiber {
+  Fiber() = default;
+  Fiber(const Fiber&) = delete;
+  ~Fiber() {
+    if (stack) munmap(stack, kStackBytes);
+  }
+
   char* stack = nullptr;
 #if defined(__x86_64__)
   void* place = nullptr;

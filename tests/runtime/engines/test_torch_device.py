@@ -14,7 +14,7 @@ from runtime.engines.verification import relative_error
 from runtime.formats.precision import PRECISIONS
 from runtime.host_chain import HostChain
 from tests.checkpoints import save_tiny_checkpoint
-from tests.runtime.engines.host_device_fixtures import kernels, memory
+from tests.runtime.engines.shared_device import kernels, memory
 
 __all__ = ["kernels", "memory"]  # fixtures
 
