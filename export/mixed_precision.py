@@ -22,6 +22,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
+from commands.reasons import reason
 from diffusion.errors import InputError
 from export.graph_facts import is_standard, name_nodes
 from export.network_io import T, X, set_io_type, tensor_types
@@ -103,7 +104,7 @@ def to_mixed_precision(
                 calibration_data=str(Path(folder) / "calibration.npz") if precision == "fp16" else None,
             )
         except Exception as error:  # AutoCast raises whatever its parts raise
-            raise AutoCastError(" ".join(str(error).split()) or type(error).__name__) from error
+            raise AutoCastError(reason(error)) from error
     del converted.graph.value_info[:]  # no longer all true: its open axis has several names
     if not float32_ends:
         set_io_type(converted, TensorProto.DataType.Value(PRECISIONS[precision].element_type.onnx))

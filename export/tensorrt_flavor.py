@@ -8,6 +8,7 @@ from collections.abc import Callable
 from types import ModuleType
 
 from commands.errors import DeviceUnavailableError
+from commands.reasons import reason
 from diffusion.errors import InputError
 from runtime.device.driver import DriverFacts
 from runtime.formats.flavor import FLAVORS, RTX, TENSORRT, Flavor
@@ -77,9 +78,7 @@ def load_flavor(flavor: Flavor) -> ModuleType:
     try:
         return importlib.import_module(flavor.module)
     except (ImportError, OSError) as error:
-        raise DeviceUnavailableError(
-            f"{flavor.title} cannot be loaded ({' '.join(str(error).split())}); {flavor.install}"
-        ) from error
+        raise DeviceUnavailableError(f"{flavor.title} cannot be loaded ({reason(error)}); {flavor.install}") from error
 
 
 def target_capabilities(flavor: Flavor, requested: str | None, driver: DriverFacts, precision: str) -> tuple[str, ...]:

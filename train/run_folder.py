@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from commands.reasons import reason
 from commands.whole_files import whole_file, write_whole_text
 from diffusion.errors import InputError
 from diffusion.json_text import parse_json, read_json
@@ -159,9 +160,7 @@ class RunFolder:
         except InputError:
             raise
         except Exception as error:  # torch raises RuntimeError, EOFError, UnpicklingError, KeyError …
-            raise InputError(
-                f"{path}: cannot be read ({' '.join(str(error).split())[:120]}); start over with --overwrite"
-            ) from None
+            raise InputError(f"{path}: cannot be read ({reason(error)}); start over with --overwrite") from None
         return state
 
     def _write_run_json(self, step: int, published: bool) -> None:

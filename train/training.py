@@ -17,6 +17,7 @@ from commands.program import Report, say
 from commands.progress import progress_bar
 from diffusion.errors import InputError
 from diffusion.process import Process
+from runtime.images import draw_grid, quantize
 from train.batches import Batches
 from train.datasets import DataRequest, load_data
 from train.draws import Draws
@@ -32,7 +33,7 @@ from train.objective import Objective
 from train.presets import LoggingConfig, TrainingConfig
 from train.publication import SAMPLES, publish
 from train.run_folder import RunFolder
-from train.sample_grid import draw_grid, sample
+from train.sample_grid import sample
 from train.schedule_learner import ScheduleLearner
 
 
@@ -206,7 +207,7 @@ def _make_grid(run: Run, ema: Ema, process: Process, device: torch.device, stop:
                 )
 
         x = sample(ema.predict, process, run.num_samples, run.config.seed, device, batch_size, on_step)
-    return draw_grid(x)
+    return draw_grid(quantize(x))
 
 
 def _report(run: Run, described: Mapping[str, Any], what: str) -> Report:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from commands.reasons import reason
 from diffusion.errors import InputError
 from runtime.device.interface import DeviceCall, DeviceEngine
 from runtime.formats.precision import ELEMENT_TYPES, to_element_type, to_float32
@@ -58,9 +59,7 @@ class _HostCall:
             self._call.enqueue(self._stream)
             self._memory.to_host(self._found, at_prediction, self._stream)
         except RuntimeError as error:
-            raise InputError(
-                f"{self._what}: the call failed ({' '.join(str(error).split())}); try a smaller --batch-size"
-            ) from error
+            raise InputError(f"{self._what}: the call failed ({reason(error)}); try a smaller --batch-size") from error
         if self._found is not self._prediction:
             np.copyto(self._prediction, to_float32(self._found, self._io_type))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from diffusion.errors import InputError
 from diffusion.process import METADATA_KEY, Process, SampleShape
 from runtime.engines.onnx_nodes import begins_with_transpose
-from runtime.formats.tensor_spec import TensorSpec
+from runtime.formats.tensor_spec import TensorSpec, sample_and_timestep
 from runtime.process_flags import ProcessFlags
 
 GUIDE = "docs/foreign-onnx.md"
@@ -27,15 +27,14 @@ def tell_inputs_apart(
     Raises:
         InputError: other inputs, batches that contradict each other, or types that are not among those named.
     """
-    images = [entry for entry in inputs if len(entry.shape) == 4]
-    times = [entry for entry in inputs if len(entry.shape) < 2 or entry.is_column]
-    if len(inputs) != 2 or len(images) != 1 or len(times) != 1:
+    apart = sample_and_timestep(inputs, lambda entry: len(entry.shape) < 2 or entry.is_column)
+    if apart is None:
         found = ", ".join(f"{entry.name}{list(entry.shape)}" for entry in inputs)
         raise InputError(
             f"{path}: inputs are {found}; expected one of rank 4 (x [N, C, H, W]) and one of rank 1 (t [N]); "
             f"give what else it takes a fixed value, and each input a rank, as {GUIDE} shows"
         )
-    x, t = images[0], times[0]
+    x, t = apart
     for entry, allowed in ((x, [x_type]), (t, list(t_types))):
         if entry.element_type not in allowed:
             raise InputError(

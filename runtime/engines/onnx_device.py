@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
+from commands.reasons import reason
 from diffusion.errors import InputError
 from runtime.device.driver import driver_facts
 from runtime.device.interface import DeviceMemory
@@ -116,7 +117,7 @@ class OnnxCall:
         try:
             self._run(self._binding)
         except Exception as error:  # ONNX Runtime's exceptions have no common base
-            raise RuntimeError(f"{self._what}: the network fails ({' '.join(str(error).split())[:200]})") from error
+            raise RuntimeError(f"{self._what}: the network fails ({reason(error)})") from error
 
     def graph(self, stream: int) -> int | None:
         """None: a call that waits cannot be captured."""

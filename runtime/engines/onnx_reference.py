@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from commands.reasons import reason
 from runtime.engines.network_bytes import external_locations
 from runtime.engines.onnx_runtime import OnnxRuntimeEngine
 
@@ -47,7 +48,7 @@ class ReferenceEngine:
         try:
             self._evaluator = ReferenceEvaluator(onnx.load(str(path)))
         except Exception as error:  # whatever the evaluator raises for what it does not know
-            raise NoThirdOpinionError(_one_line(error)) from error
+            raise NoThirdOpinionError(f"{type(error).__name__}: {reason(error)}") from error
 
     def batch_range(self) -> tuple[int, int | None]:
         """As `Engine.batch_range`."""
@@ -64,11 +65,6 @@ class ReferenceEngine:
                     (found,) = self._evaluator.run([output], feeds)
                     prediction[...] = found
                 except Exception as error:  # as above
-                    raise NoThirdOpinionError(_one_line(error)) from error
+                    raise NoThirdOpinionError(f"{type(error).__name__}: {reason(error)}") from error
 
         return call
-
-
-def _one_line(error: Exception) -> str:
-    text = " ".join(f"{type(error).__name__}: {error}".split())
-    return text if len(text) <= 120 else text[:120] + "…"

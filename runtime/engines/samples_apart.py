@@ -15,13 +15,12 @@ from commands.errors import VerificationError
 from diffusion.reference_loop import initial_noise
 from runtime.engines.cache_folder import keep, read_kept
 from runtime.engines.interface import Engine
-from runtime.engines.verification import TOLERANCES, predict_with, relative_error
+from runtime.engines.verification import predict_with, relative_error
+from runtime.formats.precision import PRECISIONS
 
 _KIND = "apart"
 _FORMAT = 1
 _NUM = 3
-_INT8 = 5e-2
-"""Scales that are measured while it runs are those of the whole batch."""
 
 
 def ensure_samples_apart(engine: Engine, path: Path) -> None:
@@ -48,7 +47,7 @@ def ensure_samples_apart(engine: Engine, path: Path) -> None:
         alone = np.concatenate([predict(x[k : k + 1], t[k : k + 1]) for k in range(_NUM)])
     if not (np.isfinite(together).all() and np.isfinite(alone).all()):
         return  # which the chain says of the very samples that are drawn
-    error, tolerance = relative_error(together, alone), TOLERANCES.get(engine.precision, _INT8)
+    error, tolerance = relative_error(together, alone), PRECISIONS[engine.precision].tolerance
     if error > tolerance:
         raise VerificationError(
             f"{path}: its predictions with {engine.name} depend on what else is in the batch, or on chance: "

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from types import ModuleType
 
 from commands.errors import DeviceUnavailableError
+from commands.reasons import reason
 from runtime.formats.flavor import RTX
 
 # Everything that is touched, by class; `tests/runtime/engines/` holds it against the real modules.
@@ -110,4 +111,4 @@ def version_numbers(version: str) -> tuple[int, ...]:
 
 
 def _broken(name: str, error: Exception) -> str:
-    return f"the module {name!r} is installed and does not load ({' '.join(str(error).split())}); install it again"
+    return f"the module {name!r} is installed and does not load ({reason(error)}); install it again"

@@ -76,7 +76,8 @@ class Precision:
 FP32 = Precision("fp32", FLOAT32, 1e-4, 1e-3)
 FP16 = Precision("fp16", FLOAT16, 4e-3, 1e-2)
 BF16 = Precision("bf16", BFLOAT16, 3e-2, 5e-2)
-# Somebody else's quantized network: no exporter of ours makes one, so it is compared with itself alone.
+# Somebody else's quantized network: no exporter of ours makes one, so it is compared with itself alone. Scales that are
+# measured while it runs are those of the whole batch.
 INT8 = Precision("int8", ElementType("int8", np.int8, "INT8", "INT8", "i8"), 5e-2, 5e-2)
 
 PRECISIONS = {each.name: each for each in (FP32, FP16, BF16, INT8)}

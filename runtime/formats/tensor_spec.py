@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +46,20 @@ class TensorSpec:
         return (1, None) if self.batch is None else (self.batch, self.batch)
 
 
+def sample_and_timestep(
+    inputs: Sequence[TensorSpec], is_timestep: Callable[[TensorSpec], bool] = lambda entry: len(entry.shape) == 1
+) -> tuple[TensorSpec, TensorSpec] | None:
+    """x (rank 4) and t, in any order and of any name; None for other inputs.
+
+    Args:
+        inputs: all of them.
+        is_timestep: which may be t; those of rank 1 unless said otherwise.
+    """
+    images = [entry for entry in inputs if len(entry.shape) == 4]
+    times = [entry for entry in inputs if is_timestep(entry)]
+    return (images[0], times[0]) if len(inputs) == 2 and len(images) == len(times) == 1 else None
+
+
 @dataclass(frozen=True)
 class NetworkTensors:
     """What a sidecar says of an engine's tensors, their element types as NumPy and PyTorch call them.
@@ -75,15 +90,14 @@ class NetworkTensors:
             InputError: other inputs or outputs, or of other types.
         """
         inputs, outputs = _tensors(fields, "inputs"), _tensors(fields, "outputs")
-        images = [entry for entry in inputs if len(entry.shape) == 4]
-        times = [entry for entry in inputs if len(entry.shape) == 1]
-        if len(inputs) != 2 or len(images) != 1 or len(times) != 1 or len(outputs) != 1 or len(outputs[0].shape) != 4:
+        found = sample_and_timestep(inputs)
+        if found is None or len(outputs) != 1 or len(outputs[0].shape) != 4:
             raise fields.wrong(
                 "inputs and outputs",
                 [(entry.name, list(entry.shape)) for entry in inputs + outputs],
                 "x [N, C, H, W], t [N] and one prediction [N, C or 2C, H, W]",
             )
-        x, t, prediction = images[0], times[0], outputs[0]
+        (x, t), prediction = found, outputs[0]
         for entry, allowed in ((x, X_TYPES), (t, T_TYPES), (prediction, (x.element_type,))):
             if entry.element_type not in allowed:
                 raise fields.wrong(f"the type of {entry.name}", entry.element_type, " or ".join(allowed))
