@@ -30,7 +30,7 @@ from runtime.formats.precision import PRECISIONS
 
 # fp16 ends at 65504, and normalizations square their inputs: what exceeds this on real states stays in float32.
 # AutoCast's own default.
-_MOST_FP16 = 512.0
+_MAX_FP16 = 512.0
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def to_mixed_precision(
                 # Numbers of timesteps are large, and integers: tables that they index are as narrow as the rest.
                 nodes_to_include=_patterns(lookups),
                 # bf16 has float32's range.
-                data_max=_MOST_FP16 if precision == "fp16" else np.inf,
+                data_max=_MAX_FP16 if precision == "fp16" else np.inf,
                 calibration_data=str(Path(folder) / "calibration.npz") if precision == "fp16" else None,
             )
         except Exception as error:  # AutoCast raises whatever its parts raise
