@@ -39,7 +39,7 @@ _SEVERITY_ERROR = 3
 
 @dataclass(frozen=True)
 class PlanVerification:
-    """What was found out about a plan before it is published.
+    """The verification of a plan before it is published.
 
     Attributes:
         measured: by timestep and over a chain.
@@ -55,6 +55,21 @@ class PlanVerification:
     def passed(self) -> bool:
         """Whether the plan may be published."""
         return self.measured.passed and all(error <= self.measured.tolerance for error in self.compared.values())
+
+    @property
+    def worst(self) -> float:
+        """As of `EngineVerification`."""
+        return self.measured.worst
+
+    @property
+    def tolerance(self) -> float:
+        """As of `EngineVerification`."""
+        return self.measured.tolerance
+
+    @property
+    def ran_on(self) -> str:
+        """As of `EngineVerification`."""
+        return self.measured.ran_on
 
     def to_json(self) -> dict[str, Any]:
         """For a sidecar: an error that is not finite is null."""

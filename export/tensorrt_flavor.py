@@ -43,7 +43,7 @@ def choose_flavor(requested: str, driver: DriverFacts, is_installed: Callable[[s
             )
         if flavor.needs_gpu and driver.missing:
             raise DeviceUnavailableError(
-                f"--flavor {requested}: {flavor.title} builds on a machine with an NVIDIA GPU, and here is none: "
+                f"--flavor {requested}: {flavor.title} builds on a machine with an NVIDIA GPU; none was found: "
                 f"{driver.missing}; build there, or here with --flavor {RTX.flag}"
             )
         return flavor
@@ -55,7 +55,7 @@ def choose_flavor(requested: str, driver: DriverFacts, is_installed: Callable[[s
         ahead = [flavor for flavor in found if not flavor.needs_gpu]
         if not ahead:
             raise DeviceUnavailableError(
-                f"TensorRT builds on a machine with an NVIDIA GPU, and here is none: {driver.missing}; build there, or "
+                f"TensorRT builds on a machine with an NVIDIA GPU; none was found: {driver.missing}; build there, or "
                 f"install {RTX.title}, which builds without one: {RTX.install}"
             )
         return ahead[0]

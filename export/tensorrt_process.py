@@ -32,7 +32,7 @@ class BuildProcess:
     Args:
         flavor: the builder.
         network: the ONNX file.
-        settings: what the plan shall be like.
+        settings: how the plan is built.
         source: what to call the network in an error.
         only_check: parse the network and build nothing.
 

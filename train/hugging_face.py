@@ -17,9 +17,8 @@ from diffusion.errors import InputError
 from diffusion.process import SampleShape
 from runtime.pictures import MODES, check_mode, read_picture, read_picture_header
 from train.folder_listing import MissingSplitError
-from train.image_folder import MAX_DECODED_BYTES
+from train.image_folder import MAX_DECODED_BYTES, fit_image
 from train.image_set import ImageSet
-from train.image_size import fit_image
 
 # What `save_to_disk` leaves in a folder.
 _SAVED_MARKS = ("dataset_dict.json", "state.json", "dataset_info.json")

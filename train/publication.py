@@ -82,7 +82,7 @@ def hash_file(path: Path) -> str:
 
 
 def _settle_files(folder: Path) -> None:
-    # safetensors lets only the owner read; every file shall follow the umask, as the JSON files do.
+    # safetensors lets only the owner read; every file must follow the umask, as the JSON files do.
     mode = next(folder.glob("*.json")).stat().st_mode
     for path in folder.iterdir():
         path.chmod(mode)

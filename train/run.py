@@ -16,8 +16,8 @@ from diffusion.errors import InputError
 from diffusion.philox import MAX_SEED
 from diffusion.process import SampleShape
 from train.data_flags import add_data_flags, data_request
-from train.objective_flags import add_objective_flags, check_objective_flags, objective_fields
 from train.presets import PRESETS, Preset, TrainingConfig, replace_given
+from train.training_flags import add_objective_flags, check_objective_flags, objective_fields
 
 _DESCRIPTION = """Train a DDPM (Ho et al. 2020, Algorithm 1) and write a folder that diffusers' DDPMPipeline loads.
 
@@ -80,7 +80,9 @@ def main(args: argparse.Namespace, argv: Sequence[str]) -> Report:
             data=data_request(
                 args, data, held_out_split=preset.held_out_split if own_data and args.held_out is None else None
             ),
-            rhythm=replace_given(preset.rhythm, num_workers=args.num_workers, save_seconds=args.save_seconds),
+            logging_config=replace_given(
+                preset.logging_config, num_workers=args.num_workers, save_seconds=args.save_seconds
+            ),
             out=args.out or Path("runs") / args.preset,
             num_samples=preset.num_samples if args.num_samples is None else args.num_samples,
             device=args.device,

@@ -15,7 +15,7 @@ from runtime.process_flags import ProcessFlags
 GUIDE = "docs/foreign-onnx.md"
 """Where users find what to do with a file that is no ε-network as it is."""
 
-MOST_CHANNELS_OF_IMAGES = 4
+MAX_CHANNELS_OF_IMAGES = 4
 TO_CHANNELS_FIRST = (0, 3, 1, 2)
 
 
@@ -111,7 +111,7 @@ def process_of_onnx(path: Path, metadata: str | None, x: TensorSpec, flags: Proc
 def _check_order(path: Path, x: TensorSpec, chw: tuple[int, int, int]) -> None:
     """Raises InputError for images whose channels are last, or may be: they would be drawn transposed."""
     channels, height, width = chw
-    few = range(1, MOST_CHANNELS_OF_IMAGES + 1)
+    few = range(1, MAX_CHANNELS_OF_IMAGES + 1)
     wrong = width in few and channels not in few
     # The first thing that such a network does to x is to bring it into the usual order.
     wrong = wrong or begins_with_transpose(path, x.name, TO_CHANNELS_FIRST)

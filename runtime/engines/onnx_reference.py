@@ -15,7 +15,7 @@ from commands.reasons import reason
 from runtime.engines.network_bytes import external_locations
 from runtime.engines.onnx_runtime import OnnxRuntimeEngine
 
-MOST_BYTES = 2**25
+MAX_BYTES = 2**25
 """Of a file's weights; convolutions of larger networks take minutes in NumPy."""
 
 
@@ -38,8 +38,8 @@ class ReferenceEngine:
         self.name, self.process, self.sha256, self.precision = "onnx", like.process, like.sha256, like.precision
         self.shares_timestep = like.shares_timestep
         self._like = like
-        if path.stat().st_size > MOST_BYTES or external_locations(path):
-            raise NoThirdOpinionError(f"the file is larger than {MOST_BYTES >> 20} MiB, or not all of its network")
+        if path.stat().st_size > MAX_BYTES or external_locations(path):
+            raise NoThirdOpinionError(f"the file is larger than {MAX_BYTES >> 20} MiB, or not all of its network")
         try:
             import onnx
             from onnx.reference import ReferenceEvaluator

@@ -55,7 +55,7 @@ class OnnxRuntimeEngine:
         chosen_because: why this backend runs the file; empty where the user said so.
 
     Raises:
-        InputError: no such file, not an ONNX file, not an ε-network, or a process nobody described.
+        InputError: no such file, not an ONNX file, not an ε-network, or a process that nothing describes.
         DeviceUnavailableError: no CUDA provider, no GPU for it, or bf16 convolutions on the CPU.
     """
 

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 from commands.program import say
 
-_MOST_LINES = 50
-_MOST_CHARACTERS = 600
+_MAX_LINES = 50
+_MAX_CHARACTERS = 600
 
 
 class Log(Protocol):
@@ -39,8 +39,8 @@ def collecting_log(module: ModuleType, print_as: str | None = None) -> Any:
     class CollectingLog(base):
         def __init__(self) -> None:
             base.__init__(self)
-            self.errors: deque[str] = deque(maxlen=_MOST_LINES)
-            self.warnings: deque[str] = deque(maxlen=_MOST_LINES)
+            self.errors: deque[str] = deque(maxlen=_MAX_LINES)
+            self.warnings: deque[str] = deque(maxlen=_MAX_LINES)
 
         @property
         def last(self) -> str:
@@ -63,6 +63,6 @@ def last_words(log: Log) -> str:
     log.errors.clear()
     log.warnings.clear()
     text = "; ".join(" ".join(line.split()) for line in lines)
-    if len(text) > _MOST_CHARACTERS:
-        text = text[:_MOST_CHARACTERS] + "…"
+    if len(text) > _MAX_CHARACTERS:
+        text = text[:_MAX_CHARACTERS] + "…"
     return text or "its log is empty"

@@ -16,11 +16,11 @@ from runtime.formats.golden import Golden
 from runtime.formats.precision import PRECISIONS
 
 # An error that stands out at some timestep is an error in the treatment of t, even within the tolerance.
-MOST_ABOVE_MEDIAN = 2.0
+MAX_ABOVE_MEDIAN = 2.0
 # Below this part of the tolerance nothing stands out.
 _NEGLIGIBLE = 0.1
 # A freshly initialized network predicts 0; its error is measured against this root mean square instead.
-_LEAST_RMS = 1e-3
+_MIN_RMS = 1e-3
 
 Predict = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """x [N, C, H, W], t [N] → prediction [N, C or 2C, H, W], all float32."""
@@ -131,7 +131,7 @@ def verify_engine(
     relative = [relative_error(each, expected) for each, expected in zip(found, golden.prediction, strict=True)]
     usual = max(float(np.median(relative)), _NEGLIGIBLE * tolerance)
     errors = tuple(
-        TimestepError(int(timestep), error, min(tolerance, MOST_ABOVE_MEDIAN * max(usual, float(rounding))))
+        TimestepError(int(timestep), error, min(tolerance, MAX_ABOVE_MEDIAN * max(usual, float(rounding))))
         for timestep, error, rounding in zip(golden.timesteps, relative, golden.input_rounding, strict=True)
     )
     x_0 = chain_end(golden, process, predict)
@@ -190,7 +190,7 @@ def predict_with(engine: Engine, fitting_batch: Callable[[int], int] | None = No
 def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
     """‖found − expected‖ / max(‖expected‖, 1e-3·√n), in float64; NaN or infinite where either is not finite."""
     difference = found.astype(np.float64) - expected.astype(np.float64)
-    scale = max(float(np.linalg.norm(expected.astype(np.float64))), _LEAST_RMS * math.sqrt(expected.size))
+    scale = max(float(np.linalg.norm(expected.astype(np.float64))), _MIN_RMS * math.sqrt(expected.size))
     return float(np.linalg.norm(difference)) / scale
 
 

@@ -42,7 +42,7 @@ def test_auto(driver: DriverFacts, installed: list[str], expected: Flavor) -> No
     ("requested", "driver", "installed", "says"),
     [
         ("auto", NO_GPU, [], "neither TensorRT-RTX nor TensorRT is installed"),
-        ("auto", NO_GPU, ["tensorrt"], "TensorRT builds on a machine with an NVIDIA GPU, and here is none: no NVIDIA"),
+        ("auto", NO_GPU, ["tensorrt"], "TensorRT builds on a machine with an NVIDIA GPU; none was found: no NVIDIA"),
         ("auto", machine("9.0"), ["tensorrt_rtx"], "does not run on NVIDIA H200 .compute capability 9.0."),
         ("tensorrt", machine("9.0"), ["tensorrt_rtx"], "TensorRT is not installed .no module 'tensorrt'.; pip install"),
         ("tensorrt", NO_GPU, ["tensorrt"], "build there, or here with --flavor rtx"),

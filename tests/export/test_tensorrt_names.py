@@ -15,7 +15,7 @@ from export.tensorrt_flavor import RTX_CAPABILITIES
 from runtime.formats.plan_description import HARDWARE_COMPATIBILITIES
 
 ROOT = Path(tensorrt_build.__file__).parent
-FILES = ("tensorrt_build.py", "tensorrt_progress.py", "timing_cache.py")
+FILES = ("tensorrt_build.py", "timing_cache.py")
 RECORDED = json.loads(Path(__file__).with_name("tensorrt_names.json").read_text())["releases"]
 # What the code's variables hold, and what the calls return that it goes on with.
 OWNERS = {

@@ -17,9 +17,8 @@ import pytest
 from commands.errors import EXIT_DEVICE, EXIT_INPUT, EXIT_VERIFICATION, VerificationError
 from commands.output_lock import sole_writer
 from diffusion.process import Process
-from export import to_openvino
+from export import ExportRequest, export_onnx, to_openvino
 from export.openvino_graph import Rewriting
-from export.to_onnx import export_onnx
 from runtime.engines.opening import open_engine
 from runtime.engines.openvino_cpu import OpenVinoEngine
 from runtime.engines.torch_checkpoint import load_checkpoint
@@ -39,7 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint with random weights and T = 1000, and its unet.onnx."""
     folder = tmp_path_factory.mktemp("tiny")
     save_tiny_checkpoint(folder / "checkpoint", channels=3)
-    export_onnx(folder / "checkpoint", folder / "unet.onnx")
+    export_onnx(ExportRequest(folder / "unet.onnx", folder / "checkpoint"))
     return folder
 
 
@@ -122,7 +121,7 @@ def test_folded_bf16_passes_where_unfolded_fails(
 
 def test_unfolded_float32_passes(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "unet.xml"
-    report = to_openvino.export_openvino(out, onnx_file=folder / "unet.onnx", fold=False)
+    report = to_openvino.export_openvino(ExportRequest(out, onnx=folder / "unet.onnx", fold=False)).report
     assert report["engine"]["time_path"] == {"folded": False}
     assert report["engine"]["inputs"]["t"]["type"] == "float32"
     check_against_pytorch(out, folder / "checkpoint", 1e-5)
@@ -175,7 +174,7 @@ def test_no_reader_takes_a_mixed_set(gaussian: Path, tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(formats_sidecar, "write_whole_text", killed_before_the_sidecar)
     with pytest.raises(Killed):
-        to_openvino.export_openvino(out, onnx_file=gaussian, fold=False)
+        to_openvino.export_openvino(ExportRequest(out, onnx=gaussian, fold=False))
     assert published == ["unet.xml.json"]
     with pytest.raises(ValueError, match="but its sidecar was written for"):
         OpenVinoEngine(out)

@@ -29,9 +29,7 @@ def test_no_driver_names_the_engine_that_runs_here(tmp_path, machine, flavor, ca
         monkeypatch.setitem(sys.modules, name, Untouchable(name))
     path = plan_of(tmp_path, flavor)
     arguments = ["--engine", str(path), "--out", str(tmp_path / "out"), "--num", "1"]
-    start = (
-        f"runtime.sample: {path}: needs an NVIDIA GPU, and here is none: no NVIDIA driver (libcuda.so.1 is not found)"
-    )
+    start = f"runtime.sample: {path}: no NVIDIA GPU found: no NVIDIA driver (libcuda.so.1 is not found)"
 
     assert main(arguments) == 4
     assert capsys.readouterr().err == f"{start}; make an engine that runs here with `python -m export.to_onnx`\n"

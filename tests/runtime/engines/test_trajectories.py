@@ -7,7 +7,7 @@ from diffusion.conditioning import MAX_ROUNDING_ERROR, rounding_error
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import Process, SampleShape
 from diffusion.reference_loop import initial_noise
-from runtime.engines.trajectories import MOST_PREDICTIONS, make_golden
+from runtime.engines.trajectories import MAX_PREDICTIONS, make_golden
 from runtime.engines.verification import chain_end
 from tests.gaussian import GaussianNetwork
 
@@ -68,7 +68,7 @@ def test_a_short_chain_that_begins_later(num_train_timesteps):
 def test_large_samples_keep_a_part_of_their_predictions():
     _, network, golden = made(chw=(3, 64, 64), variance_type="learned_range")
     assert golden.x.shape == (16, 1, 3, 64, 64)
-    assert 0.8 * MOST_PREDICTIONS < golden.prediction.size <= MOST_PREDICTIONS
+    assert 0.8 * MAX_PREDICTIONS < golden.prediction.size <= MAX_PREDICTIONS
     assert golden.x_0.shape == (2, 3, 64, 64)
     kept = np.zeros((6, 64, 64))
     kept.reshape(-1)[:: golden.stride] = 1
