@@ -44,7 +44,7 @@ demo: build
 	$(BIN)/python -m runtime.sample
 
 # OpenVINO's threads have kept a worker of pytest-xdist from ending, so its tests run without workers.
-OPENVINO_TESTS := tests/export/test_to_openvino.py tests/runtime/engines/test_openvino_cpu.py
+OPENVINO_TESTS := tests/export/test_to_openvino.py tests/runtime/engines/test_openvino_cpu.py tests/fuzz
 test: check
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(addprefix --ignore=,tests/train $(OPENVINO_TESTS))
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile tests/train

@@ -17,6 +17,7 @@ import numpy as np
 from benchmarks.alternating import medians_ms, time_alternately
 from benchmarks.flags import positive
 from benchmarks.machine import measurement_facts
+from commands.memory import check_memory
 from commands.program import Report, make_parser, run_program, say
 from commands.whole_files import write_whole_text
 from diffusion.samplers import make_table
@@ -32,6 +33,8 @@ GOAL = 1.02
 def measure(engine: Engine, batch_size: int, num_steps: int, rounds: int) -> Report:
     """Time the chain and the network alone by turns; milliseconds are medians over `rounds`."""
     process = engine.process
+    held = 10 * 4 * batch_size * process.sample.num_elements  # ours and the chain's; the network's own comes on top
+    check_memory(f"--batch-sizes {batch_size}: the arrays", held, "give smaller ones")
     table = make_table(process, num_steps=num_steps)
     chain = HostChain(engine, table, batch_size)
     shape = (batch_size, *process.sample.chw)

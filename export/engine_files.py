@@ -17,10 +17,7 @@ MOST_ONNX_BYTES = 2**31 - 2**24
 def check_out(out: Path, suffix: str) -> None:
     """Raises InputError if a file cannot be called so, or, of an engine, one that lies beside it cannot."""
     if out.suffix != suffix:
-        raise InputError(
-            f"{out}: the name ends in {out.suffix!r}, expected the name of a file that ends in {suffix!r}; "
-            "choose another name with --out"
-        )
+        raise InputError(f"{out}: the name ends in {out.suffix!r}, expected {suffix!r}; choose another name with --out")
     beside = () if suffix == ".onnx" else (golden_path(out), sidecar_path(out))
     for path in (out, *beside):
         check_name(path)

@@ -31,6 +31,7 @@ from runtime.process_flags import add_process_flags, process_flags
 DEFAULT_OUT = Path("unet.plan")
 GROUP_NORMS = ("instance", "group")
 HARDWARE_COMPATIBILITIES = ("none", "ampere_plus", "same_compute_capability")
+_MOST_DIGITS = 9  # of mebibytes: TensorRT's sizes have 63 bits
 _UNITS = {"B": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 
 
@@ -140,7 +141,7 @@ def _mebibytes(text: str) -> int:
     number = text.removeprefix("workspace:")
     unit = _UNITS.get(number[-1:].upper())
     digits = number if unit is None else number[:-1]
-    if not digits.isdecimal() or int(digits) == 0:
+    if not digits.isdecimal() or len(digits) > _MOST_DIGITS or int(digits) == 0:
         raise argparse.ArgumentTypeError(f"found {text!r}, expected a size such as 4096 (MiB), 4096M or 4G")
     return int(digits) * (unit or _UNITS["M"])
 

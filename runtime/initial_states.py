@@ -40,6 +40,8 @@ def load_initial_states(
         InputError: a file that cannot be read, of another shape or type, not finite, or with a number of entries
             that is neither 1 nor `num`.
     """
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: is no file; --x-init takes .npy, .npz or a picture")
     array = _read_picture(path, process.sample.channels) if is_picture_name(path) else _read_array(path)
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     shape = process.sample

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from commands.memory import available_bytes, gib
 from diffusion.errors import InputError
 from diffusion.process import Process
 from diffusion.step_table import StepTable
@@ -34,7 +35,7 @@ def check_batch_fits(engine: Engine, table: StepTable, batch_size: int) -> None:
     if batch_size < 1:
         raise InputError(f"batch size is {batch_size}, expected at least 1")
     own = chain_bytes_per_sample(engine.process, table)
-    available = _available_bytes()
+    available = available_bytes()
     needed = own * batch_size
     if needed <= available < needed * 16:
         # An explicit large batch deserves a measurement: activations dwarf the chain's arrays.
@@ -42,7 +43,7 @@ def check_batch_fits(engine: Engine, table: StepTable, batch_size: int) -> None:
     if needed > available:
         fitting = max(1, available * batch_size // needed)
         raise InputError(
-            f"batch size is {batch_size}, which needs {_gib(needed)}; {_gib(available)} are available: "
+            f"batch size is {batch_size}, which needs {gib(needed)}; {gib(available)} are available: "
             f"use --batch-size {fitting} or less"
         )
 
@@ -62,17 +63,6 @@ def _network_bytes_per_sample(engine: Engine, table: StepTable) -> int:
     return max(0, _resident_bytes() - before - chain.buffer_bytes) // num
 
 
-def _available_bytes() -> int:
-    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
 def _resident_bytes() -> int:
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
-
-
-def _gib(size_bytes: int) -> str:
-    return f"{size_bytes / 2**30:.1f} GiB"

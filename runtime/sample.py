@@ -27,7 +27,7 @@ from runtime.initial_states import load_initial_states
 from runtime.list_samplers import list_samplers
 from runtime.process_flags import process_flags
 from runtime.run_folder import RunFolder, sole_run
-from runtime.sample_files import SampleWriter, open_writer, written_names
+from runtime.sample_files import SampleWriter, check_fits, open_writer, written_names
 from runtime.sample_flags import DEFAULT_NUM, check_flags, sample_parser
 from runtime.sampler import Sampler
 from runtime.step_clock import StepClock
@@ -77,8 +77,8 @@ def sample(args: argparse.Namespace) -> dict[str, Any]:
     elif sampler.begins_with_data:
         raise InputError(f"{args.sampler}: its chain runs from data to noise; give the images with --x-init")
     check_seed_range(args.seed, args.start, num)
-    if args.format in ("grid", "png"):
-        check_drawable(process.sample.channels, args.format)
+    if not args.resume:
+        check_fits(args.format, args.out, process.sample, num)
     trajectory = None
     if args.trajectory is not None:
         check_drawable(process.sample.channels, "grid")

@@ -11,6 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
+from commands.memory import gib
 from commands.whole_files import cannot_write, whole_file
 from diffusion.errors import InputError
 from diffusion.process import SampleShape
@@ -39,6 +40,41 @@ def written_names(format_: str) -> list[str]:
     return ["[0-9]*.png"] if format_ == "png" else [_RESULTS[format_], _PARTIAL]
 
 
+def check_fits(format_: str, folder: Path, shape: SampleShape, num: int) -> None:
+    """Find out before a folder is made that a run's samples have no place in it.
+
+    Args:
+        format_, shape, num: as `open_writer`'s.
+        folder: of the run; need not exist.
+
+    Raises:
+        InputError: samples that are no pictures, a grid too large to look at, or no room on the disk.
+    """
+    if format_ in ("grid", "png"):
+        check_drawable(shape.channels, format_)
+    if format_ == "grid" and num * shape.height * shape.width > _MAX_GRID_PIXELS:
+        raise InputError(
+            f"--format grid: {num} images of {shape.width}x{shape.height} make more than "
+            f"{_MAX_GRID_PIXELS:,} pixels; use --format png, npz or npy"
+        )
+    if format_ == "png":
+        return
+    needed = num * shape.num_elements * _dtype(format_).itemsize
+    there = next((place for place in (folder, *folder.absolute().parents) if place.is_dir()), Path("/"))
+    disk = shutil.disk_usage(there)
+    if (
+        disk.total and needed > disk.free
+    ):  # of no size at all are places where nothing can be written, which is said then
+        raise InputError(
+            f"{folder}: {num} samples take {gib(needed)}, {gib(disk.free)} are free; give another --out, or a "
+            "smaller --num"
+        )
+
+
+def _dtype(format_: str) -> np.dtype:
+    return np.dtype(np.float32 if format_ == "npy" else np.uint8)
+
+
 def open_writer(
     format_: str,
     folder: Path,
@@ -63,16 +99,11 @@ def open_writer(
         InputError: samples that are no pictures, a grid too large to look at, no room on the disk, or samples that are
             said to be on disk and are not.
     """
-    if format_ in ("grid", "png"):
-        check_drawable(shape.channels, format_)
+    if not done:
+        check_fits(format_, folder, shape, num)
     kept = [place for place in range(done) if place not in broken]
     if format_ == "png":
         return _PngWriter(folder, start, kept)
-    if format_ == "grid" and num * shape.height * shape.width > _MAX_GRID_PIXELS:
-        raise InputError(
-            f"--format grid: {num} images of {shape.width}x{shape.height} make more than "
-            f"{_MAX_GRID_PIXELS:,} pixels; use --format png, npz or npy"
-        )
     return _ArrayWriter(format_, folder, shape, num, start, done, kept)
 
 
@@ -110,7 +141,7 @@ class _ArrayWriter:
         self._result = folder / _RESULTS[format_]
         self._partial = folder / _PARTIAL
         channels, height, width = shape.chw
-        self._dtype = np.dtype(np.float32 if format_ == "npy" else np.uint8)
+        self._dtype = _dtype(format_)
         self._of_one = (channels, height, width) if format_ == "npy" else (height, width, channels)
         self._shape = (num, *self._of_one)
         self._sample_bytes = shape.num_elements * self._dtype.itemsize
@@ -162,12 +193,6 @@ class _ArrayWriter:
             header, {"descr": self._dtype.str, "fortran_order": False, "shape": self._shape}
         )
         self._begin_at = header.tell()
-        free_bytes = shutil.disk_usage(self._partial.parent).free
-        if self._size_bytes > free_bytes:
-            raise InputError(
-                f"{self._partial.parent}: {self._shape[0]} samples take {self._size_bytes / 2**30:.1f} GiB, "
-                f"{free_bytes / 2**30:.1f} GiB are free; give another --out, or a smaller --num"
-            )
         try:
             self._partial.write_bytes(header.getvalue())
         except OSError as error:

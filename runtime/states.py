@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
+from commands.memory import check_memory
 from diffusion.errors import InputError
 
 
@@ -44,6 +47,9 @@ def check_states(states: object, expected: tuple[int, ...], name: str = "initial
 
 def room_for(num: int, of_one: tuple[int, ...], dtype: type[np.generic] = np.float32) -> np.ndarray:
     """An array for `num` samples, not filled. Raises InputError where the memory does not hold it."""
+    # numpy.empty takes what it is given only when it is filled, and then the program is killed.
+    needed = num * math.prod(of_one) * np.dtype(dtype).itemsize
+    check_memory(f"num is {num}, more than memory holds at once", needed, "draw fewer at a time")
     try:
         return np.empty((num, *of_one), dtype=dtype)
     except (MemoryError, ValueError) as error:  # ValueError: more than any array can have

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from commands.idle_threads import let_idle_threads_sleep
+from commands.memory import check_memory
 from commands.program import Report, make_parser, run_program, say
 from diffusion.binomial import PredictLogits, constant_erasure, initial_bits, reverse_loop
 from diffusion.binomial_bound import BinomialBound, estimate_bound
 from diffusion.binomial_optimum import OptimalBits
 from diffusion.binomial_process import BinomialProcess
 from diffusion.errors import InputError
-from diffusion.noise_schedule import NoiseSchedule
+from diffusion.noise_schedule import MAX_TRAIN_TIMESTEPS, NoiseSchedule
 from diffusion.process import SampleShape
 from train.binary_data import BINARY_DATA, BinaryData
 from train.mlp_flags import add_training_flags, check_training_flags
@@ -170,6 +171,9 @@ def _check(args: argparse.Namespace) -> None:
     for name in ("timesteps", "num_samples"):
         if getattr(args, name) < 1:
             raise InputError(f"--{name.replace('_', '-')} is {getattr(args, name)}, expected at least 1")
+    if args.timesteps > MAX_TRAIN_TIMESTEPS:
+        raise InputError(f"--timesteps is {args.timesteps}, expected at most {MAX_TRAIN_TIMESTEPS}")
+    check_memory(f"--num-samples {args.num_samples}", 64 * 8 * args.num_samples, "give fewer")
     check_training_flags(args)
 
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import zipfile
 import zlib
 from pathlib import Path
 
 import numpy as np
 
+from commands.memory import check_memory
 from diffusion.errors import InputError
 from runtime.array_files import UNREADABLE
 from train.image_set import ImageSet
 
 _KEYS = ("arr_0", "images")
+_INSTEAD = "give a folder of images instead, which is read piece by piece"
 
 
 def load_npz(path: Path) -> ImageSet:
@@ -53,7 +54,7 @@ def load_npy(path: Path) -> ImageSet:
         found = f"{pixels.dtype} {list(pixels.shape)}" if isinstance(pixels, np.ndarray) else "an archive"
         raise InputError(f"--data {path}: found {found}, expected uint8 [N, H, W] or [N, H, W, C] of gray levels")
     _check_shape(str(path), pixels.shape)
-    _check_memory(str(path), pixels.nbytes)
+    check_memory(str(path), 2 * pixels.nbytes, _INSTEAD)  # once as stored, once as channels first
     return ImageSet.from_array(str(path), _channels_first(pixels))
 
 
@@ -64,15 +65,6 @@ def _check_shape(where: str, shape: tuple[int, ...]) -> None:
         raise InputError(
             f"{where} has shape {list(shape)}, which may be one image of {shape[2]} channels or {shape[0]} gray images "
             f"{shape[2]} pixels wide; give [1, H, W, C] or [N, H, W, 1]"
-        )
-
-
-def _check_memory(where: str, num_bytes: int) -> None:
-    free, needed = _free_memory_bytes(), 2 * num_bytes  # once as stored, once as channels first
-    if needed > free:
-        raise InputError(
-            f"{where} needs {needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB of memory are free; "
-            "give a folder of images instead, which is read piece by piece"
         )
 
 
@@ -110,20 +102,9 @@ def _read(path: Path, archive: zipfile.ZipFile, member: str) -> np.ndarray:
             raise InputError(
                 f"{path}: array {key} has {declared} bytes of pixels, its shape {list(shape)} needs {num_bytes}"
             )
-        _check_memory(f"{path}: array {key}", num_bytes)
+        check_memory(f"{path}: array {key}", 2 * num_bytes, _INSTEAD)  # once as stored, once as channels first
         values = np.frombuffer(stream.read(num_bytes), dtype=np.uint8)
     if len(values) != num_bytes:
         raise InputError(f"{path}: array {key} ends after {len(values)} of {num_bytes} bytes; write it again")
     pixels = values.reshape(shape, order="F" if is_fortran else "C")
     return _channels_first(pixels)
-
-
-def _free_memory_bytes() -> int:
-    try:
-        # Linux' own estimate counts what the page cache would give back.
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator
 
 from commands.errors import DeviceUnavailableError, StoppedError
+from commands.memory import check_memory
 from commands.program import Report, say
 from commands.progress import progress_bar
 from diffusion.errors import InputError
@@ -85,6 +86,11 @@ def _train(run: Run, accelerator: Accelerator) -> Report | None:
     with accelerator.main_process_first():  # one process downloads, the others find it done
         images, held_out = load_data(run.data)
     check_shape(config.network, images.shape, run.preset)
+    # Before hours of training: the batch's three arrays and the network's input, and the grid at the end.
+    rows = 4 * 4 * images.shape.num_elements
+    batch = f"--batch-size {config.batch_size} of {images.shape.height}×{images.shape.width} pixels"
+    check_memory(batch, rows * config.batch_size, "give a smaller one, or smaller images")
+    check_memory(f"--num-samples {run.num_samples}: the grid", rows * run.num_samples, "give fewer")
     notes = [*images.notes, *_notes_of_levels(images, run.data)]
     given_process = config.process(images.shape)
     schedule_learner = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from benchmarks.kernels.histories import BYTES_PER_ELEMENT, measure_histories
 from benchmarks.kernels.step import Step
 from benchmarks.machine import cpu_count, measurement_facts
 from commands.errors import VerificationError
+from commands.memory import check_memory
 from commands.program import Report, make_parser, run_program
 from commands.whole_files import write_whole_text
 from diffusion.errors import InputError
@@ -77,6 +79,7 @@ def benchmark(args: argparse.Namespace, argv: Sequence[str] | None) -> Report:
     """Check, measure, report."""
     torch.manual_seed(0)
     shape = tuple(args.shape)
+    check_memory(f"--shape {' '.join(map(str, shape))}: the arrays", math.prod(shape) * 8 * 10, "give a smaller one")
     threads = sorted(set(args.threads or [1, cpu_count()]))
     if max(threads) > cpu_count():
         raise InputError(f"--threads is {max(threads)}; expected at most the {cpu_count()} CPUs of this process")

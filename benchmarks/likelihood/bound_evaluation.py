@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from benchmarks.likelihood.timestep_plan import Evaluations
 from commands.errors import VerificationError
+from commands.memory import check_memory
 from diffusion.bound import bound_term
 from diffusion.errors import InputError
 from diffusion.forward import q_sample
@@ -45,6 +47,8 @@ class BoundEvaluator:
         self.engines = tuple(engines)
         self._x_start = x_start
         shape = (batch_size, *x_start.shape[1:])
+        held = (6 + 2 * len(engines)) * 4 * math.prod(shape)  # with what the networks need besides, at the least
+        check_memory(f"--batch-size {batch_size}", held, "give a smaller one")
         self._eps = np.zeros(shape, np.float32)
         self._x_t = np.zeros(shape, np.float32)
         self._t = np.zeros(batch_size, np.float32)

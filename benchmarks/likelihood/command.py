@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.flags import positive, seed
 from benchmarks.likelihood.bound_estimate import BoundEstimate
 from benchmarks.likelihood.bound_evaluation import BoundEvaluator
 from benchmarks.likelihood.bound_plot import check_plot_path, plot_bound
@@ -69,7 +70,7 @@ def benchmark(args: argparse.Namespace, argv: Sequence[str] | None) -> Report:
     probability = timestep_probability(pilot, pilot_nats, num_timesteps)
     if args.budget is not None:
         seconds_left = max(args.budget - (time.perf_counter() - begin), 0.0)
-        asked = min(int(seconds_left / max(seconds_each, 1e-9)), most_evaluations(probability, num))
+        asked = int(min(seconds_left / max(seconds_each, 1e-9), most_evaluations(probability, num)))
     plan = make_plan(probability, num, asked, args.seed)
     nats = _evaluate(evaluator, plan.evaluations, "bound")
     bounds = [
@@ -150,24 +151,10 @@ def _number(value: float | None, spec: str) -> str:
     return "unknown" if value is None else format(value, spec)
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
-
-
 def _seconds(text: str) -> float:
     value = float(text)
     if not 0.0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"{text} is not a positive number of seconds")
-    return value
-
-
-def _seed(text: str) -> int:
-    value = int(text)
-    if not 0 <= value < 2**64:
-        raise argparse.ArgumentTypeError(f"{text} is not in 0..2^64-1")
     return value
 
 
@@ -182,16 +169,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--engine", type=Path, default=Path("unet.onnx"), help="default: unet.onnx")
     parser.add_argument("--against", type=Path, metavar="ENGINE", help="another engine, to print the difference")
     add_data_flags(parser, "digits", "test; of data without splits, what train.run holds out, or train, or all")
-    parser.add_argument("--num", type=_positive, metavar="N", help="the first N images (default: all)")
+    parser.add_argument("--num", type=positive, metavar="N", help="the first N images (default: all)")
     how_many = parser.add_mutually_exclusive_group()
     how_many.add_argument(
-        "--evaluations", type=_positive, metavar="M", help=f"default: {DEFAULT_EVALUATIONS}, or 8 per image if more"
+        "--evaluations", type=positive, metavar="M", help=f"default: {DEFAULT_EVALUATIONS}, or 8 per image if more"
     )
     how_many.add_argument(
         "--budget", type=_seconds, metavar="SECONDS", help="as many evaluations as fit into this time"
     )
-    parser.add_argument("--batch-size", type=_positive, default=64, metavar="N", help="of a network call (default: 64)")
-    parser.add_argument("--seed", type=_seed, default=0, help="of noise and timesteps (default: 0)")
+    parser.add_argument("--batch-size", type=positive, default=64, metavar="N", help="of a network call (default: 64)")
+    parser.add_argument("--seed", type=seed, default=0, help="of noise and timesteps (default: 0)")
     parser.add_argument("--device", choices=DEVICES, default="cpu", help="default: cpu")
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="of the CPU; 0 for all (default)")
     parser.add_argument("--allow-pickle", action="store_true", help="read a checkpoint's weights from a pickle")

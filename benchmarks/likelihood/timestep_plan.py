@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from commands.memory import check_memory
 from diffusion.errors import InputError
 from diffusion.normal import LIKELIHOOD, MAX_REPEATS, draw_number, noise_words
 
@@ -103,6 +104,7 @@ def make_plan(probability: np.ndarray, num_images: int, num_evaluations: int, se
             f"{num_evaluations} evaluations are too few for {num_images} images, expected at least {4 * num_images}; "
             "raise --evaluations or --budget, or lower --num"
         )
+    check_memory(f"{num_evaluations} evaluations", 64 * num_evaluations, "lower --evaluations, or raise --num")
     replicates = min(math.ceil(_MIN_REPLICATES_IN_ALL / num_images), num_evaluations // (8 * num_images))
     replicates = max(replicates, 2)
     draws = num_evaluations // (num_images * replicates) - 1 if probability.any() else 0

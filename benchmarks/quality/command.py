@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.alternating import medians_ms, time_alternately
+from benchmarks.flags import positive
 from benchmarks.machine import measurement_facts
 from benchmarks.quality.results import Results
 from benchmarks.quality.samples import SampleStore, all_samplers, all_spacings, check_sampler, method_of
@@ -237,10 +238,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--spacings", type=_spacings, metavar="NAME,...", help="default: all")
     parser.add_argument("--num", type=int, default=10_000, help="samples of each (default: 10000)")
     parser.add_argument("--screening-num", type=int, metavar="N", help=_SCREENING)
-    parser.add_argument("--seeds", type=_positive, default=5, metavar="K", help="judge by seeds 1 to K (default: 5)")
-    parser.add_argument("--refine", type=_positive, default=3, metavar="R", help=_REFINE)
-    parser.add_argument("--batch-size", type=_positive, default=250, metavar="N", help="default: 250")
-    parser.add_argument("--rounds", type=_positive, default=9, help="of the timing (default: 9)")
+    parser.add_argument("--seeds", type=positive, default=5, metavar="K", help="judge by seeds 1 to K (default: 5)")
+    parser.add_argument("--refine", type=positive, default=3, metavar="R", help=_REFINE)
+    parser.add_argument("--batch-size", type=positive, default=250, metavar="N", help="default: 250")
+    parser.add_argument("--rounds", type=positive, default=9, help="of the timing (default: 9)")
     parser.add_argument("--samples", type=Path, metavar="FOLDER", help="keep all samples here, and use those kept")
     parser.add_argument("--out", type=Path, default=Path("quality.json"), help="default: quality.json")
     parser.add_argument("--plot", type=Path, help="default: --out with the suffix .png")
@@ -249,15 +250,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_program(parser, lambda args: benchmark(args, argv), argv)
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"found {text}, expected at least 1")
-    return value
-
-
 def _numbers(text: str) -> list[int]:
-    return [_positive(part) for part in text.split(",")]
+    return [positive(part) for part in text.split(",")]
 
 
 def _names(text: str) -> list[str]:

@@ -15,6 +15,7 @@ from PIL import Image
 from benchmarks.flags import picture, positive, seed
 from benchmarks.machine import measurement_facts
 from benchmarks.swiss_roll.point_clouds import distance_to_curve, sliced_wasserstein, squared_mmd
+from commands.memory import check_memory
 from commands.missing_module import require_module
 from commands.program import Report, make_parser, run_program, say
 from commands.progress import progress_bar
@@ -34,6 +35,7 @@ BANDWIDTH = 0.2  # of the kernel: five times the roll's thickness, half of the g
 _PICTURED = (1.0, 0.4, 0.2, 0.1, 0.0)  # which parts of the chain are still to come
 _DATA_SEED = 20_150_312
 _COLORS = 32
+_BYTES_PER_POINT = 1000  # trajectories, and the projections that they are compared by
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,6 +148,7 @@ def benchmark(args: argparse.Namespace, argv: Sequence[str] | None) -> Report:
             "make one with `python -m train.swiss_roll` and `python -m export.mlp_to_onnx`"
         )
     table = make_table(engine.process, args.sampler, args.steps)
+    check_memory(f"--num {args.num}: the points", args.num * _BYTES_PER_POINT, "give a smaller --num")
     say(f"{args.engine}: {table.sampler} with {len(table)} steps, {args.num} points")
     trajectories = draw_trajectories(engine, table, args.num, args.seed)
     results = measure(trajectories.x[-1])

@@ -11,6 +11,7 @@ from diffusion.errors import InputError
 from runtime.engines.backend_choice import choose_backend
 from runtime.engines.interface import Engine
 from runtime.engines.onnx_precision import onnx_precision
+from runtime.engines.samples_apart import ensure_samples_apart
 from runtime.process_flags import ProcessFlags
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def open_onnx(path: Path, device: str, threads: int, flags: ProcessFlags | None,
     if device == "cuda":
         return _open_on_gpu(path, flags)
     engine = _open_onnx_runtime(path, threads, flags)
+    ensure_samples_apart(engine, path)
     engine.chosen_because = choice.reason
     return engine
 
@@ -83,6 +85,7 @@ def _open_with_openvino(path: Path, threads: int, flags: ProcessFlags | None, ba
 
 def _instead(engine: OnnxRuntimeEngine, path: Path, why: str) -> Engine:
     say(f"{path}: {why}: ONNX Runtime runs it")
+    ensure_samples_apart(engine, path)
     engine.chosen_because = "OpenVINO does not run it or is off"
     return engine
 

@@ -180,7 +180,7 @@ def test_no_reader_takes_a_mixed_set(gaussian: Path, tmp_path: Path, monkeypatch
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        (["--out", "unet.onnx"], EXIT_INPUT, "expected the name of a file that ends in '.xml'"),
+        (["--out", "unet.onnx"], EXIT_INPUT, "unet.onnx: the name ends in '.onnx', expected '.xml'"),
         (["--checkpoint", "none"], EXIT_INPUT, "none: no such checkpoint folder"),
         (["--onnx", "none.onnx"], EXIT_INPUT, "none.onnx: no such file"),
         (["--checkpoint", "a", "--onnx", "b"], EXIT_INPUT, "not allowed with argument"),

@@ -100,7 +100,7 @@ def test_networks_that_cannot_be_built(
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        (["--out", "unet.onnx"], EXIT_INPUT, "expected the name of a file that ends in '.plan'"),
+        (["--out", "unet.onnx"], EXIT_INPUT, "unet.onnx: the name ends in '.onnx', expected '.plan'"),
         (["--onnx", "none.onnx"], EXIT_INPUT, "none.onnx: no such file"),
         (["--checkpoint", "none"], EXIT_INPUT, "none: no such checkpoint folder"),
         (["--checkpoint", "a", "--onnx", "b"], EXIT_INPUT, "not allowed with argument"),

@@ -92,7 +92,11 @@ class Network:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.intra_op_num_threads = 1
         try:
-            session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            try:
+                session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            except Exception:  # some shapes are only found by the optimizer
+                options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+                session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
             x = next(entry for entry in session.get_inputs() if len(entry.shape) == 4)
             t = next(entry for entry in session.get_inputs() if entry.name != x.name)
             x_type, t_type = (_NUMPY[entry.type[7:-1]] for entry in (x, t))

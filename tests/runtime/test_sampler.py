@@ -95,7 +95,7 @@ def test_impossible_requests(onnx_file, arguments, says):
 
 
 def test_a_batch_too_large_for_the_memory_is_refused_before_it_is_taken(onnx_file, monkeypatch):
-    monkeypatch.setattr("runtime.memory._available_bytes", lambda: 10_000)
+    monkeypatch.setattr("runtime.memory.available_bytes", lambda: 10_000)
     with pytest.raises(InputError, match=r"batch size is 64, which needs .* use --batch-size \d+ or less"):
         Sampler(onnx_file, batch_size=64)
     with pytest.raises(InputError, match="batch size is 0"):
@@ -103,7 +103,7 @@ def test_a_batch_too_large_for_the_memory_is_refused_before_it_is_taken(onnx_fil
 
 
 def test_a_network_too_large_for_the_memory_is_measured_first(onnx_file, monkeypatch):
-    monkeypatch.setattr("runtime.memory._available_bytes", lambda: 64 * 72 * 4 * 5)  # room for the arrays alone
+    monkeypatch.setattr("runtime.memory.available_bytes", lambda: 64 * 72 * 4 * 5)  # room for the arrays alone
     monkeypatch.setattr("runtime.memory._network_bytes_per_sample", lambda engine, table: 10_000)
     with pytest.raises(InputError, match="batch size is 64"):
         Sampler(onnx_file, batch_size=64)
@@ -150,9 +150,7 @@ def test_an_idle_slot_of_a_static_batch_is_seen_by_nobody(onnx_file, static):
 
 def test_a_static_batch_is_measured_as_it_is(static, monkeypatch):
     engine = Sampler(**static).engine
-    monkeypatch.setattr(
-        "runtime.memory._available_bytes", lambda: 4 * 72 * 4 * 8
-    )  # room for the arrays and little more
+    monkeypatch.setattr("runtime.memory.available_bytes", lambda: 4 * 72 * 4 * 8)  # room for the arrays and little more
     bound = []
     of_engine = engine.bind
     monkeypatch.setattr(engine, "bind", lambda x, *others: bound.append(len(x)) or of_engine(x, *others))

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from commands import memory
 from diffusion.errors import InputError
-from train import npz_images
 from train.npz_images import load_npy, load_npz
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 4, 6, 3), dtype=np.uint8)
@@ -71,10 +71,10 @@ def test_a_header_that_promises_more_than_the_file_has(tmp_path: Path) -> None:
 
 def test_more_than_the_free_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.savez(tmp_path / "a.npz", PIXELS)
-    monkeypatch.setattr(npz_images, "_free_memory_bytes", lambda: 2 * PIXELS.nbytes - 1)
-    with pytest.raises(InputError, match="of memory are free"):
+    monkeypatch.setattr(memory, "available_bytes", lambda: 2 * PIXELS.nbytes - 1)
+    with pytest.raises(InputError, match="needs .* of memory"):
         load_npz(tmp_path / "a.npz")
-    monkeypatch.setattr(npz_images, "_free_memory_bytes", lambda: 2 * PIXELS.nbytes)
+    monkeypatch.setattr(memory, "available_bytes", lambda: 2 * PIXELS.nbytes)
     assert load_npz(tmp_path / "a.npz").num_images == 5
 
 

@@ -26,10 +26,10 @@ from runtime.process_flags import ProcessFlags
 from runtime.sample import main
 from runtime.sampler import Sampler
 from tests.gaussian import GaussianNetwork
-from tests.runtime.device.conftest import memory
 from tests.runtime.engines.operator_variants import VARIANTS, model
+from tests.runtime.engines.shared_device import kernels, memory
 
-__all__ = ["memory"]  # a fixture
+__all__ = ["kernels", "memory"]  # fixtures
 
 FLAGS = ProcessFlags("linear", None, None, 100, "epsilon", "fixed_large", 1.0)
 PROCESS = Process(SampleShape(2, 4, 4), NoiseSchedule.make("linear", 100), variance_type="fixed_large")

@@ -22,9 +22,9 @@ from runtime.process_flags import ProcessFlags
 from runtime.sample import main
 from runtime.sampler import Sampler
 from tests.gaussian import GaussianNetwork
-from tests.runtime.device.conftest import memory
+from tests.runtime.engines.shared_device import kernels, memory
 
-__all__ = ["memory"]  # a fixture
+__all__ = ["kernels", "memory"]  # fixtures
 
 ROOT = Path(__file__).parents[3]
 PROCESS = Process(SampleShape(2, 4, 6), NoiseSchedule.make("linear", 100), variance_type="fixed_large")

@@ -14,7 +14,7 @@ from runtime.engines.onnx_device import OnnxDeviceEngine
 from runtime.engines.onnx_runtime import OnnxRuntimeEngine
 from runtime.host_chain import HostChain
 from tests.gaussian import GaussianNetwork
-from tests.runtime.device.conftest import kernels, memory
+from tests.runtime.engines.shared_device import kernels, memory
 
 __all__ = ["kernels", "memory"]  # fixtures
 

@@ -20,10 +20,10 @@ from runtime.engines.onnx_device import OnnxDeviceEngine
 from runtime.engines.onnx_precision import PRECISION_KEY, onnx_precision
 from runtime.engines.onnx_runtime import OnnxRuntimeEngine
 from tests.gaussian import GaussianNetwork
-from tests.runtime.device.conftest import memory
 from tests.runtime.engines.foreign_onnx import computes
+from tests.runtime.engines.shared_device import kernels, memory
 
-__all__ = ["memory"]  # a fixture
+__all__ = ["kernels", "memory"]  # fixtures
 
 PROCESS = Process(SampleShape(1, 4, 4), NoiseSchedule.make("linear", 40))
 FLOAT32 = "fp32"

@@ -13,7 +13,7 @@ from runtime.engines.torch_device import TorchDeviceEngine, _Columns, fold_time
 from runtime.engines.verification import TOLERANCES, relative_error
 from runtime.host_chain import HostChain
 from tests.checkpoints import save_tiny_checkpoint
-from tests.runtime.device.conftest import kernels, memory
+from tests.runtime.engines.shared_device import kernels, memory
 
 __all__ = ["kernels", "memory"]  # fixtures
 
