@@ -141,7 +141,7 @@ def _write_low_precision(
         "precision": precision,
         "time_path": {"folded": True, **made.folding.to_json()},
         "kept_in_float32": list(made.kept),
-        "verification": made.verification.to_json(),
+        "verification": made.verification.record().to_json(),
     }
 
 

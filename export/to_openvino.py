@@ -22,6 +22,7 @@ from runtime.formats.openvino_description import OpenVinoDescription
 from runtime.formats.precision import FLOAT32, INT64
 from runtime.formats.sidecar import Sidecar, golden_path
 from runtime.formats.tensor_spec import NetworkTensors, TensorSpec
+from runtime.formats.verification_record import VerificationRecord
 from runtime.process_flags import ProcessFlags, add_process_flags, process_flags
 
 if TYPE_CHECKING:
@@ -191,7 +192,7 @@ def _verified(
             rewritten=asdict(rewriting),
             onnx_sha256=source.sha256,
         ),
-        verification={},
+        verification=VerificationRecord(passed=False),
         golden_sha256=hashlib.sha256(content).hexdigest(),
     )
     with tempfile.TemporaryDirectory() as folder:
@@ -208,7 +209,7 @@ def _verified(
             f"timestep is what the table says; nothing was published. {_way_out(precision, folding)}\n"
             f"{verification.table()}"
         )
-    return replace(sidecar, verification=verification.to_json()), content, verification
+    return replace(sidecar, verification=verification.record()), content, verification
 
 
 def _way_out(precision: str, folding: Folding | None) -> str:

@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> Report:
         )
         plan = make_plan(source, request, settings)
     measured, verification = plan.verification.measured, plan.sidecar.verification
-    where = "run on the GPU" if verification["executed"] else "not run: verified as its network on the CPU"
+    where = "run on the GPU" if verification.executed else "not run: verified as its network on the CPU"
     return {
         "summary": (
             f"{out}: {precision}, {flavor.title}, {plan.size_bytes / 1e6:.1f} MB, {where}; predictions at most "
