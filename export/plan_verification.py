@@ -12,8 +12,7 @@ import os
 import sys
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
@@ -30,9 +29,10 @@ from diffusion.errors import InputError
 from diffusion.process import Process
 from export.network_io import PREDICTION, T, X
 from export.rounding_emulation import emulate_rounding
-from runtime.engines.verification import EngineVerification, Predict, relative_error, verify_engine
+from runtime.engines.verification import EngineVerification, Predict, finite_or_none, relative_error, verify_engine
 from runtime.formats.golden import Golden
 from runtime.formats.precision import PRECISIONS
+from runtime.formats.verification_record import VerificationRecord
 
 _SEVERITY_ERROR = 3
 
@@ -71,15 +71,15 @@ class PlanVerification:
         """As of `EngineVerification`."""
         return self.measured.ran_on
 
-    def to_json(self) -> dict[str, Any]:
-        """For a sidecar: an error that is not finite is null."""
-        compared = {name: error if math.isfinite(error) else None for name, error in self.compared.items()}
-        return self.measured.to_json() | {
-            "passed": self.passed,
-            "executed": self.executed,
-            "compared_by": f"Polygraphy {polygraphy.__version__}",
-            "compared_relative_error": compared,
-        }
+    def record(self) -> VerificationRecord:
+        """As it is kept in a sidecar: an error that is not finite is None."""
+        return replace(
+            self.measured.record(),
+            passed=self.passed,
+            executed=self.executed,
+            compared_by=f"Polygraphy {polygraphy.__version__}",
+            compared={name: finite_or_none(error) for name, error in self.compared.items()},
+        )
 
     def table(self) -> str:
         """As `EngineVerification.table`, and a line for each network that was compared."""

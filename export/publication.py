@@ -34,9 +34,6 @@ class Verified(Protocol):
     def ran_on(self) -> str:
         """What computed the predictions that were compared."""
 
-    def to_json(self) -> dict[str, Any]:
-        """For a report or a sidecar."""
-
     def table(self) -> str:
         """One line per comparison, the failed ones marked."""
 

@@ -105,12 +105,12 @@ def make_plan(source: Source, request: PlanRequest, settings: BuildSettings) -> 
         sha256=hashlib.sha256(built.plan).hexdigest(),
         process=source.process,
         engine=_describe(source, request, settings, network, built),
-        verification=verification.to_json(),
+        verification=verification.record(),
         golden_sha256=hashlib.sha256(golden).hexdigest(),
     )
     if _can_execute(request, settings):
         verification = _verify_executed(source, request, network, built.plan, sidecar)
-        sidecar = replace(sidecar, verification=verification.to_json())
+        sidecar = replace(sidecar, verification=verification.record())
     publish_engine(request.export.out, sidecar, golden, {request.export.out: built.plan})
     if settings.layers is not None and built.layers is not None:
         write_whole_text(settings.layers, built.layers + "\n")

@@ -86,7 +86,7 @@ def _write_low_precision(source: Source, path: Path, request: ExportRequest) -> 
         "precision": request.precision,
         "time_path": {"folded": True, **made.folding.to_json()},
         "kept_in_float32": list(made.kept),
-        "verification": verification.to_json(),
+        "verification": verification.record().to_json(),
         "summary": summary,
     }
 

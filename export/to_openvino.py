@@ -22,6 +22,7 @@ from runtime.formats.openvino_description import OpenVinoDescription
 from runtime.formats.precision import BF16, FLOAT32, FP32, INT64
 from runtime.formats.sidecar import Sidecar
 from runtime.formats.tensor_spec import NetworkTensors, TensorSpec
+from runtime.formats.verification_record import VerificationRecord
 
 if TYPE_CHECKING:
     import onnx
@@ -165,7 +166,7 @@ def _verified(
             rewritten=asdict(rewriting),
             onnx_sha256=source.sha256,
         ),
-        verification={},
+        verification=VerificationRecord(passed=False),
         golden_sha256=hashlib.sha256(content).hexdigest(),
     )
     with tempfile.TemporaryDirectory() as folder:
@@ -177,7 +178,7 @@ def _verified(
         ran_on = f"{engine.name}, {place_here()}"
         verification = verify_engine(golden, source.process, predict_with(engine), precision, source.reference, ran_on)
     check_passed(request, source.reference, verification, "Leave out --bf16.", _FOLD_INSTEAD)
-    return replace(sidecar, verification=verification.to_json()), content, verification
+    return replace(sidecar, verification=verification.record()), content, verification
 
 
 def main(argv: Sequence[str] | None = None) -> int:

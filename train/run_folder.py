@@ -12,9 +12,9 @@ from commands.reasons import reason
 from commands.whole_files import whole_file, write_whole_text
 from diffusion.errors import InputError
 from diffusion.json_text import parse_json, read_json
+from runtime.formats.train_record import TRAIN_JSON
 
 FORMAT = 1
-TRAIN_JSON = "train.json"
 METRICS = "metrics.jsonl"
 _STATE_FOLDER = "state"
 _RUN_JSON = "run.json"

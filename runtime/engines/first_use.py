@@ -64,7 +64,7 @@ def ensure_verified(
         sidecar.process,
         predict_with(engine, fitting_batch),
         engine.precision,
-        str(sidecar.verification.get("reference", "the reference")),
+        sidecar.verification.reference,
         str(place),
     )
     if not result.passed:
@@ -73,7 +73,7 @@ def ensure_verified(
             f"or in a higher precision\n{result.table()}"
         )
     report: dict[str, Any] = {"engine": str(path.resolve()), "sha256": sidecar.sha256, "place": place.to_json()}
-    kept = keep(_KIND, key, json.dumps(report | {"verification": result.to_json()}, indent=1).encode())
+    kept = keep(_KIND, key, json.dumps(report | {"verification": result.record().to_json()}, indent=1).encode())
     say(
         _summary(path, result)
         + ("" if kept else "; the cache folder cannot be written, so the next run verifies again")

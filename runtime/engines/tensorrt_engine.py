@@ -58,7 +58,7 @@ def open_plan(path: Path, flags: ProcessFlags | None = None) -> TensorRtEngine:
 def verified_at(accepted: AcceptedPlan) -> Place | None:
     """Where the exporter ran the plan; None if it had no GPU."""
     plan = accepted.plan
-    if accepted.sidecar.verification.get("executed") is not True or plan.built_on_gpu is None:
+    if not accepted.sidecar.verification.executed or plan.built_on_gpu is None:
         return None
     return Place(plan.built_on_gpu, str(plan.built_on_driver), f"{plan.flavor.module} {plan.builder_version}")
 

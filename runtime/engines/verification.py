@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -14,6 +13,7 @@ from diffusion.reference_loop import initial_noise, reference_loop
 from runtime.engines.interface import Engine
 from runtime.formats.golden import Golden
 from runtime.formats.precision import PRECISIONS
+from runtime.formats.verification_record import VerificationRecord
 
 # An error that stands out at some timestep is an error in the treatment of t, even within the tolerance.
 MAX_ABOVE_MEDIAN = 2.0
@@ -74,21 +74,22 @@ class EngineVerification:
         """The median over timesteps."""
         return float(np.median([error.relative for error in self.errors]))
 
-    def to_json(self) -> dict[str, Any]:
-        """For a sidecar: JSON has no NaN, so an error that is not finite is null."""
-        return {
-            "passed": self.passed,
-            "tolerance": self.tolerance,
-            "worst_relative_error": _finite_or_none(self.worst),
-            "median_relative_error": _finite_or_none(self.median),
-            "chain": {"steps": self.chain_steps, "relative_error": _finite_or_none(self.chain_error)},
-            "reference": self.reference,
-            "ran_on": self.ran_on,
-            "timesteps": [
-                {"timestep": e.timestep, "relative_error": _finite_or_none(e.relative), "allowed": e.allowed}
+    def record(self) -> VerificationRecord:
+        """As it is kept: JSON has no NaN, so an error that is not finite is None."""
+        return VerificationRecord(
+            passed=self.passed,
+            tolerance=self.tolerance,
+            worst=finite_or_none(self.worst),
+            median=finite_or_none(self.median),
+            chain_steps=self.chain_steps,
+            chain_error=finite_or_none(self.chain_error),
+            reference=self.reference,
+            ran_on=self.ran_on,
+            timesteps=tuple(
+                {"timestep": e.timestep, "relative_error": finite_or_none(e.relative), "allowed": e.allowed}
                 for e in self.errors
-            ],
-        }
+            ),
+        )
 
     def table(self) -> str:
         """One line per timestep and one for the chain, the failed ones marked."""
@@ -194,5 +195,6 @@ def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
     return float(np.linalg.norm(difference)) / scale
 
 
-def _finite_or_none(number: float) -> float | None:
+def finite_or_none(number: float) -> float | None:
+    """The number for JSON, which has no NaN and no infinity."""
     return number if math.isfinite(number) else None

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusion.errors import InputError
-from diffusion.json_text import read_json
+from diffusion.json_text import read_json_object
 from diffusion.number_checks import is_whole, shown
 
 _WORDS = {str: "a text", bool: "true or false", int: "a whole number", list: "a list", dict: "an object"}
@@ -74,10 +74,10 @@ def read_fields(path: Path, version: int, remedy: str, missing: str | None = Non
         missing: the same where there is no file; `remedy` if None.
 
     Raises:
-        InputError: as `read_json`; or no object, or one of another format.
+        InputError: as `read_json_object`, or an object of another format.
     """
-    values = read_json(path, remedy, missing)
-    found = values.get("format") if isinstance(values, dict) else type(values).__name__
+    values = read_json_object(path, remedy, missing)
+    found = values.get("format")
     if not is_whole(found) or found != version:
         raise InputError(
             f"{path}: format is {shown(found)}, this version reads {version}; "

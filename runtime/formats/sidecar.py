@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
@@ -19,6 +18,7 @@ from commands.whole_files import write_whole_text
 from diffusion.errors import InputError
 from diffusion.process import Process
 from runtime.formats.fields import Fields, read_fields
+from runtime.formats.verification_record import VerificationRecord
 
 SIDECAR_FORMAT = 1
 
@@ -57,7 +57,7 @@ class Sidecar(Generic[Description]):
     sha256: str
     process: Process
     engine: Description
-    verification: Mapping[str, Any]
+    verification: VerificationRecord
     golden_sha256: str
 
     def to_json(self) -> dict[str, Any]:
@@ -67,7 +67,7 @@ class Sidecar(Generic[Description]):
             "sha256": self.sha256,
             "process": self.process.to_json(),
             "engine": self.engine.to_json(),
-            "verification": dict(self.verification),
+            "verification": self.verification.to_json(),
             "golden_sha256": self.golden_sha256,
         }
 
@@ -108,11 +108,12 @@ def read_sidecar(engine: Path, kind: type[Description]) -> Sidecar[Description]:
             f"{path}: verification.passed is {verification.get('passed')!r}, expected true: "
             f"{engine.name} has not passed verification; {remedy}"
         )
+    record = VerificationRecord.from_json(Fields(verification, path, remedy, "verification: "))
     return Sidecar(
         sha256,
         Process.from_json(process, str(path)),
         kind.from_json(Fields(description, path, remedy, "engine: ")),
-        verification,
+        record,
         golden_sha256,
     )
 

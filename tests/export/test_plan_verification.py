@@ -62,7 +62,7 @@ def test_every_precision(precision: str, compared: list[str], float32: onnx.Mode
     assert 0.3 * result.measured.median <= result.compared[result.measured.ran_on] <= 3 * result.measured.worst
     assert result.measured.worst < PRECISIONS[precision].tolerance
     assert len(result.measured.errors) == 16
-    fields = json.loads(json.dumps(result.to_json(), allow_nan=False))
+    fields = json.loads(json.dumps(result.record().to_json(), allow_nan=False))
     assert (fields["passed"], fields["executed"]) == (True, False)
     assert fields["compared_by"].startswith("Polygraphy ")
     assert list(fields["compared_relative_error"]) == list(result.compared)
@@ -104,4 +104,6 @@ def test_polygraphy_is_asked_about_every_network(float32: onnx.ModelProto) -> No
     for error in found.values():
         result = PlanVerification(measured, {"one": error}, executed=True)
         assert result.passed == (error == 0)
-    assert '"one": null' in json.dumps(PlanVerification(measured, {"one": math.nan}, True).to_json(), allow_nan=False)
+    assert '"one": null' in json.dumps(
+        PlanVerification(measured, {"one": math.nan}, True).record().to_json(), allow_nan=False
+    )

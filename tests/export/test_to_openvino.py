@@ -101,10 +101,10 @@ def test_folded_bf16_passes_where_unfolded_fails(
     assert "bf16" in capsys.readouterr().out
     sidecar = read_sidecar(out, OpenVinoDescription)
     assert sidecar.engine.precision == "bf16"
-    assert sidecar.verification["tolerance"] == 3e-2
-    assert 1e-3 < sidecar.verification["worst_relative_error"] < 3e-2
+    assert sidecar.verification.tolerance == 3e-2
+    assert 1e-3 < sidecar.verification.worst < 3e-2
     # Flat over t: nothing is wrong with how t is treated.
-    assert sidecar.verification["worst_relative_error"] < 2 * sidecar.verification["median_relative_error"]
+    assert sidecar.verification.worst < 2 * sidecar.verification.median
     check_against_pytorch(out, folder / "checkpoint", 3e-2)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
@@ -113,7 +113,7 @@ def test_folded_bf16_passes_where_unfolded_fails(
     assert "nothing was published. Leave out --no-fold-time" in error
     rows = [line.split() for line in error.splitlines() if line.endswith("too large") and line.split()[0].isdigit()]
     assert rows
-    assert max(float(row[1]) for row in rows) > 2 * sidecar.verification["worst_relative_error"]
+    assert max(float(row[1]) for row in rows) > 2 * sidecar.verification.worst
     # Up to 256 bf16 has every whole number.
     assert min(int(row[0]) for row in rows) > 200
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
@@ -134,9 +134,7 @@ def test_the_reference_beside_an_engine_verifies_it_again(gaussian: Path, tmp_pa
     engine = OpenVinoEngine(out, threads=1)
     result = verify_engine(golden, engine.process, predict_with(engine), "fp32", "", "")
     assert result.passed
-    assert result.worst == pytest.approx(
-        read_sidecar(out, OpenVinoDescription).verification["worst_relative_error"], abs=1e-7
-    )
+    assert result.worst == pytest.approx(read_sidecar(out, OpenVinoDescription).verification.worst, abs=1e-7)
 
 
 def test_a_wrong_conversion_is_not_published(

@@ -57,9 +57,9 @@ def check_published(out: Path, precision: str) -> dict[str, object]:
     )
     assert not engine["tf32"]
     assert "REQUIRE_USER_ALLOCATION" in engine["builder_flags"]
-    assert verification["passed"]
-    assert len(verification["timesteps"]) == len(golden.timesteps) == 16
-    assert verification["chain"]["steps"] == 20
+    assert verification.passed
+    assert len(verification.timesteps) == len(golden.timesteps) == 16
+    assert verification.chain_steps == 20
     return engine
 
 
@@ -81,12 +81,12 @@ def test_every_precision(name: str, precision: str, networks: Path, tmp_path: Pa
     assert engine["kept_in_float32"] == []
     verification = read_sidecar(out, PlanDescription).verification
     if precision == "fp32":  # tables hold what ONNX Runtime itself computed
-        assert verification["worst_relative_error"] < 1e-6
+        assert verification.worst < 1e-6
     else:
         # Flat over t: nothing is wrong with how t is treated.
-        assert verification["worst_relative_error"] < 2 * verification["median_relative_error"]
+        assert verification.worst < 2 * verification.median
         least = {"fp16": 1e-4, "bf16": 1e-3}[precision]
-        assert least < verification["median_relative_error"] < verification["tolerance"]
+        assert least < verification.median < verification.tolerance
 
 
 def test_a_checkpoint(networks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -108,7 +108,7 @@ def test_a_plan_that_was_not_run_says_so(gaussian: Path, tmp_path: Path, capsys:
     assert run("--onnx", gaussian, "--out", out) == 0
     assert "not run: verified as its network on the CPU" in capsys.readouterr().out
     sidecar = read_sidecar(out, PlanDescription)
-    assert not sidecar.verification["executed"]
+    assert not sidecar.verification.executed
     assert sidecar.engine.built_on_gpu is sidecar.engine.built_on_driver is None
     with pytest.raises(DeviceUnavailableError, match="no NVIDIA GPU found"):
         open_engine(out, device="cuda")
@@ -253,8 +253,8 @@ def test_where_a_gpu_is_the_plan_itself_runs(
     out = tmp_path / "unet.plan"
     assert run("--onnx", gaussian, "--flavor", "rtx", "--out", out) == 0
     verification = read_sidecar(out, PlanDescription).verification
-    assert verification["executed"]
-    assert verification["ran_on"] == "TensorRT-RTX (fp32, NVIDIA L4), driver 580.95"
+    assert verification.executed
+    assert verification.ran_on == "TensorRT-RTX (fp32, NVIDIA L4), driver 580.95"
     assert read_sidecar(out, PlanDescription).engine.to_json()["built_on"] == {"gpu": "NVIDIA L4", "driver": "580.95"}
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     factor[0] = 1.001
@@ -263,5 +263,5 @@ def test_where_a_gpu_is_the_plan_itself_runs(
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     # For other GPUs it is not run.
     assert run("--onnx", gaussian, "--flavor", "rtx", "--compute-capabilities", "12.0", "--out", out) == 0
-    assert not read_sidecar(out, PlanDescription).verification["executed"]
+    assert not read_sidecar(out, PlanDescription).verification.executed
     assert len(accepted_paths) == 2

@@ -15,6 +15,7 @@ from openvino import opset13 as ops
 from runtime.engines.openvino_cpu import place_here
 from runtime.formats.openvino_description import OpenVinoDescription
 from runtime.formats.sidecar import Sidecar, sidecar_path
+from runtime.formats.verification_record import VerificationRecord
 from tests.gaussian import GaussianNetwork
 
 
@@ -40,7 +41,7 @@ def save_engine(path: Path, network: GaussianNetwork, precision: str = "fp32", f
         hashlib.sha256(path.read_bytes()).hexdigest(),
         network.process,
         OpenVinoDescription("the tests", precision, hashlib.sha256(weights).hexdigest(), place_here()),
-        {"passed": True},
+        VerificationRecord(passed=True),
         "0" * 64,
     )
     write_sidecar(path, sidecar)

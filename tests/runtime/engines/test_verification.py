@@ -222,7 +222,7 @@ def test_nan_never_passes(golden, precision):
     )
     assert not result.passed
     assert math.isnan(result.worst)
-    fields = json.loads(json.dumps(result.to_json(), allow_nan=False))
+    fields = json.loads(json.dumps(result.record().to_json(), allow_nan=False))
     assert fields["passed"] is False
     assert fields["worst_relative_error"] is None
     assert fields["timesteps"][-1]["relative_error"] is None
@@ -233,7 +233,7 @@ def test_report():
     result = EngineVerification((TimestepError(9, 0.01, 0.02), TimestepError(0, 0.03, 0.02)), 0.1, 20, 0.03, "a", "b")
     assert not result.passed
     assert (result.worst, result.median) == (0.03, 0.02)
-    fields = result.to_json()
+    fields = result.record().to_json()
     assert (fields["reference"], fields["ran_on"], fields["chain"]["steps"]) == ("a", "b", 20)
 
 

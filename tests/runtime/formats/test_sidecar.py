@@ -56,6 +56,7 @@ def test_an_engine_of_another_kind(tmp_path, name):
         ({"engine": None}, "engine is None, expected an object"),
         ({"golden_sha256": ""}, "golden_sha256 is '', expected a hash"),
         ({"verification": {"passed": 1}}, "verification.passed is 1, expected true"),
+        ({"verification": {"passed": True, "timesteps": 3}}, "verification: timesteps is 3, expected a list"),
         ({"builder": None, "builder_version": None}, "engine: builder.* is None, expected a text"),
         ({"precision": "fp8"}, "engine: precision is 'fp8', expected fp32 or "),
         ({"precision": ["fp32"]}, r"engine: precision is \['fp32'\], expected a text"),
