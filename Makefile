@@ -75,7 +75,7 @@ gpu-check-long:
 
 # Both on the CUDA device in software: docs/decisions/software-device.md.
 planted-faults: build
-	$(BIN)/python -m tests.kernels.planted_faults
+	$(BIN)/python -m tests.kernels.fault_runner
 
 kernel-coverage: build
 	$(BIN)/python -m tests.kernels.line_coverage

@@ -80,10 +80,10 @@ def benchmark(args: argparse.Namespace, argv: Sequence[str] | None) -> Report:
             say("exporting the 35.7 M-parameter network")
             # Only where it is needed: torch and the exporter take seconds to import.
             from benchmarks.networks import save_cifar10_checkpoint
-            from export.to_onnx import export_onnx
+            from export import ExportRequest, export_onnx
 
             onnx = Path(folder) / "unet.onnx"
-            export_onnx(save_cifar10_checkpoint(Path(folder) / "checkpoint"), onnx)
+            export_onnx(ExportRequest(onnx, save_cifar10_checkpoint(Path(folder) / "checkpoint")))
             engine = open_engine(onnx, backend=args.backend)
             results = [measure(engine, size, args.steps, args.rounds) for size in args.batch_sizes]
     report: Report = {

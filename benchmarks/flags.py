@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-_MAX_SEED = 2**64
+from diffusion.philox import MAX_SEED
 
 
 def positive(text: str) -> int:
@@ -19,7 +19,7 @@ def positive(text: str) -> int:
 def seed(text: str) -> int:
     """A seed of the noise. Raises ArgumentTypeError."""
     value = _whole(text)
-    if not 0 <= value < _MAX_SEED:
+    if not 0 <= value < MAX_SEED:
         raise argparse.ArgumentTypeError(f"found {text}, expected 0 to 2^64 - 1")
     return value
 

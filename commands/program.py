@@ -96,7 +96,7 @@ def run_program(
         message = f"too little memory ({error or 'no more is to be had'}); ask for less at once"
         return _fail(parser.prog, message, EXIT_INPUT, args)
     except BrokenPipeError:
-        _let_output_go_nowhere(sys.stdout, sys.stderr)
+        _redirect_output_to_devnull(sys.stdout, sys.stderr)
         return EXIT_DONE
     except ModuleNotFoundError as error:
         missing = missing_module(error, parser.prog)
@@ -118,7 +118,7 @@ def run_program(
     return EXIT_DONE
 
 
-def _let_output_go_nowhere(*streams: TextIO) -> None:
+def _redirect_output_to_devnull(*streams: TextIO) -> None:
     """Nobody reads any more: what is still buffered must not make the interpreter complain at exit."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in streams:
@@ -135,7 +135,7 @@ def _print_report(report: Report, as_json: bool) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        _let_output_go_nowhere(sys.stdout)  # what is buffered would fail once more at exit
+        _redirect_output_to_devnull(sys.stdout)  # what is buffered would fail once more at exit
         raise InputError(
             f"standard output cannot be written ({error.strerror or error}), all the rest is done; make room there"
         ) from error

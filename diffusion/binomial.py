@@ -17,13 +17,12 @@ import numpy as np
 from diffusion.errors import InputError
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.normal import BINOMIAL, draw_number
-from diffusion.philox import philox_planes
+from diffusion.philox import MAX_SEED, philox_planes
 
 PredictLogits = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """(x float32 [N, C, H, W] of 0 and 1, t float32 [N]) → logits of x_start being 1, [N, C, H, W]."""
 
 _LOW, _32 = np.uint64(0xFFFFFFFF), np.uint64(32)
-_MAX_SEED = 2**64
 
 
 def constant_erasure(num_train_timesteps: int) -> NoiseSchedule:
@@ -85,7 +84,7 @@ def bit_words(shape: Sequence[int], seed: int, sample_indices: Sequence[int], dr
         InputError: seed or a sample index outside 0..2⁶⁴−1.
     """
     for name, value in (("seed", seed), *(("sample index", index) for index in sample_indices)):
-        if not 0 <= value < _MAX_SEED:
+        if not 0 <= value < MAX_SEED:
             raise InputError(f"{name} is {value}; expected 0..2^64-1")
     num_elements = math.prod(shape)
     indices = np.array(sample_indices, dtype=np.uint64)[:, None]

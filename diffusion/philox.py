@@ -14,6 +14,8 @@ UInt32 = np.ndarray[Any, np.dtype[np.uint32]]
 UInt64 = np.ndarray[Any, np.dtype[np.uint64]]
 
 NUM_ROUNDS = 10
+MAX_SEED = 2**64
+"""Seeds and the indices of samples are whole numbers from 0 to this less 1."""
 _MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
 _KEY_INCREMENTS = (np.uint64(0x9E3779B9), np.uint64(0xBB67AE85))
 _LOW = np.uint64(0xFFFFFFFF)

@@ -7,34 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from diffusion.errors import InputError
-
-_MOST = 2**31 - 1
-
-
-@dataclass(frozen=True)
-class BatchProfile:
-    """The batches that one optimization profile takes.
-
-    Attributes:
-        least, most: both included.
-        best: the batch that kernels are chosen for.
-    """
-
-    least: int = 1
-    best: int = 8
-    most: int = 64
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.least <= self.best <= self.most <= _MOST:
-            raise InputError(
-                f"batch profile is {self.least},{self.best},{self.most}, expected min ≤ opt ≤ max from 1 to {_MOST}; "
-                "give --min-batch, --opt-batch and --max-batch in that order"
-            )
-
-    def to_json(self) -> dict[str, int]:
-        """For a sidecar."""
-        return {"min": self.least, "opt": self.best, "max": self.most}
-
+from runtime.formats.batch_profile import BatchProfile
 
 DEFAULT_PROFILE = BatchProfile()
 
@@ -90,7 +63,7 @@ def parse_profile(text: str) -> BatchProfile:
     if len(numbers) != 3 or not all(number.strip().isdecimal() for number in numbers):
         raise argparse.ArgumentTypeError(f"found {text!r}, expected min,opt,max such as 1,8,64")
     try:
-        return BatchProfile(*map(int, numbers))
+        return _profile(*map(int, numbers))
     except InputError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
 
@@ -98,7 +71,7 @@ def parse_profile(text: str) -> BatchProfile:
 def add_batch_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of `batch_profiles`."""
     group = parser.add_argument_group(
-        "batches", f"default: {DEFAULT_PROFILE.least} to {DEFAULT_PROFILE.most}, fastest at {DEFAULT_PROFILE.best}"
+        "batches", f"default: {DEFAULT_PROFILE.min} to {DEFAULT_PROFILE.max}, fastest at {DEFAULT_PROFILE.opt}"
     )
     for name, help_text in (("min", "the smallest"), ("opt", "the one to be fastest at"), ("max", "the largest")):
         group.add_argument(f"--{name}-batch", type=int, metavar="N", help=help_text)
@@ -148,7 +121,7 @@ def batch_profiles(args: argparse.Namespace) -> tuple[tuple[BatchProfile, ...], 
     if len(given) > 1:
         raise InputError(f"{' and '.join(given)} exclude each other; give one of them")
     if batch is not None:
-        return (BatchProfile(batch, batch, batch),), True
+        return (_profile(batch, batch, batch),), True
     if args.profiles:
         return tuple(args.profiles), False
     return (_with_defaults(parts["min"], parts["opt"], parts["max"]),), False
@@ -168,9 +141,16 @@ def given_shapes(args: argparse.Namespace) -> dict[str, Shapes]:
 def _with_defaults(least: int | None, best: int | None, most: int | None) -> BatchProfile:
     """Defaults move out of the way of what was given: --max-batch 4 alone is 1,4,4."""
     if least is None:
-        least = min(number for number in (DEFAULT_PROFILE.least, best, most) if number is not None)
+        least = min(number for number in (DEFAULT_PROFILE.min, best, most) if number is not None)
     if most is None:
-        most = max(number for number in (DEFAULT_PROFILE.most, best, least) if number is not None)
+        most = max(number for number in (DEFAULT_PROFILE.max, best, least) if number is not None)
     if best is None:
-        best = max(least, min(DEFAULT_PROFILE.best, most))
-    return BatchProfile(least, best, most)
+        best = max(least, min(DEFAULT_PROFILE.opt, most))
+    return _profile(least, best, most)
+
+
+def _profile(least: int, best: int, most: int) -> BatchProfile:
+    try:
+        return BatchProfile(least, best, most)
+    except InputError as error:
+        raise InputError(f"{error}; give --min-batch, --opt-batch and --max-batch in that order") from None

@@ -1,4 +1,4 @@
-"""A network in the words for which ONNX Runtime's CUDA provider has bf16 kernels.
+"""A network rewritten with the operators for which ONNX Runtime's CUDA provider has bf16 kernels.
 
 By its list of kernels (docs/OperatorKernels.md of ONNX Runtime) that provider has none for InstanceNormalization in
 bf16, nor in any type in the version of opset 22, which bf16 convolutions need; the session is then refused. It has one

@@ -25,7 +25,7 @@ class _Region:
 
     Attributes:
         reshape: that makes the image, from something that need not have been one.
-        first: what the reshape says of the image's first axis: 0 for its input's, −1 for what is left, or a number.
+        first: the reshape's size of the image's first axis: 0 for its input's, −1 for what is left, or a number.
         nodes: the operations, in the graph's order.
         channels, height, width: of every image in the region.
     """
@@ -83,7 +83,7 @@ def _regions(graph: onnx.GraphProto, facts: GraphFacts) -> Iterator[_Region]:
 
 
 def _first_size(reshape: onnx.NodeProto, facts: GraphFacts) -> int | None:
-    """What a Reshape to constant sizes says of its first axis; None for what is none, or says nothing certain."""
+    """The first size of a Reshape to constant sizes; None for another node, or a size that is not certain."""
     if not is_standard(reshape, "Reshape") or len(reshape.input) != 2:
         return None
     target = facts.numbers(reshape.input[1])

@@ -17,14 +17,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 from commands.reasons import reason
 from diffusion.errors import InputError
-from export.engine_files import MOST_ONNX_BYTES
-from export.graph_facts import GraphFacts, all_names, free_name, name_nodes, reads
+from export.graph_facts import MAX_ONNX_BYTES, GraphFacts, all_names, free_name, name_nodes, reads
 from export.sample_rows import Kind, kinds_of
 from export.time_path import TimePath, find_time_path, rename_reads, tell_inputs_apart, time_path_model
 
 # A broadcast over pixels would multiply the tables by H·W: what needs more than this stays in the graph.
 # The 35.7 M-parameter network of Ho et al. 2020 takes 20 MB.
-MOST_TABLE_BYTES = 2**28
+MAX_TABLE_BYTES = 2**28
 # Timesteps are evaluated in two orders and batch sizes; a sample may not notice its neighbours. Matrix products
 # of another batch size round differently, by about 1e-7 of the largest entry.
 _BATCH, _OTHER_BATCH = 256, 61
@@ -87,7 +86,7 @@ def fold_time(
             path = find_time_path(model, x.name, t.name, frozenset(keep), facts)
             evaluate = _Evaluation(model, path, x, t, source)
             sizes = {name: array.nbytes for name, array in evaluate(np.zeros(1, np.int64)).items()}
-            if num_train_timesteps * sum(sizes.values()) <= MOST_TABLE_BYTES:
+            if num_train_timesteps * sum(sizes.values()) <= MAX_TABLE_BYTES:
                 return path, _evaluate_all(evaluate, num_train_timesteps, source)
             keep.add(max(sizes, key=lambda name: sizes[name]))
 
@@ -98,10 +97,10 @@ def fold_time(
     num_bytes = sum(entry.ByteSize() for entry in model.graph.initializer) + sum(
         table.nbytes for table in tables.values()
     )
-    if num_bytes > MOST_ONNX_BYTES:
+    if num_bytes > MAX_ONNX_BYTES:
         raise InputError(
             f"{source}: {num_bytes / 1e9:.1f} GB of weights and tables, expected at most "
-            f"{MOST_ONNX_BYTES / 1e9:.1f} GB, as much as one ONNX message holds; give --no-fold-time"
+            f"{MAX_ONNX_BYTES / 1e9:.1f} GB, as much as one ONNX message holds; give --no-fold-time"
         )
     folded = _with_lookups(model, path, tables, t.name)
     name_nodes(folded)

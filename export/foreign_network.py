@@ -1,4 +1,4 @@
-"""Anybody's ONNX file as a graph that the exporters can rewrite: whole, in one piece, and with no name twice.
+"""A foreign ONNX file as a graph that the exporters can rewrite: complete, in one piece, every name unique.
 
 What it computes stays what it was. Local functions are written out, constants are weights, weights are no inputs, and
 what subgraphs call their tensors is the name of nothing else. What cannot be had so is refused.
@@ -16,10 +16,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from commands.reasons import reason
 from diffusion.errors import InputError
-from export.engine_files import MOST_ONNX_BYTES
-from export.graph_facts import all_names, free_name, infer, is_standard, subgraphs
+from export.graph_facts import MAX_ONNX_BYTES, all_names, free_name, infer, is_standard, subgraphs
 
-_LEAST_IR = 4  # since when weights need not be inputs
+_MIN_IR = 4  # since when weights need not be inputs
 
 
 def read_network(path: Path) -> onnx.ModelProto:
@@ -33,16 +32,16 @@ def read_network(path: Path) -> onnx.ModelProto:
     """
     try:
         size = path.stat().st_size
-        model = onnx.load(str(path), load_external_data=False) if size <= MOST_ONNX_BYTES else None
+        model = onnx.load(str(path), load_external_data=False) if size <= MAX_ONNX_BYTES else None
     except Exception as error:  # of the operating system or Protocol Buffers
         raise InputError(
             f"{path}: cannot be read as an ONNX model ({reason(error)}); copy or export it again"
         ) from error
     outside = [] if model is None else [tensor for tensor in _tensors(model) if _is_external(tensor)]
     size += sum(_num_bytes(tensor) for tensor in outside)
-    if model is None or size > MOST_ONNX_BYTES:
+    if model is None or size > MAX_ONNX_BYTES:
         raise InputError(
-            f"{path}: {size / 1e9:.1f} GB of network and weights, expected at most {MOST_ONNX_BYTES / 1e9:.1f} GB, "
+            f"{path}: {size / 1e9:.1f} GB of network and weights, expected at most {MAX_ONNX_BYTES / 1e9:.1f} GB, "
             "as much as one ONNX message holds; run the file itself with `python -m runtime.sample "
             "--backend onnxruntime`, or export a smaller network"
         )
@@ -74,15 +73,15 @@ def prepare(model: onnx.ModelProto, source: str) -> onnx.ModelProto:
             "export it without functions"
         ) from error
     graph = prepared.graph
-    prepared.ir_version = max(prepared.ir_version, _LEAST_IR)
+    prepared.ir_version = max(prepared.ir_version, _MIN_IR)
     weights = {entry.name for entry in graph.initializer} | {entry.values.name for entry in graph.sparse_initializer}
     for entry in list(graph.input):
-        if entry.name in weights:  # a default that nobody overrides
+        if entry.name in weights:  # a default that is never overridden
             graph.input.remove(entry)
     _constants_to_weights(graph)
     _make_outputs(graph)
     _rename_inside(graph)
-    del graph.value_info[:]  # anybody's notes, which need not be true
+    del graph.value_info[:]  # notes of its writer, which need not be true
     try:
         onnx.checker.check_model(prepared)
         infer(prepared)
@@ -156,7 +155,7 @@ def _load(tensor: TensorProto, path: Path) -> None:
 
 
 def _external_file(path: Path, location: str, name: str) -> Path:
-    """Where external data is. Raises InputError for a place that is none of the model's own."""
+    """Where external data is. Raises InputError for a place outside of the model's folder."""
     parts = Path(location)
     if not location or parts.is_absolute() or ".." in parts.parts or "\0" in location:
         raise InputError(
@@ -204,7 +203,7 @@ def _constant_value(attribute: onnx.AttributeProto) -> TensorProto | None:
 
 
 def _make_outputs(graph: onnx.GraphProto) -> None:
-    """Let a node make every output: what hands an input or a weight on cannot be renamed or retyped."""
+    """Let a node make every output: an output that is an input or a weight itself cannot be renamed or retyped."""
     made, taken = {name for node in graph.node for name in node.output}, all_names(graph)
     for entry in graph.output:
         if entry.name not in made:

@@ -24,9 +24,12 @@ OPEN = "open"
 SHAPE_OPS = ("Shape", "Size")
 """They read how large a tensor is, not what is in it."""
 
+MAX_ONNX_BYTES = 2**31 - 2**24
+"""Of the weights of an ONNX graph: Protocol Buffers' limit on a message, less room for the graph itself."""
+
 _STANDARD_DOMAINS = ("", "ai.onnx")
 # Shapes are computed from fewer numbers.
-_MOST_NUMBERS = 64
+_MAX_NUMBERS = 64
 
 
 class GraphFacts:
@@ -177,11 +180,11 @@ def infer(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
     for entry in model.graph.input:
         if entry.name not in weights:
             light.graph.input.append(_open_input(entry))
-    for entry in model.graph.output:  # what the file says of their shapes need not be so
+    for entry in model.graph.output:  # the shapes that the file gives need not be true
         kind = entry.type.tensor_type.elem_type
         light.graph.output.append(helper.make_tensor_value_info(entry.name, kind, None) if kind else entry)
     for tensor in model.graph.initializer:
-        if math.prod(tensor.dims) <= _MOST_NUMBERS and tensor.data_location != TensorProto.EXTERNAL:
+        if math.prod(tensor.dims) <= _MAX_NUMBERS and tensor.data_location != TensorProto.EXTERNAL:
             light.graph.initializer.append(tensor)
         light.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
     while True:

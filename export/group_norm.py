@@ -30,8 +30,8 @@ from export.graph_facts import (
 
 GROUP, INSTANCE = "group_normalization", "instance_normalization"
 FORMS = {"group": GROUP, "instance": INSTANCE}
-LEAST_OPSET = 21
-_MOST_OPSET = 22  # where both forms and everything that AutoCast writes is known to build
+MIN_OPSET = 21
+_MAX_OPSET = 22  # where both forms and everything that AutoCast writes is known to build
 
 
 @dataclass(frozen=True)
@@ -84,17 +84,17 @@ def write_group_norm(model: onnx.ModelProto, form: str, source: str = "network")
 
 def _raised(model: onnx.ModelProto, source: str) -> onnx.ModelProto:
     opset = opset_of(model)
-    if LEAST_OPSET <= opset <= _MOST_OPSET:
+    if MIN_OPSET <= opset <= _MAX_OPSET:
         return model
-    if opset > _MOST_OPSET:
-        raise InputError(f"{source}: has opset {opset}, expected at most {_MOST_OPSET}; export with --opset 18 to 21")
-    # Metadata goes through; of the operations between 18 and 21 only types and defaults that nobody uses have changed.
+    if opset > _MAX_OPSET:
+        raise InputError(f"{source}: has opset {opset}, expected at most {_MAX_OPSET}; export with --opset 18 to 21")
+    # Metadata goes through; of the operations between 18 and 21 only unused types and defaults have changed.
     metadata = list(model.metadata_props)
     try:
-        raised = onnx.version_converter.convert_version(model, LEAST_OPSET)
+        raised = onnx.version_converter.convert_version(model, MIN_OPSET)
     except Exception as error:  # the converter's exceptions have no common base
         raise InputError(
-            f"{source}: opset {opset} cannot be raised to {LEAST_OPSET}, which has GroupNormalization "
+            f"{source}: opset {opset} cannot be raised to {MIN_OPSET}, which has GroupNormalization "
             f"({reason(error)}); leave out --group-norm group"
         ) from error
     del raised.metadata_props[:]
@@ -180,7 +180,7 @@ def _expand(model: onnx.ModelProto, node: onnx.NodeProto, source: str) -> None:
         )
     attributes = {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
     num_groups = int(attributes["num_groups"])
-    if facts.opset < LEAST_OPSET:  # there they are by group, not by channel
+    if facts.opset < MIN_OPSET:  # there they are by group, not by channel
         gain, bias = (np.repeat(values, sizes[0] // num_groups) for values in (gain, bias))
     stem, per_channel = node.name or node.output[0], (-1, *[1] * (len(shape) - 2))
     x, y = node.input[0], node.output[0]

@@ -1,6 +1,6 @@
 """From a float32 network to one of another precision: the time path folded, AutoCast on states of a trajectory.
 
-What a TensorRT plan and an ONNX file in fp16 or bf16 have in common; and what is said of one that fails its gate.
+What a TensorRT plan and an ONNX file in fp16 or bf16 have in common.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 
     from export.fold_time import Folding
     from export.mixed_precision import MixedPrecision
-    from export.plan_verification import PlanVerification
-    from runtime.engines.golden import Golden
+    from runtime.formats.golden import Golden
 
 
 def fold_and_report(model: onnx.ModelProto, num_train_timesteps: int, source: str) -> tuple[onnx.ModelProto, Folding]:
@@ -49,7 +48,7 @@ def lower_precision(
         precision: `fp16` or `bf16`.
         golden: of the float32 reference, for this precision.
         source: what to call the network in an error.
-        keep_float32: names of further nodes that shall compute in float32.
+        keep_float32: names of further nodes that compute in float32.
         float32_ends: leave x and the prediction in float32.
         debug: let AutoCast report on standard error.
 
@@ -83,16 +82,6 @@ def lower_precision(
         ) from error
 
 
-def failure(what: str, precision: str, folded: bool, verification: PlanVerification) -> str:
-    """What to say of a network that differs too much from its reference: by how much, the way out, and the table."""
-    if precision == "fp32":
-        way_out = "This is a defect: please report it."
-    elif not folded:
-        way_out = "Leave out --no-fold-time."
-    else:
-        way_out = f"Give {'--bf16' if precision == 'fp16' else '--fp16'}, or neither for fp32."
-    measured = verification.measured
-    return (
-        f"{what}: {precision} differs from {measured.reference} by up to {measured.worst:.3g}, allowed at each "
-        f"timestep is what the table says; nothing was published. {way_out}\n{verification.table()}"
-    )
+def other_precision(precision: str) -> str:
+    """The way out for a network that differs too much in one of the precisions that AutoCast makes."""
+    return f"Give {'--bf16' if precision == 'fp16' else '--fp16'}, or neither for fp32."

@@ -1,6 +1,6 @@
 """An ONNX file that computes in fp16 or bf16: float32 at its ends, the time path in tables, verified before it is used.
 
-It runs wherever the float32 file does and the precision is to be had, and anybody's strongly typed TensorRT build takes
+It runs wherever the float32 file does and the precision is supported, and any strongly typed TensorRT build takes
 it. Its metadata property `ddpm-rt-precision` tells the runtime in what it computes.
 """
 
@@ -12,18 +12,17 @@ from typing import TYPE_CHECKING
 import onnx
 import onnx.helper
 
-from commands.errors import VerificationError
 from commands.program import say
-from diffusion.process import Process
 from export.cuda_bf16_form import in_cuda_bf16_form
-from export.low_precision import failure, fold_and_report, lower_precision
+from export.low_precision import fold_and_report, lower_precision, other_precision
 from export.plan_verification import PlanVerification, verify_network
+from export.publication import check_passed
+from export.request import ExportRequest
+from export.source import Source
 from runtime.engines.onnx_precision import PRECISION_KEY
-from runtime.engines.trajectories import make_golden
 
 if TYPE_CHECKING:
     from export.fold_time import Folding
-    from runtime.engines.verification import Predict
 
 # What AutoCast does not carry over.
 _DESCRIPTIVE = ("producer_name", "producer_version", "domain", "model_version", "doc_string")
@@ -46,44 +45,30 @@ class LowPrecisionOnnx:
     verification: PlanVerification
 
 
-def make_low_precision_onnx(
-    model: onnx.ModelProto,
-    process: Process,
-    predict: Predict,
-    precision: str,
-    reference: str,
-    out: str,
-    debug: bool = False,
-) -> LowPrecisionOnnx:
+def make_low_precision_onnx(source: Source, request: ExportRequest) -> LowPrecisionOnnx:
     """Fold, convert and verify.
 
     Args:
-        model: float32, as `export.onnx_graph.finish_graph` leaves it; its nodes are named.
-        process: what the network was trained to do.
-        predict: the network in float32.
-        precision: `fp16` or `bf16`.
-        reference: what computes `predict`, for the report.
-        out: the file to be, for messages.
-        debug: let AutoCast report on standard error.
+        source: its graph as `export.onnx_graph.finish_graph` leaves it, the nodes named.
+        request: `fp16` or `bf16`, and the file to be.
 
     Raises:
         InputError: a network that cannot be folded or converted.
         VerificationError: it differs from the reference.
     """
-    folded, folding = fold_and_report(model, process.schedule.num_train_timesteps, out)
-    say(f"running the reference, {reference}")
-    golden = make_golden(process, predict, precision)
+    out, precision, process = str(request.out), request.precision, source.process
+    folded, folding = fold_and_report(source.model, process.schedule.num_train_timesteps, out)
+    golden = source.golden(precision)
     keep: tuple[str, ...] = ()
     if precision == "bf16":
         folded, keep = in_cuda_bf16_form(folded)
-    mixed = lower_precision(folded, precision, golden, out, keep, float32_ends=True, debug=debug)
-    described = _described(mixed.model, model, precision)
+    mixed = lower_precision(folded, precision, golden, out, keep, float32_ends=True, debug=request.debug)
+    described = _described(mixed.model, source.model, precision)
     say(f"verifying the {precision} network on the CPU")
-    verification = verify_network(described, golden, process, precision, reference)
+    verification = verify_network(described, golden, process, precision, source.reference)
     # ONNX Runtime's CPU provider runs fp16 graphs, though it rounds less often than a GPU; bf16 ones it does not.
     verification = replace(verification, executed=precision == "fp16")
-    if not verification.passed:
-        raise VerificationError(failure(out, precision, True, verification))
+    check_passed(request, source.reference, verification, other_precision(precision))
     return LowPrecisionOnnx(described, folding, mixed.kept, verification)
 
 

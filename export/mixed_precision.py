@@ -22,16 +22,15 @@ import numpy as np
 import onnx
 from onnx import TensorProto
 
+from commands.reasons import reason
 from diffusion.errors import InputError
 from export.graph_facts import is_standard, name_nodes
 from export.network_io import T, X, set_io_type, tensor_types
-
-ELEMENT_TYPES = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
-TYPE_NAMES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+from runtime.formats.precision import PRECISIONS
 
 # fp16 ends at 65504, and normalizations square their inputs: what exceeds this on real states stays in float32.
 # AutoCast's own default.
-_MOST_FP16 = 512.0
+_MAX_FP16 = 512.0
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ def to_mixed_precision(
         model: float32, with the names of `export.network_io`; unchanged, except that its nodes are named.
         precision: `fp16` or `bf16`.
         calibration: x float32 [N, C, H, W] and t [N], on which values are watched that would overflow fp16.
-        keep_float32: names of nodes that shall compute in float32.
+        keep_float32: names of nodes that compute in float32.
         debug: let AutoCast report on standard error.
         float32_ends: leave x and the prediction in float32, with a cast behind the one and before the other.
 
@@ -101,14 +100,14 @@ def to_mixed_precision(
                 # Numbers of timesteps are large, and integers: tables that they index are as narrow as the rest.
                 nodes_to_include=_patterns(lookups),
                 # bf16 has float32's range.
-                data_max=_MOST_FP16 if precision == "fp16" else np.inf,
+                data_max=_MAX_FP16 if precision == "fp16" else np.inf,
                 calibration_data=str(Path(folder) / "calibration.npz") if precision == "fp16" else None,
             )
         except Exception as error:  # AutoCast raises whatever its parts raise
-            raise AutoCastError(" ".join(str(error).split()) or type(error).__name__) from error
+            raise AutoCastError(reason(error)) from error
     del converted.graph.value_info[:]  # no longer all true: its open axis has several names
     if not float32_ends:
-        set_io_type(converted, ELEMENT_TYPES[precision])
+        set_io_type(converted, TensorProto.DataType.Value(PRECISIONS[precision].element_type.onnx))
     onnx.checker.check_model(converted)
     return MixedPrecision(converted, _in_float32(converted))
 

@@ -14,20 +14,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from commands.output_lock import sole_writer
 from commands.program import Report, make_parser, run_program, say
 from commands.whole_files import whole_file
 from ddpm_rt.own_packages import import_own_packages
 from diffusion.binomial_process import BinomialProcess
 from diffusion.process import METADATA_KEY, Process
-from export.engine_files import check_out
+from export.publication import Exported
+from export.request import check_out
 
 if TYPE_CHECKING:
+    from export.onnx_check import Verification
     from train.mlp_folder import TrainedMlp
 
 DEFAULT_CHECKPOINT, OPSET = Path("runs/swiss_roll"), 18
 
 
-def export_mlp(folder: Path, out: Path | None = None) -> dict[str, Any]:
+def export_mlp(folder: Path, out: Path | None = None) -> Exported:
     """Export, compare with PyTorch, publish.
 
     Args:
@@ -35,7 +38,7 @@ def export_mlp(folder: Path, out: Path | None = None) -> dict[str, Any]:
         out: the file; None for the folder's name with `.onnx`, in the current folder.
 
     Returns:
-        The report: file, size, hash, the process and what was compared.
+        The file and what was compared; the report holds hash and process too.
 
     Raises:
         InputError: a folder that cannot be used, or a file that cannot be written.
@@ -47,20 +50,20 @@ def export_mlp(folder: Path, out: Path | None = None) -> dict[str, Any]:
     from train.mlp_folder import read_mlp
 
     trained = read_mlp(folder)
-    with whole_file(out) as temporary:
-        report = _write_checked(trained, temporary)
+    with sole_writer(out), whole_file(out) as temporary:
+        verification, report = _write_checked(trained, temporary)
     binomial = isinstance(trained.process, BinomialProcess)
     command = "runtime.sample_bits" if binomial else "runtime.sample --format npy"
-    verification = report["verification"]
     summary = (
-        f"{out}: {report['size_bytes'] / 1e3:.0f} kB; at most {verification['worst_relative_error']:.1e} from PyTorch "
-        f"(relative, {len(verification['samples'])} samples, tolerance {verification['tolerance']:g})\n"
+        f"{out}: {report['size_bytes'] / 1e3:.0f} kB; at most {verification.worst:.1e} from PyTorch "
+        f"(relative, {len(verification.errors)} samples, tolerance {verification.tolerance:g})\n"
         f"next: python -m {command} --engine {out}"
     )
-    return {"onnx": str(out), **report, "summary": summary}
+    report = {"onnx": str(out), **report, "summary": summary}
+    return Exported(out, folder, "fp32", report["size_bytes"], verification, report)
 
 
-def _write_checked(trained: TrainedMlp, path: Path) -> dict[str, Any]:
+def _write_checked(trained: TrainedMlp, path: Path) -> tuple[Verification, dict[str, Any]]:
     import onnx
 
     from export.module_trace import trace_module
@@ -77,7 +80,7 @@ def _write_checked(trained: TrainedMlp, path: Path) -> dict[str, Any]:
     path.write_bytes(content)
     say("comparing ONNX Runtime with PyTorch")
     verification = verify_onnx(path, frame, trained.predict)
-    return {
+    return verification, {
         "checkpoint": str(trained.folder),
         "size_bytes": len(content),
         "sha256": hashlib.sha256(content).hexdigest(),
@@ -104,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, metavar="FILE", help="default: the folder's name with .onnx")
 
     def run(args: argparse.Namespace) -> Report:
-        return export_mlp(args.checkpoint, args.out)
+        return dict(export_mlp(args.checkpoint, args.out).report)
 
     return run_program(parser, run, argv)
 

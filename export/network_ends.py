@@ -1,4 +1,4 @@
-"""The ends of anybody's network as the exporters expect them: x of a fixed size, t [N], one prediction."""
+"""The inputs and the output of a foreign network, put in order: x of a fixed size, t [N], one prediction."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def bring_ends_in_order(model: onnx.ModelProto, sample: SampleShape, output_name
 
     Args:
         model: as `export.foreign_network.prepare` leaves it.
-        sample: what the flags or the metadata say of one sample.
+        sample: the shape of one sample, from the flags or the metadata.
         output_name: which output is the prediction; None where there is one.
         source: what to call the network in an error.
 
@@ -45,7 +45,7 @@ def _make_vector(graph: onnx.GraphProto, source: str) -> None:
     """t [N] for a network that takes [N, 1]."""
     times = [entry for entry in graph.input if len(entry.type.tensor_type.shape.dim) in (0, 2)]
     if len(graph.input) != 2 or len(times) != 1:
-        return  # what it is, is said where the inputs are told apart
+        return  # refused where the inputs are told apart
     (t,) = times
     dims = t.type.tensor_type.shape.dim
     if not dims:

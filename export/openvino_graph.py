@@ -14,8 +14,8 @@ from export.graph_facts import GraphFacts, attribute, drop_unread, is_standard, 
 
 # Below this many multiplications per sample a transposed convolution costs more to start than it saves: of 8×8
 # networks it slows a single sample, of 32×32 ones it speeds up every upsampling.
-_LEAST_MULTIPLICATIONS = 2**24
-_LEAST_OPSET = 13  # since when Split takes its sizes as an input
+_MIN_MULTIPLICATIONS = 2**24
+_MIN_OPSET = 13  # since when Split takes its sizes as an input
 # Ways to say "every pixel twice" of a Resize by 2: (coordinate_transformation_mode, nearest_mode).
 _TWICE = {
     ("asymmetric", "floor"),
@@ -48,7 +48,7 @@ def rewrite_for_openvino(model: onnx.ModelProto, t_name: str) -> Rewriting:
         model: with `t` as integers, if its time path is folded.
         t_name: the input that rows are looked up by.
     """
-    if opset_of(model) < _LEAST_OPSET:
+    if opset_of(model) < _MIN_OPSET:
         return Rewriting()
     rewriting = Rewriting(_merge_lookups(model, t_name), _transpose_convolutions(model), flatten_images(model))
     name_nodes(model)
@@ -99,7 +99,7 @@ def _transpose_convolutions(model: onnx.ModelProto) -> int:
     found = 0
     for resize, convolution in list(_upsamplings(graph, facts)):
         kernel = numpy_helper.to_array(facts.constants[convolution.input[1]])  # [C_out, C_in, 3, 3]
-        if _pixels(facts, convolution.output[0]) * kernel.size < _LEAST_MULTIPLICATIONS:
+        if _pixels(facts, convolution.output[0]) * kernel.size < _MIN_MULTIPLICATIONS:
             continue
         if convolution.input[1] not in names:
             name = names[convolution.input[1]] = facts.free_name(f"{convolution.input[1]}_transposed")

@@ -12,8 +12,7 @@ import os
 import sys
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
@@ -30,15 +29,17 @@ from diffusion.errors import InputError
 from diffusion.process import Process
 from export.network_io import PREDICTION, T, X
 from export.rounding_emulation import emulate_rounding
-from runtime.engines.golden import Golden
-from runtime.engines.verification import TOLERANCES, EngineVerification, Predict, relative_error, verify_engine
+from runtime.engines.verification import EngineVerification, Predict, finite_or_none, relative_error, verify_engine
+from runtime.formats.golden import Golden
+from runtime.formats.precision import PRECISIONS
+from runtime.formats.verification_record import VerificationRecord
 
 _SEVERITY_ERROR = 3
 
 
 @dataclass(frozen=True)
 class PlanVerification:
-    """What was found out about a plan before it is published.
+    """The verification of a plan before it is published.
 
     Attributes:
         measured: by timestep and over a chain.
@@ -55,15 +56,30 @@ class PlanVerification:
         """Whether the plan may be published."""
         return self.measured.passed and all(error <= self.measured.tolerance for error in self.compared.values())
 
-    def to_json(self) -> dict[str, Any]:
-        """For a sidecar: an error that is not finite is null."""
-        compared = {name: error if math.isfinite(error) else None for name, error in self.compared.items()}
-        return self.measured.to_json() | {
-            "passed": self.passed,
-            "executed": self.executed,
-            "compared_by": f"Polygraphy {polygraphy.__version__}",
-            "compared_relative_error": compared,
-        }
+    @property
+    def worst(self) -> float:
+        """As of `EngineVerification`."""
+        return self.measured.worst
+
+    @property
+    def tolerance(self) -> float:
+        """As of `EngineVerification`."""
+        return self.measured.tolerance
+
+    @property
+    def ran_on(self) -> str:
+        """As of `EngineVerification`."""
+        return self.measured.ran_on
+
+    def record(self) -> VerificationRecord:
+        """As it is kept in a sidecar: an error that is not finite is None."""
+        return replace(
+            self.measured.record(),
+            passed=self.passed,
+            executed=self.executed,
+            compared_by=f"Polygraphy {polygraphy.__version__}",
+            compared={name: finite_or_none(error) for name, error in self.compared.items()},
+        )
 
     def table(self) -> str:
         """As `EngineVerification.table`, and a line for each network that was compared."""
@@ -83,7 +99,7 @@ def verify_network(
         model: with the names of `export.network_io` and an open batch.
         golden: the reference.
         process: what the network was trained to do.
-        precision: of the graph, one of `TOLERANCES`.
+        precision: of the graph, one of `runtime.formats.precision.ENGINE_PRECISIONS`.
         reference: what computed `golden`, for the report.
     """
     where = f"ONNX Runtime {ort.__version__} (CPU)"
@@ -121,7 +137,7 @@ def compare_predictions(
         results.extend(Comparator.run([_Runner(name, predict, golden) for name, predict in networks.items()], feeds))
         pairs = [(0, place) for place in range(1, len(networks) + 1)]
         accuracy = Comparator.compare_accuracy(
-            results, comparisons=pairs, compare_func=_RelativeError(TOLERANCES[precision])
+            results, comparisons=pairs, compare_func=_RelativeError(PRECISIONS[precision].tolerance)
         )
         by_pair = accuracy[0] if isinstance(accuracy, list) or not hasattr(accuracy, "items") else accuracy
         found = {pair[1]: [each[PREDICTION].value for each in matches] for pair, matches in by_pair.items()}

@@ -20,7 +20,7 @@ class Kind(Enum):
     FIXED = auto()  # from constants
     BATCH_SIZE = auto()  # from how many samples there are
     ROWS = auto()  # [N, …]: row i from constants and t[i]
-    OTHER = auto()  # anything else, or nobody knows
+    OTHER = auto()  # anything else, or unknown
 
 
 # fmt: off
@@ -48,7 +48,7 @@ _BY_CHANCE = frozenset((
     "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli",
 ))
 # fmt: on
-_LEAST_OPSET = 13  # before, other rules for axes
+_MIN_OPSET = 13  # before, other rules for axes
 
 
 def kinds_of(graph: onnx.GraphProto, facts: GraphFacts, x_name: str, t_name: str) -> dict[str, Kind]:
@@ -90,7 +90,7 @@ class _Prover:
         if kinds <= {Kind.FIXED}:
             return Kind.FIXED
         rule = self._rule(node.op_type)
-        proven = rule is not None and self._facts.opset >= _LEAST_OPSET and self._has_rows(output) and rule(node)
+        proven = rule is not None and self._facts.opset >= _MIN_OPSET and self._has_rows(output) and rule(node)
         if proven:
             return Kind.ROWS
         return Kind.OTHER if Kind.ROWS in kinds else Kind.BATCH_SIZE

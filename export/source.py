@@ -1,9 +1,10 @@
-"""The network that an engine is made from: its graph, its process, and the float32 reference that speaks for it."""
+"""The network that is exported: its graph, its process, and the float32 reference that the result is compared with."""
 
 from __future__ import annotations
 
-import argparse
+import contextlib
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,17 +12,23 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from commands.idle_threads import let_idle_threads_sleep
+from commands.output_lock import check_room, sole_writer
 from commands.program import say
 from diffusion.errors import InputError
 from diffusion.process import Process
+from export.request import DEFAULT_CHECKPOINT, ExportRequest
+from runtime.engines.checkpoint_folder import read_checkpoint_folder
 from runtime.process_flags import ProcessFlags
 
 if TYPE_CHECKING:
     import onnx
 
+    from runtime.engines.torch_checkpoint import Checkpoint
     from runtime.engines.verification import Predict
+    from runtime.formats.golden import Golden
 
-DEFAULT_CHECKPOINT = Path("runs/digits")
+# Every engine builder takes opset 18; from 21 on GroupNorm is one node, which ONNX Runtime takes apart again.
+OPSETS, DEFAULT_OPSET = range(18, 22), 18
 _BATCHES = (1, 2, 5)
 
 
@@ -45,67 +52,92 @@ class Source:
     predict: Predict
     reference: str
 
+    def golden(self, precision: str) -> Golden:
+        """Run the reference along its trajectories, for an engine of this precision."""
+        from runtime.engines.trajectories import make_golden
 
-def add_source_flags(parser: argparse.ArgumentParser) -> None:
-    """`--checkpoint` or `--onnx`."""
-    source = parser.add_mutually_exclusive_group()
-    source.add_argument(
-        "--checkpoint",
-        type=Path,
-        metavar="FOLDER",
-        help=f"a diffusers DDPMPipeline folder (default {DEFAULT_CHECKPOINT})",
-    )
-    source.add_argument("--onnx", type=Path, metavar="FILE", help="an ONNX file instead")
+        say(f"running the reference, {self.reference}")
+        return make_golden(self.process, self.predict, precision)
 
 
-def read_source(
-    checkpoint: Path | None,
-    onnx_file: Path | None,
-    flags: ProcessFlags | None = None,
-    allow_pickle: bool = False,
-    debug: bool = False,
-) -> Source:
+def check_source(request: ExportRequest) -> None:
+    """Find out what is known before torch is imported, which takes seconds.
+
+    Raises:
+        InputError: no such checkpoint folder, or process flags beside a checkpoint.
+    """
+    if request.onnx is None:
+        if request.process != ProcessFlags():
+            raise InputError("process flags are for --onnx, a checkpoint describes its process itself; leave them out")
+        read_checkpoint_folder(request.checkpoint or DEFAULT_CHECKPOINT)
+
+
+def read_source(request: ExportRequest, opset: int = DEFAULT_OPSET) -> Source:
     """Read a checkpoint, or an ONNX file where one is given.
 
     Args:
-        checkpoint: any diffusers `DDPMPipeline` folder, by default the one that `train.run` writes; its reference is
-            PyTorch.
-        onnx_file: anybody's; its reference is ONNX Runtime.
-        flags: what an ONNX file does not say of its process.
-        allow_pickle: read a checkpoint's weights from a pickle where there is no safetensors file.
-        debug: let PyTorch's exporter report on standard error.
+        request: which one, and how.
+        opset: of the graph of a checkpoint, one of `OPSETS`.
 
     Raises:
-        InputError: nothing there, no ε-network, or a process nobody described.
+        InputError: nothing there, no ε-network, or a process that is not described.
     """
-    if onnx_file is not None:
-        return _from_onnx(onnx_file, flags or ProcessFlags())
-    if flags is not None and flags != ProcessFlags():
-        raise InputError("process flags are for --onnx, a checkpoint describes its process itself; leave them out")
-    return _from_checkpoint(checkpoint or DEFAULT_CHECKPOINT, allow_pickle, debug)
+    check_source(request)
+    if request.onnx is not None:
+        return _from_onnx(request.onnx, request.process)
+    return _from_checkpoint(request.checkpoint or DEFAULT_CHECKPOINT, opset, request.allow_pickle, request.debug)
 
 
-def _from_checkpoint(folder: Path, allow_pickle: bool, debug: bool) -> Source:
-    from runtime.engines.checkpoint_folder import read_checkpoint_folder
+@contextlib.contextmanager
+def open_source(
+    request: ExportRequest, opset: int = DEFAULT_OPSET, share: float = 1.0, more_bytes: int = 0
+) -> Iterator[Source]:
+    """Lock the file that is to be written, and read the source of the export.
 
-    read_checkpoint_folder(folder)  # a mistake there is known at once: torch takes seconds to import
+    Args:
+        request: which source, and which file.
+        opset: as in `read_source`.
+        share: how large the file will be, as a share of the float32 graph.
+        more_bytes: and what comes to that.
+
+    Raises:
+        InputError: as `read_source`; another program writes the file, or its disk has no room for it.
+    """
+    check_source(request)
+    with sole_writer(request.out):
+        source = read_source(request, opset)
+        check_room(request.out, int(source.model.ByteSize() * share) + more_bytes)
+        yield source
+
+
+def _from_checkpoint(folder: Path, opset: int, allow_pickle: bool, debug: bool) -> Source:
     say(f"reading {folder}")
     let_idle_threads_sleep()
     import torch
 
-    from export.network_trace import trace_network
-    from export.onnx_graph import finish_graph
-    from export.to_onnx import DEFAULT_OPSET, check_size
     from runtime.engines.torch_checkpoint import load_checkpoint
 
     checkpoint = load_checkpoint(folder, allow_pickle)
-    check_size(checkpoint)
-    say(f"tracing the network ({checkpoint.num_parameters:,} parameters)")
-    model = finish_graph(trace_network(checkpoint, DEFAULT_OPSET, debug), checkpoint.process)
+    model = _trace(checkpoint, opset, debug)
     sha256 = hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
     return Source(
         folder, checkpoint.process, model, sha256, checkpoint.predict, f"PyTorch {torch.__version__} (fp32, CPU)"
     )
+
+
+def _trace(checkpoint: Checkpoint, opset: int, debug: bool) -> onnx.ModelProto:
+    from export.graph_facts import MAX_ONNX_BYTES
+    from export.network_trace import trace_network
+    from export.onnx_graph import finish_graph
+
+    weight_bytes = 4 * checkpoint.num_parameters
+    if weight_bytes > MAX_ONNX_BYTES:
+        raise InputError(
+            f"{checkpoint.folder}: {weight_bytes / 1e9:.1f} GB of float32 weights, expected at most "
+            f"{MAX_ONNX_BYTES / 1e9:.1f} GB, as one ONNX file can hold; choose a smaller network"
+        )
+    say(f"tracing the network ({checkpoint.num_parameters:,} parameters) at opset {opset}")
+    return finish_graph(trace_network(checkpoint, opset, debug), checkpoint.process)
 
 
 def _from_onnx(path: Path, flags: ProcessFlags) -> Source:

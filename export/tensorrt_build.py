@@ -6,59 +6,70 @@ is the graph's own: networks are strongly typed.
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from commands.progress import progress_bar
 from commands.reasons import reason
 from diffusion.errors import InputError
-from export.batch_profile import BatchProfile
-from export.tensorrt_log import make_log
-from export.tensorrt_progress import make_progress_monitor
+from export.batch_profile import DEFAULT_PROFILE
 from export.timing_cache import timing_cache
 from runtime.engines.collector_pause import collector_paused
+from runtime.engines.tensorrt_log import collecting_log
+from runtime.formats.batch_profile import BatchProfile
 
 # Flags of `BuilderFlag`, by what they are asked for as.
 _FLAG_OF = {"version_compatible": "VERSION_COMPATIBLE", "strip": "STRIP_PLAN", "refit": "REFIT"}
 
 
-@dataclass(frozen=True)
-class BuildSettings:
-    """What a plan shall be like.
+@dataclass(frozen=True, kw_only=True)
+class BuildOptions:
+    """The options of a user that go to the builder unchanged.
 
     Attributes:
-        title: of the builder, for messages.
-        is_rtx: TensorRT-RTX.
-        chw: of a sample.
         profiles: batches, one optimization profile each.
         static: whether the graph's batch is fixed; then no profile is needed.
-        capabilities: compute capabilities to build for; TensorRT builds for the GPU that is here.
         workspace_bytes: most scratch memory of a plan; None for the builder's own limit.
         optimization_level: 0 to 5; None for the builder's own.
         version_compatible, strip, refit: TensorRT alone.
         hardware_compatibility: `none`, `ampere_plus` or `same_compute_capability`; TensorRT alone.
-        timing_cache: a file of kernels' times, TensorRT alone; None for none.
         layers: where the engine inspector's JSON goes; None for nowhere.
-        verbose: print all that the builder has to say.
+        verbose: print the builder's whole log.
     """
 
-    title: str
-    is_rtx: bool
-    chw: tuple[int, ...]
-    profiles: tuple[BatchProfile, ...]
-    static: bool
-    capabilities: tuple[str, ...]
+    profiles: tuple[BatchProfile, ...] = (DEFAULT_PROFILE,)
+    static: bool = False
     workspace_bytes: int | None = None
     optimization_level: int | None = None
     version_compatible: bool = False
     strip: bool = False
     refit: bool = False
     hardware_compatibility: str = "none"
-    timing_cache: Path | None = None
     layers: Path | None = None
     verbose: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildSettings(BuildOptions):
+    """How a plan is built, by this builder and for this network.
+
+    Attributes:
+        title: of the builder, for messages.
+        is_rtx: TensorRT-RTX.
+        chw: of a sample.
+        capabilities: compute capabilities to build for; TensorRT builds for the GPU that is here.
+        timing_cache: a file of kernels' times, TensorRT alone; None for none.
+    """
+
+    title: str
+    is_rtx: bool
+    chw: tuple[int, ...]
+    capabilities: tuple[str, ...]
+    timing_cache: Path | None = None
 
     def to_json(self) -> dict[str, Any]:
         """For another process."""
@@ -104,7 +115,7 @@ def build_plan(trt: Any, network: bytes, settings: BuildSettings, source: str) -
     Args:
         trt: the module `tensorrt` or `tensorrt_rtx`.
         network: the ONNX file, with the names of `export.network_io`.
-        settings: what the plan shall be like.
+        settings: how the plan is built.
         source: what to call the network in an error.
 
     Raises:
@@ -119,14 +130,14 @@ def build_plan(trt: Any, network: bytes, settings: BuildSettings, source: str) -
 
 
 def _build(trt: Any, network: bytes, settings: BuildSettings, source: str) -> Built:
-    log = make_log(trt, settings.title, settings.verbose)
+    log = collecting_log(trt, settings.title if settings.verbose else None)
     builder = trt.Builder(log)
     parsed = _parse(trt, builder, network, log, settings.title, source)
     config = builder.create_builder_config()
     _configure(trt, config, settings, log)
     if not settings.static:
         _add_profiles(builder, config, settings, log)
-    monitor = make_progress_monitor(trt)
+    monitor = _make_progress_monitor(trt)
     config.progress_monitor = monitor
     with timing_cache(config, settings.timing_cache) as cache:
         with monitor.bar():
@@ -148,7 +159,7 @@ def _build(trt: Any, network: bytes, settings: BuildSettings, source: str) -> Bu
 @collector_paused()
 def check_operators(trt: Any, network: bytes, title: str, source: str) -> None:
     """Parse a network and forget it. Raises InputError as `build_plan`."""
-    log = make_log(trt, title, verbose=False)
+    log = collecting_log(trt)
     try:
         _parse(trt, trt.Builder(log), network, log, title, source)
         return
@@ -218,19 +229,19 @@ def _add_profiles(builder: Any, config: Any, settings: BuildSettings, log: Any) 
 
     for batches in settings.profiles:
         profile = builder.create_optimization_profile()
-        sizes = (batches.least, batches.best, batches.most)
+        sizes = (batches.min, batches.opt, batches.max)
         profile.set_shape(X, *[(size, *settings.chw) for size in sizes])
         profile.set_shape(T, *[(size,) for size in sizes])
         if config.add_optimization_profile(profile) < 0:
             raise InputError(
-                f"batch profile {batches.least},{batches.best},{batches.most}: {settings.title} refuses it "
+                f"batch profile {batches.min},{batches.opt},{batches.max}: {settings.title} refuses it "
                 f"({reason(log.last)}); give other batches"
             )
 
 
-def _refusal(settings: BuildSettings, source: str, errors: list[str]) -> str:
+def _refusal(settings: BuildSettings, source: str, errors: Sequence[str]) -> str:
     said = reason(next((line for line in errors if "OutOfMemory" in line), errors[-1] if errors else "no reason"))
-    most = max(batches.most for batches in settings.profiles)
+    most = max(batches.max for batches in settings.profiles)
     if "OutOfMemory" in said or "out of memory" in said:
         return (
             f"{source}: a batch of {most} needs more memory than {settings.title} may take ({said}); "
@@ -245,3 +256,34 @@ def _layers(trt: Any, plan: bytes, log: Any, settings: BuildSettings) -> str:
         raise InputError(f"--export-layers: {settings.title} cannot read its plan back ({reason(log.last)})")
     information = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
     return json.dumps(json.loads(information), indent=1)
+
+
+def _make_progress_monitor(trt: Any) -> Any:
+    """An `IProgressMonitor` whose `bar()` is a context in which steps are shown.
+
+    Phases begin inside phases, so the total grows as the builder goes on. Callbacks may come from several threads:
+    each changes a number and draws, which tqdm locks.
+    """
+
+    class Monitor(trt.IProgressMonitor):
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self._bar: Any = None
+
+        @contextlib.contextmanager
+        def bar(self) -> Iterator[None]:
+            with progress_bar(0, "building", unit="step") as self._bar:
+                yield
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            self._bar.total += num_steps
+            self._bar.refresh()
+
+        def phase_finish(self, phase_name: str) -> None:
+            pass
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            self._bar.update()
+            return True
+
+    return Monitor()

@@ -5,46 +5,15 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Callable
-from dataclasses import dataclass
 from types import ModuleType
 
 from commands.errors import DeviceUnavailableError
+from commands.reasons import reason
 from diffusion.errors import InputError
 from runtime.device.driver import DriverFacts
+from runtime.formats.flavor import FLAVORS, RTX, TENSORRT, Flavor
 
-
-@dataclass(frozen=True)
-class Flavor:
-    """A builder of engines.
-
-    Attributes:
-        name: in a sidecar.
-        flag: of `--flavor`.
-        module: Python's name of it.
-        title: for messages.
-        install: how to get it.
-        needs_gpu: whether it builds only where a GPU is, and for that GPU only.
-    """
-
-    name: str
-    flag: str
-    module: str
-    title: str
-    install: str
-    needs_gpu: bool
-
-
-TENSORRT = Flavor(
-    "tensorrt",
-    "tensorrt",
-    "tensorrt",
-    "TensorRT",
-    'pip install "ddpm-rt[tensorrt]", whose libraries are in the package index of NVIDIA',
-    needs_gpu=True,
-)
-RTX = Flavor("tensorrt-rtx", "rtx", "tensorrt_rtx", "TensorRT-RTX", 'pip install "ddpm-rt[rtx]"', needs_gpu=False)
-FLAVORS = (TENSORRT, RTX)
-FLAVOR_FLAGS = ("auto", *(flavor.flag for flavor in FLAVORS))
+FLAVOR_FLAGS = ("auto", *(flavor.flag for flavor in FLAVORS.values()))
 
 # What TensorRT-RTX runs on, from its documentation ("CPU-Only AOT and TensorRT-RTX Engines"); 7.5 with fp16 alone.
 RTX_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
@@ -67,26 +36,26 @@ def choose_flavor(requested: str, driver: DriverFacts, is_installed: Callable[[s
     """
     installed = is_installed or _is_installed
     if requested != "auto":
-        flavor = next(flavor for flavor in FLAVORS if flavor.flag == requested)
+        flavor = next(flavor for flavor in FLAVORS.values() if flavor.flag == requested)
         if not installed(flavor.module):
             raise DeviceUnavailableError(
                 f"--flavor {requested}: {flavor.title} is not installed (no module {flavor.module!r}); {flavor.install}"
             )
         if flavor.needs_gpu and driver.missing:
             raise DeviceUnavailableError(
-                f"--flavor {requested}: {flavor.title} builds on a machine with an NVIDIA GPU, and here is none: "
+                f"--flavor {requested}: {flavor.title} builds on a machine with an NVIDIA GPU; none was found: "
                 f"{driver.missing}; build there, or here with --flavor {RTX.flag}"
             )
         return flavor
-    found = [flavor for flavor in FLAVORS if installed(flavor.module)]
+    found = [flavor for flavor in FLAVORS.values() if installed(flavor.module)]
     if not found:
-        ways = ", or ".join(flavor.install for flavor in reversed(FLAVORS))
+        ways = ", or ".join(flavor.install for flavor in reversed(FLAVORS.values()))
         raise DeviceUnavailableError(f"neither TensorRT-RTX nor TensorRT is installed; {ways}")
     if driver.missing:
         ahead = [flavor for flavor in found if not flavor.needs_gpu]
         if not ahead:
             raise DeviceUnavailableError(
-                f"TensorRT builds on a machine with an NVIDIA GPU, and here is none: {driver.missing}; build there, or "
+                f"TensorRT builds on a machine with an NVIDIA GPU; none was found: {driver.missing}; build there, or "
                 f"install {RTX.title}, which builds without one: {RTX.install}"
             )
         return ahead[0]
@@ -109,9 +78,7 @@ def load_flavor(flavor: Flavor) -> ModuleType:
     try:
         return importlib.import_module(flavor.module)
     except (ImportError, OSError) as error:
-        raise DeviceUnavailableError(
-            f"{flavor.title} cannot be loaded ({' '.join(str(error).split())}); {flavor.install}"
-        ) from error
+        raise DeviceUnavailableError(f"{flavor.title} cannot be loaded ({reason(error)}); {flavor.install}") from error
 
 
 def target_capabilities(flavor: Flavor, requested: str | None, driver: DriverFacts, precision: str) -> tuple[str, ...]:

@@ -5,67 +5,64 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from commands.errors import VerificationError
-from commands.output_lock import check_room
 from commands.program import say
 from commands.whole_files import write_whole_text
 from diffusion.errors import InputError
-from export.batch_profile import Shapes
-from export.engine_files import publish_engine
-from export.low_precision import failure, fold_and_report, lower_precision
+from export.low_precision import fold_and_report, lower_precision, other_precision
+from export.publication import check_passed, publish_engine
+from export.request import ExportRequest
 from export.source import Source
 from export.tensorrt_build import BuildSettings, Built
-from export.tensorrt_flavor import Flavor
+from export.tensorrt_options import TensorRtOptions
 from export.tensorrt_process import BuildProcess
 from runtime.device.driver import DriverFacts
-from runtime.engines.sidecar import Sidecar, golden_path
+from runtime.formats.flavor import Flavor
+from runtime.formats.plan_description import PlanDescription
+from runtime.formats.precision import FLOAT32, INT64, PRECISIONS
+from runtime.formats.sidecar import Sidecar
+from runtime.formats.tensor_spec import NetworkTensors, TensorSpec
 
 if TYPE_CHECKING:
     import onnx
 
     from export.fold_time import Folding
     from export.plan_verification import PlanVerification
-    from runtime.engines.golden import Golden
+    from runtime.formats.golden import Golden
 
-# A plan holds its weights once, and code of the builder's for each kind of GPU.
-_CODE_BYTES, _SHARE_OF_WEIGHTS = 2**24, {"fp32": 1.1, "fp16": 0.6, "bf16": 0.6}
+PlanSidecar = Sidecar[PlanDescription]
 
 
 @dataclass(frozen=True)
 class PlanRequest:
-    """What a plan shall be, beside what its builder is told.
+    """What was asked for, and what it is built with here.
 
     Attributes:
-        out: the file to write.
+        export: the network and the file.
+        options: how the plan is built.
         flavor: the builder.
         driver: of this machine.
-        precision: `fp32`, `fp16` or `bf16`.
-        fold: replace the time path by tables.
-        group_norm: the form of group normalizations, a key of `export.group_norm.FORMS`.
-        shapes: what was said of input shapes, by flag, to be checked against the network.
-        debug: let the parts report on standard error.
     """
 
-    out: Path
+    export: ExportRequest
+    options: TensorRtOptions
     flavor: Flavor
     driver: DriverFacts
-    precision: str
-    fold: bool
-    group_norm: str
-    shapes: Mapping[str, Shapes]
-    debug: bool = False
+
+    @property
+    def precision(self) -> str:
+        """`fp32`, `fp16` or `bf16`."""
+        return self.export.precision
 
 
 @dataclass(frozen=True)
 class Plan:
     """A published plan: its description, and what was found out about it."""
 
-    sidecar: Sidecar
+    sidecar: PlanSidecar
     verification: PlanVerification
     size_bytes: int
 
@@ -92,10 +89,8 @@ def make_plan(source: Source, request: PlanRequest, settings: BuildSettings) -> 
 
     settings = replace(settings, chw=tuple(source.process.sample.chw))
     chw: dict[str, list[int]] = {"x": list(settings.chw), "t": []}
-    for flag, shapes in request.shapes.items():
+    for flag, shapes in request.options.shapes.items():
         shapes.check(flag, chw)
-    weight_bytes = source.model.ByteSize()
-    check_room(request.out, _CODE_BYTES + int(weight_bytes * _SHARE_OF_WEIGHTS[request.precision]))
     network = _prepare(source, request, settings)
     content = _for_builder(network.model, settings)
     say(f"building with {settings.title}, and verifying the {request.precision} network on the CPU meanwhile")
@@ -103,22 +98,20 @@ def make_plan(source: Source, request: PlanRequest, settings: BuildSettings) -> 
         verification = verify_network(
             network.model, network.golden, source.process, request.precision, source.reference
         )
-        if not verification.passed:
-            raise VerificationError(failure(str(request.out), request.precision, request.fold, verification))
+        check_passed(request.export, source.reference, verification, other_precision(request.precision))
         built = process.wait()
-    check_room(request.out, len(built.plan) + _CODE_BYTES)
     golden = network.golden.to_bytes()
     sidecar = Sidecar(
         sha256=hashlib.sha256(built.plan).hexdigest(),
         process=source.process,
         engine=_describe(source, request, settings, network, built),
-        verification=verification.to_json(),
+        verification=verification.record(),
         golden_sha256=hashlib.sha256(golden).hexdigest(),
     )
     if _can_execute(request, settings):
         verification = _verify_executed(source, request, network, built.plan, sidecar)
-        sidecar = replace(sidecar, verification=verification.to_json())
-    publish_engine({golden_path(request.out): golden, request.out: built.plan}, request.out, sidecar)
+        sidecar = replace(sidecar, verification=verification.record())
+    publish_engine(request.export.out, sidecar, golden, {request.export.out: built.plan})
     if settings.layers is not None and built.layers is not None:
         write_whole_text(settings.layers, built.layers + "\n")
     return Plan(sidecar, verification, len(built.plan))
@@ -128,25 +121,23 @@ def _prepare(source: Source, request: PlanRequest, settings: BuildSettings) -> _
     from export.graph_facts import name_nodes
     from export.group_norm import write_group_norm
     from export.network_io import with_contract_names
-    from runtime.engines.trajectories import make_golden
 
     model, folding = with_contract_names(source.model, str(source.path)), None
     _refuse_attention(model, settings, source.path)
-    model, num_group_norms = write_group_norm(model, request.group_norm, str(source.path))
-    if request.fold:
+    model, num_group_norms = write_group_norm(model, request.options.group_norm, str(source.path))
+    if request.export.fold:
         model, folding = fold_and_report(model, source.process.schedule.num_train_timesteps, str(source.path))
     name_nodes(model)
-    say(f"running the reference, {source.reference}")
     with contextlib.ExitStack() as stack:
-        if source.path.suffix == ".onnx":  # anybody's: AutoCast has no words for operators that it does not know
+        if source.path.suffix == ".onnx":  # a foreign one: AutoCast does not name the operators that it does not know
             check = BuildProcess(request.flavor, model.SerializeToString(), settings, str(source.path), True)
             stack.enter_context(check)
-        golden = make_golden(source.process, source.predict, request.precision)
+        golden = source.golden(request.precision)
         if source.path.suffix == ".onnx":
             check.wait_for_check()
     if request.precision == "fp32":
         return _Network(model, golden, folding, (), num_group_norms)
-    mixed = lower_precision(model, request.precision, golden, str(source.path), debug=request.debug)
+    mixed = lower_precision(model, request.precision, golden, str(source.path), debug=request.export.debug)
     return _Network(mixed.model, golden, folding, mixed.kept, num_group_norms)
 
 
@@ -169,52 +160,46 @@ def _for_builder(model: onnx.ModelProto, settings: BuildSettings) -> bytes:
         return model.SerializeToString()
     fixed = type(model)()
     fixed.CopyFrom(model)
-    fix_batch(fixed, settings.profiles[0].best)
+    fix_batch(fixed, settings.profiles[0].opt)
     return fixed.SerializeToString()
 
 
 def _describe(
     source: Source, request: PlanRequest, settings: BuildSettings, network: _Network, built: Built
-) -> dict[str, Any]:
-    """The `engine` of a sidecar."""
+) -> PlanDescription:
     from export.group_norm import FORMS
-    from export.mixed_precision import TYPE_NAMES
 
-    sample, io_type = source.process.sample, TYPE_NAMES[request.precision]
-    batch = settings.profiles[0].best if settings.static else "N"
-    gpu = None if request.driver.missing else request.driver.gpus[0].name
-    return {
-        "flavor": request.flavor.name,
-        "builder": f"{settings.title} {built.version}",
-        "builder_version": built.version,
-        "precision": request.precision,
-        "inputs": {
-            "x": {"type": io_type, "shape": [batch, *sample.chw]},
-            "t": {"type": "float32" if network.folding is None else "int64", "shape": [batch]},
-        },
-        "outputs": {
-            "prediction": {
-                "type": io_type,
-                "shape": [batch, source.process.prediction_channels, sample.height, sample.width],
-            }
-        },
-        "batch_profiles": [profile.to_json() for profile in settings.profiles],
-        "compute_capabilities": list(settings.capabilities),
-        "built_on": {"gpu": gpu, "driver": request.driver.version},
-        "version_compatible": settings.version_compatible,
-        "hardware_compatibility": settings.hardware_compatibility,
-        "tf32": "TF32" in built.flags,
-        "builder_flags": list(built.flags),
-        "optimization_level": built.optimization_level,
-        "timing_cache_sha256": built.timing_cache_sha256,
-        "onnx_sha256": source.sha256,
-        "time_path": {"folded": False} if network.folding is None else {"folded": True, **network.folding.to_json()},
-        "kept_in_float32": list(network.kept),
-        "group_norm": FORMS[request.group_norm],
-        "group_norms": network.num_group_norms,
-        "refittable": settings.refit,
-        "stripped": settings.strip,
-    }
+    sample, io_type = source.process.sample, PRECISIONS[request.precision].element_type.name
+    batch = settings.profiles[0].opt if settings.static else "N"
+    t_type = FLOAT32.name if network.folding is None else INT64.name
+    output = (batch, source.process.prediction_channels, sample.height, sample.width)
+    return PlanDescription(
+        flavor=request.flavor,
+        builder_version=built.version,
+        precision=request.precision,
+        tensors=NetworkTensors(
+            TensorSpec("x", io_type, (batch, *sample.chw)),
+            TensorSpec("t", t_type, (batch,)),
+            TensorSpec("prediction", io_type, output),
+        ),
+        profiles=settings.profiles,
+        compute_capabilities=settings.capabilities,
+        hardware_compatibility=settings.hardware_compatibility,
+        version_compatible=settings.version_compatible,
+        built_on_gpu=None if request.driver.missing else request.driver.gpus[0].name,
+        built_on_driver=request.driver.version,
+        tf32="TF32" in built.flags,
+        builder_flags=built.flags,
+        optimization_level=built.optimization_level,
+        timing_cache_sha256=built.timing_cache_sha256,
+        onnx_sha256=source.sha256,
+        time_path={"folded": False} if network.folding is None else {"folded": True, **network.folding.to_json()},
+        kept_in_float32=network.kept,
+        group_norm=FORMS[request.options.group_norm],
+        group_norms=network.num_group_norms,
+        refittable=settings.refit,
+        stripped=settings.strip,
+    )
 
 
 def _can_execute(request: PlanRequest, settings: BuildSettings) -> bool:
@@ -224,7 +209,7 @@ def _can_execute(request: PlanRequest, settings: BuildSettings) -> bool:
 
 
 def _verify_executed(
-    source: Source, request: PlanRequest, network: _Network, plan: bytes, sidecar: Sidecar
+    source: Source, request: PlanRequest, network: _Network, plan: bytes, sidecar: PlanSidecar
 ) -> PlanVerification:
     """Run the plan itself on the GPU that is here."""
     from export.plan_verification import PlanVerification, compare_predictions
@@ -233,7 +218,7 @@ def _verify_executed(
     from runtime.engines.verification import predict_with, verify_engine
 
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / request.out.name
+        path = Path(folder) / request.export.out.name
         path.write_bytes(plan)
         accepted = accept_plan(path, sidecar)
         engine = TensorRtEngine(accepted)
@@ -243,6 +228,5 @@ def _verify_executed(
         compared = compare_predictions({where: predict}, network.golden, precision, source.reference)
         measured = verify_engine(network.golden, source.process, predict, precision, source.reference, where)
     verification = PlanVerification(measured, compared, executed=True)
-    if not verification.passed:
-        raise VerificationError(failure(str(request.out), request.precision, request.fold, verification))
+    check_passed(request.export, source.reference, verification, other_precision(request.precision))
     return verification

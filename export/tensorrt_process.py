@@ -19,7 +19,8 @@ from commands.errors import DeviceUnavailableError
 from ddpm_rt.own_packages import command_of_own_process
 from diffusion.errors import InputError
 from export.tensorrt_build import BuildSettings, Built, build_plan, check_operators
-from export.tensorrt_flavor import FLAVORS, Flavor, load_flavor
+from export.tensorrt_flavor import load_flavor
+from runtime.formats.flavor import FLAVORS, Flavor
 
 _NETWORK, _JOB, _RESULT, _PLAN = "network.onnx", "job.json", "result.json", "unet.plan"
 _ERRORS: dict[str, type[Exception]] = {"input": InputError, "device": DeviceUnavailableError}
@@ -31,7 +32,7 @@ class BuildProcess:
     Args:
         flavor: the builder.
         network: the ONNX file.
-        settings: what the plan shall be like.
+        settings: how the plan is built.
         source: what to call the network in an error.
         only_check: parse the network and build nothing.
 
@@ -105,7 +106,7 @@ class BuildProcess:
 
 def _run(folder: Path) -> dict[str, Any]:
     job = json.loads((folder / _JOB).read_text(encoding="utf-8"))
-    flavor = next(flavor for flavor in FLAVORS if flavor.name == job["flavor"])
+    flavor = FLAVORS[job["flavor"]]
     settings, network = BuildSettings.from_json(job["settings"]), (folder / _NETWORK).read_bytes()
     try:
         trt = load_flavor(flavor)

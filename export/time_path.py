@@ -9,6 +9,7 @@ import onnx
 
 from diffusion.errors import InputError
 from export.graph_facts import SHAPE_OPS, GraphFacts, is_standard, reads, subgraphs
+from runtime.formats.tensor_spec import TensorSpec, sample_and_timestep
 
 
 @dataclass(frozen=True)
@@ -85,15 +86,17 @@ def tell_inputs_apart(graph: onnx.GraphProto, source: str) -> tuple[onnx.ValueIn
         InputError: other inputs.
     """
     initializers = {entry.name for entry in graph.initializer}  # inputs with a default value, as old files have
-    inputs = [entry for entry in graph.input if entry.name not in initializers]
-    images, times = ([e for e in inputs if len(e.type.tensor_type.shape.dim) == rank] for rank in (4, 1))
-    if len(inputs) != 2 or len(images) != 1 or len(times) != 1:
-        found = ", ".join(f"{e.name} (rank {len(e.type.tensor_type.shape.dim)})" for e in inputs) or "none"
+    inputs = {entry.name: entry for entry in graph.input if entry.name not in initializers}
+    specs = [TensorSpec(name, "", (None,) * len(e.type.tensor_type.shape.dim)) for name, e in inputs.items()]
+    apart = sample_and_timestep(specs)
+    if apart is None:
+        found = ", ".join(f"{spec.name} (rank {len(spec.shape)})" for spec in specs) or "none"
         raise InputError(
             f"{source}: inputs are {found}; expected one of rank 4 (x [N, C, H, W]) and one of rank 1 (t [N]); "
             "export a module that takes these two and gives the network the rest itself"
         )
-    return images[0], times[0]
+    x, t = apart
+    return inputs[x.name], inputs[t.name]
 
 
 def rename_reads(node: onnx.NodeProto, new_names: Mapping[str, str]) -> None:

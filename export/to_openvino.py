@@ -7,74 +7,72 @@ import hashlib
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from commands.errors import DeviceUnavailableError, VerificationError
-from commands.output_lock import check_room, sole_writer
+from commands.errors import DeviceUnavailableError
 from commands.program import Report, make_parser, run_program, say
 from commands.reasons import reason
 from diffusion.errors import InputError
-from export.engine_files import check_out
-from export.source import Source, add_source_flags, read_source
-from runtime.process_flags import ProcessFlags, add_process_flags, process_flags
+from export.publication import Exported, accuracy, check_passed, publish_engine
+from export.request import ExportRequest, add_request_flags, export_request
+from export.source import Source, open_source
+from runtime.formats.openvino_description import OpenVinoDescription
+from runtime.formats.precision import BF16, FLOAT32, FP32, INT64
+from runtime.formats.sidecar import Sidecar
+from runtime.formats.tensor_spec import NetworkTensors, TensorSpec
+from runtime.formats.verification_record import VerificationRecord
 
 if TYPE_CHECKING:
     import onnx
 
     from export.fold_time import Folding
     from export.openvino_graph import Rewriting
-    from runtime.engines.sidecar import Sidecar
     from runtime.engines.verification import EngineVerification
 
 DEFAULT_OUT = Path("unet.xml")
+PRECISIONS = (FP32.name, BF16.name)
+_FOLD_INSTEAD = "Leave out --no-fold-time, which lets bf16 round t and what is computed from it."
 
 
-def export_openvino(
-    out: Path = DEFAULT_OUT,
-    checkpoint: Path | None = None,
-    onnx_file: Path | None = None,
-    bf16: bool = False,
-    fold: bool = True,
-    flags: ProcessFlags | None = None,
-    allow_pickle: bool = False,
-    debug: bool = False,
-) -> Report:
-    """Convert, verify and publish `out`, its `.bin`, its reference predictions and, last, its sidecar.
+def export_openvino(request: ExportRequest) -> Exported:
+    """Convert, verify and publish an OpenVINO engine: `….xml`, its `.bin`, its reference predictions and its sidecar.
 
-    Until the sidecar is there its hashes do not fit, so a reader sees a whole engine or none.
+    The sidecar comes last. Until it is there its hashes do not fit, so a reader sees a whole engine or none.
 
     Args:
-        out: the file to write, `….xml`.
-        checkpoint: any diffusers `DDPMPipeline` folder; its reference is PyTorch.
-        onnx_file: instead of a checkpoint; its reference is ONNX Runtime.
-        bf16: compute in bfloat16 instead of float32.
-        fold: replace the time path by tables.
-        flags: what an ONNX file does not say of its process.
-        allow_pickle: read a checkpoint's weights from a pickle where there is no safetensors file.
-        debug: let PyTorch's exporter report on standard error.
+        request: `fp32` or `bf16`, to a file called `….xml`.
 
     Returns:
-        The report: files, what was folded, and the verification.
+        The file and what was verified of it; the report holds the sidecar too.
 
     Raises:
         InputError: a source that cannot be used, or files that cannot be written.
         DeviceUnavailableError: OpenVINO is not installed, or this CPU has no bf16, so nothing could be verified.
         VerificationError: the engine differs from its reference; nothing was written.
     """
-    check_out(out, ".xml")
-    precision = "bf16" if bf16 else "fp32"
-    _check_device(precision)
-    with sole_writer(out):
-        source = read_source(checkpoint, onnx_file, flags, allow_pickle, debug)
-        sidecar, size_bytes, verification = _published(out, source, precision, fold)
-    limits = f"tolerance {verification.tolerance:g}"
-    return {
+    request.check_out(".xml")
+    request.check_precision(PRECISIONS)
+    _check_device(request.precision)
+    with open_source(request) as source:
+        return _exported(request, source)
+
+
+def _exported(request: ExportRequest, source: Source) -> Exported:
+    """Convert, verify and publish."""
+    out, model, folding = request.out, source.model, None
+    if request.fold:
+        from export.low_precision import fold_and_report
+
+        model, folding = fold_and_report(model, source.process.schedule.num_train_timesteps, str(source.path))
+    network, weights, rewriting = _convert(model, str(source.path))
+    sidecar, golden, verification = _verified(source, folding, rewriting, request, network, weights)
+    publish_engine(out, sidecar, golden, {out.with_suffix(".bin"): weights, out: network})
+    size_bytes = len(network) + len(weights)
+    report = {
         "summary": (
-            f"{out}: {precision}, {size_bytes / 1e6:.1f} MB; predictions at most {verification.worst:.1e} from "
-            f"{source.reference} (median {verification.median:.1e}, {len(verification.errors)} timesteps), x_0 after "
-            f"{verification.chain_steps} steps {verification.chain_error:.1e} ({limits})\n"
+            f"{out}: {request.precision}, {size_bytes / 1e6:.1f} MB; {accuracy(verification)}\n"
             f"next: python -m runtime.sample --engine {out}"
         ),
         "xml": str(out),
@@ -82,24 +80,7 @@ def export_openvino(
         "size_bytes": size_bytes,
         **sidecar.to_json(),
     }
-
-
-def _published(out: Path, source: Source, precision: str, fold: bool) -> tuple[Sidecar, int, EngineVerification]:
-    """Convert, verify and publish; the sidecar, the size of network and constants, and the verification."""
-    from export.engine_files import publish_engine
-    from runtime.engines.sidecar import golden_path
-
-    model, folding = source.model, None
-    check_room(out, model.ByteSize())
-    if fold:
-        from export.low_precision import fold_and_report
-
-        model, folding = fold_and_report(model, source.process.schedule.num_train_timesteps, str(source.path))
-    network, weights, rewriting = _convert(model, str(source.path))
-    sidecar, golden, verification = _verified(source, folding, rewriting, precision, network, weights, out)
-    check_room(out, len(network) + len(weights) + len(golden))
-    publish_engine({out.with_suffix(".bin"): weights, golden_path(out): golden, out: network}, out, sidecar)
-    return sidecar, len(network) + len(weights), verification
+    return Exported(out, source.path, request.precision, size_bytes, verification, report)
 
 
 def _check_device(precision: str) -> None:
@@ -153,70 +134,51 @@ def _verified(
     source: Source,
     folding: Folding | None,
     rewriting: Rewriting,
-    precision: str,
+    request: ExportRequest,
     network: bytes,
     weights: bytes,
-    out: Path,
-) -> tuple[Sidecar, bytes, EngineVerification]:
+) -> tuple[Sidecar[OpenVinoDescription], bytes, EngineVerification]:
     """Run the very files that will be published, and describe them."""
     import openvino
 
-    from runtime.engines.openvino_cpu import FLAVOR, OpenVinoEngine, place_here
-    from runtime.engines.sidecar import Sidecar
-    from runtime.engines.trajectories import make_golden
+    from runtime.engines.openvino_cpu import OpenVinoEngine, place_here
     from runtime.engines.verification import predict_with, verify_engine
 
-    say(f"running the reference, {source.reference}")
-    golden = make_golden(source.process, source.predict, precision)
+    precision = request.precision
+    golden = source.golden(precision)
     content = golden.to_bytes()
     num_channels = source.process.prediction_channels
     sample = source.process.sample
     sidecar = Sidecar(
         sha256=hashlib.sha256(network).hexdigest(),
         process=source.process,
-        engine={
-            "flavor": FLAVOR,
-            "builder": f"OpenVINO {openvino.__version__}",
-            "precision": precision,
-            "inputs": {
-                "x": {"type": "float32", "shape": ["N", *sample.chw]},
-                "t": {"type": "float32" if folding is None else "int64", "shape": ["N"]},
-            },
-            "outputs": {
-                "prediction": {"type": "float32", "shape": ["N", num_channels, sample.height, sample.width]},
-            },
-            "time_path": {"folded": False} if folding is None else {"folded": True, **folding.to_json()},
-            "rewritten": asdict(rewriting),
-            "onnx_sha256": source.sha256,
-            "weights_sha256": hashlib.sha256(weights).hexdigest(),
-            "verified_on": asdict(place_here()),
-        },
-        verification={},
+        engine=OpenVinoDescription(
+            builder=f"OpenVINO {openvino.__version__}",
+            precision=precision,
+            weights_sha256=hashlib.sha256(weights).hexdigest(),
+            verified_on=place_here(),
+            tensors=NetworkTensors(
+                TensorSpec("x", FLOAT32.name, ("N", *sample.chw)),
+                TensorSpec("t", FLOAT32.name if folding is None else INT64.name, ("N",)),
+                TensorSpec("prediction", FLOAT32.name, ("N", num_channels, sample.height, sample.width)),
+            ),
+            time_path={"folded": False} if folding is None else {"folded": True, **folding.to_json()},
+            rewritten=asdict(rewriting),
+            onnx_sha256=source.sha256,
+        ),
+        verification=VerificationRecord(passed=False),
         golden_sha256=hashlib.sha256(content).hexdigest(),
     )
     with tempfile.TemporaryDirectory() as folder:
-        xml = Path(folder) / out.name
+        xml = Path(folder) / request.out.name
         xml.write_bytes(network)
         xml.with_suffix(".bin").write_bytes(weights)
         engine = OpenVinoEngine(xml, sidecar=sidecar)
         say(f"verifying {engine.name}")
         ran_on = f"{engine.name}, {place_here()}"
         verification = verify_engine(golden, source.process, predict_with(engine), precision, source.reference, ran_on)
-    if not verification.passed:
-        raise VerificationError(
-            f"{out}: {precision} differs from {source.reference} by up to {verification.worst:.3g}, allowed at each "
-            f"timestep is what the table says; nothing was published. {_way_out(precision, folding)}\n"
-            f"{verification.table()}"
-        )
-    return Sidecar(**{**vars(sidecar), "verification": verification.to_json()}), content, verification
-
-
-def _way_out(precision: str, folding: Folding | None) -> str:
-    if precision == "fp32":
-        return "This is a defect: please report it."
-    if folding is None:
-        return "Leave out --no-fold-time, which lets bf16 round t and what is computed from it."
-    return "Leave out --bf16."
+    check_passed(request, source.reference, verification, "Leave out --bf16.", _FOLD_INSTEAD)
+    return replace(sidecar, verification=verification.record()), content, verification
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -226,24 +188,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         "Convert a checkpoint or an ONNX file to an OpenVINO engine for the CPU, and verify it against float32.",
         "The time path is evaluated once, in float32, and looked up from tables. Nothing is published that fails.",
     )
-    add_source_flags(parser)
-    parser.add_argument("--bf16", action="store_true", help="compute in bfloat16, on CPUs that have it")
-    parser.add_argument(
-        "--no-fold-time", dest="fold", action="store_false", help="let the engine compute the time path at every step"
-    )
-    parser.add_argument(
-        "--out", type=Path, default=DEFAULT_OUT, metavar="FILE", help=f"the file to write (default {DEFAULT_OUT})"
-    )
-    parser.add_argument(
-        "--allow-pickle", action="store_true", help="read weights from a .bin where there is no safetensors file"
-    )
-    add_process_flags(parser)
+    add_request_flags(parser, DEFAULT_OUT, {"bf16": "compute in bfloat16, on CPUs that have it"})
 
     def run(args: argparse.Namespace) -> Report:
-        flags = process_flags(args)
-        return export_openvino(
-            args.out, args.checkpoint, args.onnx, args.bf16, args.fold, flags, args.allow_pickle, args.debug
-        )
+        return dict(export_openvino(export_request(args)).report)
 
     return run_program(parser, run, argv)
 

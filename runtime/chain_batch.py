@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from runtime.host_chain import NonFiniteSample
+from runtime.formats.run_manifest import NonFiniteSample
 from runtime.trajectory import Trajectory
 
 

@@ -23,7 +23,7 @@ from diffusion.step_table import StepTable
 from runtime.device.chain_buffers import ChainBuffers
 from runtime.device.chain_graph import GRAPH_KINDS, ROWS_PER_TURN, RowLauncher, make_launcher
 from runtime.device.interface import DeviceCall, DeviceEngine
-from runtime.host_chain import NonFiniteSample
+from runtime.formats.run_manifest import NonFiniteSample
 from runtime.kernels_module import import_kernels
 
 CHUNK_SECONDS = 0.25

@@ -3,30 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from diffusion.errors import InputError
 from diffusion.normal import draw_number
 from diffusion.number_checks import shown, whole_number
+from diffusion.philox import MAX_SEED
 from diffusion.step_table import StepTable
 from runtime.engines.interface import Engine
+from runtime.formats.run_manifest import NonFiniteSample
 from runtime.kernels_module import import_kernels
-
-MAX_SEED = 2**64
-
-
-@dataclass(frozen=True)
-class NonFiniteSample:
-    """A sample whose chain broke: where its prediction or its state was first NaN or infinite."""
-
-    sample_index: int
-    row: int
-    timestep: int
-
-    def __str__(self) -> str:
-        return f"sample {self.sample_index} is not finite from row {self.row} (timestep {self.timestep}) on"
 
 
 class HostChain:

@@ -3,41 +3,42 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from commands.output_lock import sole_writer
-from commands.whole_files import write_whole_text
 from diffusion.errors import InputError
-from diffusion.json_text import read_json
-from diffusion.number_checks import is_whole, shown
-from runtime.host_chain import NonFiniteSample
-
-MANIFEST = "run.json"
-MANIFEST_FORMAT = 1
+from diffusion.number_checks import shown
+from runtime.formats.run_manifest import MANIFEST, NonFiniteSample, RunManifest
 
 
-@dataclass
 class RunFolder:
-    """`run.json` in an output folder.
+    """An output folder that is this run's own.
 
-    Attributes:
+    Args:
         path: the folder.
-        identity: everything that decides the samples and their files; equal identities mean equal samples.
-        done: how many of the run's samples are finished and on disk, counted from the first.
-        non_finite: those among them that broke and were not written.
-        files: names of the files that hold results, relative to the folder; a trailing * stands for any.
+        manifest: what its `run.json` says, or shall say.
     """
 
-    path: Path
-    identity: dict[str, Any]
-    done: int = 0
-    non_finite: list[NonFiniteSample] = field(default_factory=list)
-    files: list[str] = field(default_factory=list)
+    def __init__(self, path: Path, manifest: RunManifest) -> None:
+        self.path, self._manifest = path, manifest
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Everything that decides the samples and their files."""
+        return self._manifest.identity
+
+    @property
+    def done(self) -> int:
+        """How many of the run's samples are finished and on disk, counted from the first."""
+        return self._manifest.done
+
+    @property
+    def non_finite(self) -> list[NonFiniteSample]:
+        """Those among them that broke and were not written."""
+        return list(self._manifest.non_finite)
 
     @classmethod
     def claim(
@@ -62,20 +63,20 @@ class RunFolder:
             InputError: it holds another run's samples, foreign files of the same names or a manifest that is not
                 one, or it cannot be written.
         """
-        found = _read_manifest(path)
-        mine = found is not None and found["identity"] == identity
+        found = RunManifest.read(path)
+        mine = found is not None and found.identity == identity
         if resume and found is not None:
             if not mine:
                 raise InputError(
-                    f"{path}: {_difference(found['identity'], identity)}; "
+                    f"{path}: {_difference(found.identity, identity)}; "
                     "--resume goes on with the same run only: give the same flags, or another --out"
                 )
-            folder = cls(path, identity, found["done"], found["non_finite"], files)
+            folder = cls(path, replace(found, files=tuple(files)))
             folder.save()
             return folder
         if found is not None and not mine and not overwrite:
             raise InputError(
-                f"{path}: holds another run's samples ({_difference(found['identity'], identity)}); "
+                f"{path}: holds another run's samples ({_difference(found.identity, identity)}); "
                 "give another --out, or --overwrite to replace them"
             )
         if found is None and not overwrite:
@@ -83,33 +84,22 @@ class RunFolder:
                 for foreign in path.glob(pattern):
                     raise InputError(f"{foreign}: is in the way; give another --out, or --overwrite to replace it")
         if found is not None and not mine:
-            for pattern in found["files"]:
+            for pattern in found.files:
                 for old in path.glob(pattern):
                     old.unlink()
-        folder = cls(path, identity, files=files)
+        folder = cls(path, RunManifest(identity, tuple(files)))
         folder.save()
         return folder
 
     def record(self, num: int, non_finite: list[NonFiniteSample]) -> None:
         """Note that `num` more samples are done, these among them not finite. Raises InputError as `save`."""
-        before = self.done, self.non_finite
-        self.done, self.non_finite = self.done + num, [*self.non_finite, *non_finite]
-        try:
-            self.save()
-        except InputError:
-            self.done, self.non_finite = before
-            raise
+        recorded = replace(self._manifest, done=self.done + num, non_finite=(*self._manifest.non_finite, *non_finite))
+        recorded.write(self.path)
+        self._manifest = recorded
 
     def save(self) -> None:
         """Write the manifest, whole. Raises InputError if the folder cannot be written."""
-        content = {
-            "format": MANIFEST_FORMAT,
-            "done": self.done,
-            "non_finite": [vars(sample) for sample in self.non_finite],
-            "files": self.files,
-            "identity": self.identity,
-        }
-        write_whole_text(self.path / MANIFEST, json.dumps(content, indent=1) + "\n")
+        self._manifest.write(self.path)
 
 
 @contextlib.contextmanager
@@ -123,35 +113,6 @@ def sole_run(path: Path) -> Iterator[None]:
         raise InputError(f"{path}: is a file, expected a folder; give another --out")
     with sole_writer(path / MANIFEST):
         yield
-
-
-def _read_manifest(path: Path) -> dict[str, Any] | None:
-    manifest = path / MANIFEST
-    if not os.path.lexists(manifest):
-        return None
-    content = read_json(manifest, "give another --out, or remove it")
-    if not isinstance(content, dict) or content.get("format") != MANIFEST_FORMAT or not _is_manifest(content):
-        raise InputError(f"{manifest}: is not a run of this version's format {MANIFEST_FORMAT}; give another --out")
-    content["non_finite"] = [NonFiniteSample(**sample) for sample in content["non_finite"]]
-    return content
-
-
-def _is_manifest(content: dict[str, Any]) -> bool:
-    done, broken, files, identity = (content.get(name) for name in ("done", "non_finite", "files", "identity"))
-    names = {field.name for field in fields(NonFiniteSample)}
-    return (
-        is_whole(content.get("format"))
-        and isinstance(identity, dict)
-        and is_whole(done)
-        and 0 <= done <= identity.get("num", done)
-        and isinstance(broken, list)
-        and all(
-            isinstance(each, dict) and each.keys() == names and all(map(is_whole, each.values())) for each in broken
-        )
-        and isinstance(files, list)
-        # Patterns of what may be removed: in this folder alone.
-        and all(isinstance(name, str) and Path(name).name == name and "**" not in name for name in files)
-    )
 
 
 def _difference(found: dict[str, Any], expected: dict[str, Any]) -> str:

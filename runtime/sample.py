@@ -21,7 +21,8 @@ from commands.whole_files import whole_file
 from diffusion.errors import InputError
 from diffusion.samplers import chosen_spacing
 from diffusion.step_table import StepTable
-from runtime.host_chain import NonFiniteSample, check_seed_range
+from runtime.formats.run_manifest import NonFiniteSample
+from runtime.host_chain import check_seed_range
 from runtime.images import check_drawable
 from runtime.initial_states import load_initial_states
 from runtime.list_samplers import list_samplers

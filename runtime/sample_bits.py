@@ -18,6 +18,7 @@ import numpy as np
 from commands.errors import DeviceUnavailableError
 from commands.program import Report, make_parser, run_program, say
 from commands.progress import progress_bar
+from commands.reasons import reason
 from commands.whole_files import whole_file
 from diffusion.binomial import initial_bits, reverse_states
 from diffusion.binomial_process import BinomialProcess
@@ -61,7 +62,7 @@ class BinomialNetwork:
         try:
             self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's exceptions have no common base
-            raise InputError(f"{path}: ONNX Runtime cannot read it ({' '.join(str(error).split())[:200]})") from error
+            raise InputError(f"{path}: ONNX Runtime cannot read it ({reason(error)})") from error
         text = self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
         if text is None:
             raise InputError(f"{path}: has no metadata {METADATA_KEY}; make it with `python -m export.mlp_to_onnx`")

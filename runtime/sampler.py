@@ -11,6 +11,7 @@ import numpy as np
 from diffusion.conditioning import check_conditioning
 from diffusion.errors import InputError
 from diffusion.number_checks import shown, whole_number, yes_or_no
+from diffusion.philox import MAX_SEED
 from diffusion.process import Process
 from diffusion.samplers import make_table
 from diffusion.step_table import StepTable, start_note
@@ -21,7 +22,8 @@ from runtime.device_batches import DeviceChains
 from runtime.engines.interface import Engine
 from runtime.engines.opening import open_engine
 from runtime.engines.registry import EngineOptions
-from runtime.host_chain import MAX_SEED, NonFiniteSample, check_seed_range
+from runtime.formats.run_manifest import NonFiniteSample
+from runtime.host_chain import check_seed_range
 from runtime.host_chains import HostChains, check_fixed_batch
 from runtime.images import quantize
 from runtime.memory import check_batch_fits, default_batch_size

@@ -7,9 +7,10 @@ import pytest
 from diffusion.conditioning import MAX_ROUNDING_ERROR
 from export import onnx_check
 from runtime.engines.agreement import ON_GPU
-from runtime.engines.golden import GATE_BATCHES
 from runtime.engines.trajectories import NUM_STEPS, NUM_TIMESTEPS
-from runtime.engines.verification import MOST_ABOVE_MEDIAN, TOLERANCES
+from runtime.engines.verification import MAX_ABOVE_MEDIAN
+from runtime.formats.golden import GATE_BATCHES
+from runtime.formats.precision import ENGINE_PRECISIONS, PRECISIONS
 from tests.test_equations_page import definitions, table_rows
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -41,10 +42,10 @@ def short(number: float) -> str:
 
 
 def test_tolerances_are_those_of_the_code():
-    row = row_of("TOLERANCES")
-    for precision, tolerance in TOLERANCES.items():
-        assert f"{precision} {short(tolerance)}" in row
-    assert MOST_ABOVE_MEDIAN == 2.0
+    row = row_of("PRECISIONS")
+    for precision in ENGINE_PRECISIONS:
+        assert f"{precision} {short(PRECISIONS[precision].tolerance)}" in row
+    assert MAX_ABOVE_MEDIAN == 2.0
     assert "twice the median" in row
     assert f"{NUM_TIMESTEPS} timesteps" in row
     assert f"chain of {NUM_STEPS} steps" in row
@@ -56,7 +57,7 @@ def test_those_of_the_gpu_and_of_openvino():
     assert f"fp32 {short(ON_GPU['fp32'])}, fp16 {short(ON_GPU['fp16'])}" in row
     assert ON_GPU["bf16"] == ON_GPU["int8"]
     assert f"bf16 and int8 {short(ON_GPU['bf16'])}" in row
-    assert f"ONNX Runtime on the CPU, {short(TOLERANCES['fp32'])};" in TEXT
+    assert f"ONNX Runtime on the CPU, {short(PRECISIONS['fp32'].tolerance)};" in TEXT
 
 
 def test_batches_and_rounding():

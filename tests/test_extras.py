@@ -16,8 +16,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from constraints.requirements import requirements
-from export.to_onnx import export_onnx
-from export.to_openvino import export_openvino
+from export import ExportRequest, export_onnx, export_openvino
 from tests.checkpoints import save_tiny_checkpoint
 
 ROOT = Path(__file__).parents[1]
@@ -111,8 +110,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     path = tmp_path_factory.mktemp("extras")
     save_tiny_checkpoint(path / "checkpoint")
-    export_onnx(path / "checkpoint", path / "unet.onnx")
-    export_openvino(path / "unet.xml", onnx_file=path / "unet.onnx")
+    export_onnx(ExportRequest(path / "unet.onnx", path / "checkpoint"))
+    export_openvino(ExportRequest(path / "unet.xml", onnx=path / "unet.onnx"))
     assert swiss_roll.main(["--steps", "2", "--out", str(path / "swiss_roll")]) == 0
     return path
 

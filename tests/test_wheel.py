@@ -14,7 +14,7 @@ import pytest
 from ddpm_rt.own_packages import PACKAGES
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import Process, SampleShape
-from export.to_openvino import export_openvino
+from export import ExportRequest, export_openvino
 from runtime import Sampler
 from tests.gaussian import GaussianNetwork
 
@@ -65,7 +65,7 @@ def test_the_wheel_samples_from_a_hostile_folder(binaries: Path, hostile: Path) 
         )
         samples = np.load(hostile / backend / "samples.npy")
         np.testing.assert_allclose(samples, Sampler(onnx, num_steps=5).sample_float32(4), rtol=0, atol=1e-5)
-    export_openvino(hostile / "unet.xml", onnx_file=onnx)
+    export_openvino(ExportRequest(hostile / "unet.xml", onnx=onnx))
     run([script, "sample", "--engine", "unet.xml", "--num", "4", "--steps", "5", "--out", "engine"], hostile)
     assert (hostile / "engine" / "grid.png").is_file()
 

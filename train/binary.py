@@ -22,7 +22,7 @@ from diffusion.errors import InputError
 from diffusion.noise_schedule import MAX_TRAIN_TIMESTEPS, NoiseSchedule
 from diffusion.process import SampleShape
 from train.binary_data import BINARY_DATA, BinaryData
-from train.mlp_flags import add_training_flags, check_training_flags
+from train.training_flags import add_mlp_flags, check_mlp_flags
 
 if TYPE_CHECKING:
     import torch
@@ -174,7 +174,7 @@ def _check(args: argparse.Namespace) -> None:
     if args.timesteps > MAX_TRAIN_TIMESTEPS:
         raise InputError(f"--timesteps is {args.timesteps}, expected at most {MAX_TRAIN_TIMESTEPS}")
     check_memory(f"--num-samples {args.num_samples}", 64 * 8 * args.num_samples, "give fewer")
-    check_training_flags(args)
+    check_mlp_flags(args)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -191,7 +191,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--num-samples", type=int, default=DEFAULT_NUM_SAMPLES, metavar="N", help=f"to draw ({DEFAULT_NUM_SAMPLES})"
     )
-    add_training_flags(
+    add_mlp_flags(
         parser, " or ".join(map(str, _OUT.values())), " or ".join(f"{steps:,}" for steps in DEFAULT_STEPS.values())
     )
     return run_program(parser, train, argv)

@@ -17,7 +17,7 @@ FULL = 256
 DARKEST = 63
 # A coincidence that no data set will ever be.
 _CHANCE = 1e-3
-_MOST_FEWER = 64
+_MAX_FEWER = 64
 _LOOKED_AT = 500  # of images that do not lie in memory
 MAX_BYTES = 2**30
 
@@ -82,7 +82,7 @@ def fewer_levels(images: ImageSet) -> tuple[int, bool] | None:
         return None
     if present[-1] <= DARKEST:
         return int(present[-1]) + 1, True
-    for levels in range(2, _MOST_FEWER + 1):
+    for levels in range(2, _MAX_FEWER + 1):
         if _on_grid(present, levels).all():
             return (levels, False) if (levels / (FULL / 2)) ** len(present) < _CHANCE else None
     return None

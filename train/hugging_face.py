@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 
 from commands.progress import progress_bar
+from commands.reasons import reason
 from diffusion.errors import InputError
 from diffusion.process import SampleShape
 from runtime.pictures import MODES, check_mode, read_picture, read_picture_header
 from train.folder_listing import MissingSplitError
-from train.image_folder import MAX_DECODED_BYTES
+from train.image_folder import MAX_DECODED_BYTES, fit_image
 from train.image_set import ImageSet
-from train.image_size import fit_image
 
 # What `save_to_disk` leaves in a folder.
 _SAVED_MARKS = ("dataset_dict.json", "state.json", "dataset_info.json")
@@ -80,7 +80,7 @@ def load_hugging_face(
             with lock:
                 value = table[index][column]
         except Exception as error:  # the library raises its own, pyarrow's and fsspec's
-            raise InputError(f"{label}: cannot be read ({' '.join(str(error).split())[:300]})") from None
+            raise InputError(f"{label}: cannot be read ({reason(error)})") from None
         if not value or (value["bytes"] is None and value["path"] is None):
             raise InputError(f"{label}: the row holds no image; take it out of the data set")
         if value["bytes"] is not None:
@@ -141,9 +141,8 @@ def _load(name: str, split: str | None) -> Any:
         return datasets.load_dataset(str(Path(name).absolute()) if is_folder else name, split=wanted)
     except Exception as error:  # the library raises its own, pyarrow's, fsspec's and the hub's
         kind = MissingSplitError if str(error).startswith(_UNKNOWN_SPLIT) else InputError
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise kind(
-            f"--data {name}: cannot be loaded as a Hugging Face data set, split {wanted} ({reason}); "
+            f"--data {name}: cannot be loaded as a Hugging Face data set, split {wanted} ({reason(error)}); "
             "give an existing folder of images, an .npz file, a local data set, or a name that can be downloaded "
             f"from here{_offline_hint()}"
         ) from None
@@ -155,7 +154,7 @@ def _load_saved(folder: str, split: str | None) -> Any:
     try:
         saved = datasets.load_from_disk(folder)
     except Exception as error:  # as above
-        raise InputError(f"{folder}: cannot be loaded as a saved data set ({' '.join(str(error).split())})") from None
+        raise InputError(f"{folder}: cannot be loaded as a saved data set ({reason(error)})") from None
     if isinstance(saved, datasets.DatasetDict):
         return _select(folder, {str(name): table for name, table in saved.items()}, split or DEFAULT_SPLIT)
     if split is None:
@@ -184,7 +183,7 @@ def _select(folder: str, tables: dict[str, Any], split: str) -> Any:
         parts = datasets.ReadInstruction.from_spec(split).to_absolute(lengths)
     except (ValueError, AssertionError) as error:
         raise InputError(
-            f"{folder}: --split {split} cannot be read ({' '.join(str(error).split())}); "
+            f"{folder}: --split {split} cannot be read ({reason(error)}); "
             "expected a name, or a slice such as train[:100] or train[10%:20%]"
         ) from None
     if len(parts) == 1 and parts[0].from_ == 0 and parts[0].to == lengths[parts[0].splitname]:
@@ -200,9 +199,7 @@ def _joined(folder: str, tables: Iterable[Any]) -> Any:
     try:
         return datasets.concatenate_datasets(list(tables))
     except ValueError as error:
-        raise InputError(
-            f"{folder}: its splits cannot be joined ({' '.join(str(error).split())[:200]}); choose one with --split"
-        ) from None
+        raise InputError(f"{folder}: its splits cannot be joined ({reason(error)}); choose one with --split") from None
 
 
 def _find_column(name: str, table: Any, image_column: str | None) -> str:

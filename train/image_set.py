@@ -11,7 +11,7 @@ import numpy as np
 from diffusion.errors import InputError
 from diffusion.process import SampleShape
 
-# Of a data set that brings no held-out part of its own, one image in twenty, and not more than this.
+# Of a data set without a held-out part, one image in twenty is held out, and at most this many.
 MAX_HELD_OUT = 1000
 
 

@@ -15,7 +15,7 @@ from train.interruption import StopRequest
 from train.learner import Learner
 from train.learning_rate import learning_rate_at
 from train.meter import Meter
-from train.presets import Rhythm, TrainingConfig
+from train.presets import LoggingConfig, TrainingConfig
 from train.run_folder import RunFolder
 
 
@@ -28,7 +28,7 @@ class TrainingLoop:
         learner, batches: what to update, with what.
         evaluate: the held-out loss, or None where nothing is held out.
         folder: for metrics and state.
-        rhythm: how often.
+        logging_config: how often.
         stop: asked after every update.
         resume_command: what to tell a user who stopped.
     """
@@ -41,12 +41,12 @@ class TrainingLoop:
         batches: Batches,
         evaluate: HeldOutLoss | None,
         folder: RunFolder,
-        rhythm: Rhythm,
+        logging_config: LoggingConfig,
         stop: StopRequest,
         resume_command: str,
     ) -> None:
         self._accelerator, self._config, self._learner, self._batches = accelerator, config, learner, batches
-        self._evaluate, self._folder, self._rhythm, self._stop = evaluate, folder, rhythm, stop
+        self._evaluate, self._folder, self._logging_config, self._stop = evaluate, folder, logging_config, stop
         self._resume_command = resume_command
         self._is_main: bool = accelerator.is_main_process
 
@@ -68,13 +68,13 @@ class TrainingLoop:
         began = saved_at = time.monotonic()
         saved_step = start
         with progress_bar(steps, description, unit="step", lines_in_a_log=self._is_main, initial=start) as bar:
-            for step, batch in enumerate(self._batches.iterate(start, steps, self._rhythm.num_workers), start):
+            for step, batch in enumerate(self._batches.iterate(start, steps, self._logging_config.num_workers), start):
                 loss, grad_norm = self._learner.update(step, batch)
                 meter.add(loss, grad_norm)
                 updates = step + 1
                 is_last = updates == steps
-                evaluates = is_last or updates % self._rhythm.evaluate_every == 0
-                if evaluates or updates % self._rhythm.log_every == 0:
+                evaluates = is_last or updates % self._logging_config.evaluate_every == 0
+                if evaluates or updates % self._logging_config.log_every == 0:
                     last_line = self._log(
                         meter, updates, evaluates, seconds_before + time.monotonic() - began, saved_step
                     )
@@ -83,7 +83,7 @@ class TrainingLoop:
                     )
                 bar.update()
                 stops = self._stop.agreed(self._accelerator, updates)
-                due = time.monotonic() - saved_at > self._rhythm.save_seconds
+                due = time.monotonic() - saved_at > self._logging_config.save_seconds
                 if self._is_main and (is_last or stops or due):
                     self._check_finite(float(loss), updates, saved_step)
                     self._check_weights(updates, saved_step)

@@ -15,7 +15,7 @@ class Meter:
 
     Args:
         accelerator: whose processes the means go over.
-        state: of an earlier meter, to go on in the middle of a line.
+        state: of an earlier meter, to continue in the middle of a line.
     """
 
     def __init__(self, accelerator: Any, state: dict[str, float] | None = None) -> None:

@@ -16,7 +16,7 @@ from runtime.array_files import UNREADABLE
 from runtime.engines.cache_folder import user_cache_folder
 from runtime.pictures import LOADER_VERSION
 
-# Fewer are decoded faster than anybody notices.
+# Fewer are decoded in no noticeable time.
 MIN_PICTURES = 2000
 # Of all sets together; those least recently used go first.
 MAX_BYTES = 2**32

@@ -141,7 +141,7 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True)
-class Rhythm:
+class LoggingConfig:
     """How often things happen beside the updates; none of it changes the weights.
 
     Attributes:
@@ -158,20 +158,20 @@ class Rhythm:
 
 @dataclass(frozen=True)
 class Preset:
-    """A ready training run: its configuration, its data, and habits that do not change the weights.
+    """A ready training run: its configuration, its data, and settings that do not change the weights.
 
     Attributes:
         config: the hyper-parameters.
         data: what `--data` is when it is not given; None where it must be.
         held_out_split: the split of `data` that is held out; None to hold out some training images.
-        rhythm: how often to log, evaluate and save.
+        logging_config: how often to log, evaluate and save.
         num_samples: images in samples.png.
     """
 
     config: TrainingConfig
     data: str | None
     held_out_split: str | None = None
-    rhythm: Rhythm = Rhythm()
+    logging_config: LoggingConfig = LoggingConfig()
     num_samples: int = 64
 
 
@@ -193,7 +193,7 @@ DIGITS = Preset(
         ema_decay=0.995,
     ),
     data="digits",
-    rhythm=Rhythm(log_every=20, evaluate_every=200, save_seconds=20.0, num_workers=0),
+    logging_config=LoggingConfig(log_every=20, evaluate_every=200, save_seconds=20.0, num_workers=0),
     num_samples=100,
 )
 
@@ -223,14 +223,14 @@ CELEBAHQ256 = Preset(
         variance_type="fixed_small",
     ),
     data=None,
-    rhythm=Rhythm(num_workers=8),
+    logging_config=LoggingConfig(num_workers=8),
     num_samples=16,
 )
 
 PRESETS = {"digits": DIGITS, "cifar10": CIFAR10, "celebahq256": CELEBAHQ256}
 
 
-_Config = TypeVar("_Config", TrainingConfig, Rhythm)
+_Config = TypeVar("_Config", TrainingConfig, LoggingConfig)
 
 
 def replace_given(config: _Config, **given: object) -> _Config:

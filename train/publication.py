@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import os
 import platform
 from collections.abc import Mapping
@@ -15,9 +14,10 @@ from typing import Any
 from commands.whole_files import whole_file, whole_folder, write_whole_text
 from diffusion.diffusers_config import process_to_diffusers
 from diffusion.process import Process
+from runtime.formats.train_record import TRAIN_JSON, TrainRecord
 from train.network import make_network
 from train.presets import NetworkConfig
-from train.run_folder import FORMAT, METRICS, TRAIN_JSON
+from train.run_folder import METRICS
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 SAMPLES = "samples.png"
@@ -71,8 +71,7 @@ def publish(
         with whole_file(folder / SAMPLES) as temporary:
             samples.save(temporary)
     process = dataclasses.replace(process, checkpoint_sha256=sha256)
-    described = {"format": FORMAT, "process": process.to_json(), **facts, "versions": _versions()}
-    write_whole_text(folder / TRAIN_JSON, json.dumps(described, indent=1, allow_nan=False) + "\n")
+    TrainRecord(process, {**facts, "versions": _versions()}).write(folder)
 
 
 def hash_file(path: Path) -> str:
@@ -82,7 +81,7 @@ def hash_file(path: Path) -> str:
 
 
 def _settle_files(folder: Path) -> None:
-    # safetensors lets only the owner read; every file shall follow the umask, as the JSON files do.
+    # safetensors lets only the owner read; every file must follow the umask, as the JSON files do.
     mode = next(folder.glob("*.json")).stat().st_mode
     for path in folder.iterdir():
         path.chmod(mode)

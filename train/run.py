@@ -13,10 +13,11 @@ from pathlib import Path
 from commands.idle_threads import let_idle_threads_sleep
 from commands.program import Report, make_parser, run_program
 from diffusion.errors import InputError
+from diffusion.philox import MAX_SEED
 from diffusion.process import SampleShape
 from train.data_flags import add_data_flags, data_request
-from train.objective_flags import add_objective_flags, check_objective_flags, objective_fields
 from train.presets import PRESETS, Preset, TrainingConfig, replace_given
+from train.training_flags import add_objective_flags, check_objective_flags, objective_fields
 
 _DESCRIPTION = """Train a DDPM (Ho et al. 2020, Algorithm 1) and write a folder that diffusers' DDPMPipeline loads.
 
@@ -79,7 +80,9 @@ def main(args: argparse.Namespace, argv: Sequence[str]) -> Report:
             data=data_request(
                 args, data, held_out_split=preset.held_out_split if own_data and args.held_out is None else None
             ),
-            rhythm=replace_given(preset.rhythm, num_workers=args.num_workers, save_seconds=args.save_seconds),
+            logging_config=replace_given(
+                preset.logging_config, num_workers=args.num_workers, save_seconds=args.save_seconds
+            ),
             out=args.out or Path("runs") / args.preset,
             num_samples=preset.num_samples if args.num_samples is None else args.num_samples,
             device=args.device,
@@ -126,7 +129,7 @@ def _check(args: argparse.Namespace) -> None:
         value = getattr(args, name)
         if value is not None and value < lowest:
             raise InputError(f"--{name.replace('_', '-')} is {value}, expected a whole number of at least {lowest}")
-    if args.seed is not None and args.seed >= 2**64:
+    if args.seed is not None and args.seed >= MAX_SEED:
         raise InputError(f"--seed is {args.seed}, expected less than 2^64")
     if args.learning_rate is not None and not 0.0 < args.learning_rate < math.inf:
         raise InputError(f"--learning-rate is {args.learning_rate}, expected a positive number")

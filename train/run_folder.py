@@ -1,4 +1,4 @@
-"""The folder of a run: whose it is, how far it got, and the state to go on from."""
+"""The folder of a run: its configuration, its progress, and the state to resume from."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from commands.reasons import reason
 from commands.whole_files import whole_file, write_whole_text
 from diffusion.errors import InputError
 from diffusion.json_text import parse_json, read_json
+from runtime.formats.train_record import TRAIN_JSON
 
 FORMAT = 1
-TRAIN_JSON = "train.json"
 METRICS = "metrics.jsonl"
 _STATE_FOLDER = "state"
 _RUN_JSON = "run.json"
@@ -23,11 +24,11 @@ _STEPS = "steps"
 
 
 @dataclass(frozen=True)
-class Standing:
+class RunStatus:
     """What an output folder holds for the run that is asked for.
 
     Attributes:
-        state: saved state to go on from; None to begin at step 0.
+        state: saved state to resume from; None to begin at step 0.
         complete: the run is finished and published already.
     """
 
@@ -41,7 +42,7 @@ class RunFolder:
     Args:
         path: of the folder; need not exist.
         record: the run's configuration as JSON values; equal records give equal weights.
-        defaults: what a record that lacks a name, written before there was such a choice, stands for.
+        defaults: values of names that a record lacks because it was written before they existed.
     """
 
     def __init__(self, path: Path, record: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> None:
@@ -55,7 +56,7 @@ class RunFolder:
         """The metrics of the run under way; copied to the top when it is finished."""
         return self._state_folder / METRICS
 
-    def inspect(self, resume: bool, overwrite: bool) -> Standing:
+    def inspect(self, resume: bool, overwrite: bool) -> RunStatus:
         """Where the run stands. Changes nothing.
 
         Raises:
@@ -67,7 +68,7 @@ class RunFolder:
             raise InputError(f"{path}: is a file, expected a folder; choose another with --out")
         held = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith(".")) if path.exists() else []
         if not held or overwrite:
-            return Standing()
+            return RunStatus()
         published = _read_json(path / TRAIN_JSON)
         running = _read_json(self._state_folder / _RUN_JSON)
         if published is None and running is None:
@@ -85,29 +86,29 @@ class RunFolder:
                 )
             if published is not None:
                 self._check_record(published, "choose another folder with --out, or replace it with --overwrite")
-            return Standing()
+            return RunStatus()
         if has_state:
             state = self._load_state()
             self._check_record(state, "resume with the same flags, or start over with --overwrite", state["step"])
             finished = not unfinished and published is not None and state["step"] == self.record[_STEPS]
-            return Standing(state, complete=finished)
+            return RunStatus(state, complete=finished)
         if published is not None:
             self._check_record(published, "choose another folder with --out, or replace it with --overwrite")
-            return Standing(complete=True)
-        return Standing()
+            return RunStatus(complete=True)
+        return RunStatus()
 
-    def begin(self, standing: Standing) -> None:
+    def begin(self, status: RunStatus) -> None:
         """Prepare the folder for the run: forget an older state, or what was logged after the saved one.
 
         Raises:
             InputError: the folder cannot be written.
         """
         kept: list[str] = []
-        if standing.state is not None and self.running_metrics.is_file():
+        if status.state is not None and self.running_metrics.is_file():
             lines = self.running_metrics.read_text(encoding="utf-8").splitlines()
-            kept = [line for line in lines if _step_of(line) <= standing.state["step"]]
-        self._write_run_json(0 if standing.state is None else standing.state["step"], published=False)
-        if standing.state is None:
+            kept = [line for line in lines if _step_of(line) <= status.state["step"]]
+        self._write_run_json(0 if status.state is None else status.state["step"], published=False)
+        if status.state is None:
             (self._state_folder / _STATE).unlink(missing_ok=True)
         write_whole_text(self.running_metrics, "".join(line + "\n" for line in kept))
 
@@ -159,9 +160,7 @@ class RunFolder:
         except InputError:
             raise
         except Exception as error:  # torch raises RuntimeError, EOFError, UnpicklingError, KeyError …
-            raise InputError(
-                f"{path}: cannot be read ({' '.join(str(error).split())[:120]}); start over with --overwrite"
-            ) from None
+            raise InputError(f"{path}: cannot be read ({reason(error)}); start over with --overwrite") from None
         return state
 
     def _write_run_json(self, step: int, published: bool) -> None:

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from diffusion.process import Process
 from diffusion.samplers import make_table
 from diffusion.step_table import COLUMNS
 from train.draws import Draws
-
-# The grid's longer side is scaled up to about this.
-_GRID_PIXELS = 800
 
 
 def sample(
@@ -60,18 +54,3 @@ def sample(
             x[first : first + batch_size] = x_prev
             on_step()
     return np.asarray(x.cpu().numpy())
-
-
-def draw_grid(x: np.ndarray) -> Any:
-    """Samples [N, C, H, W] in [−1, 1] as one PIL image: near-square, a line between samples, scaled up if small."""
-    num, channels, height, width = x.shape
-    columns = math.ceil(math.sqrt(num))
-    rows = math.ceil(num / columns)
-    pixels = np.rint(255.0 * np.clip(x / 2.0 + 0.5, 0.0, 1.0)).astype(np.uint8)  # [N, C, H, W]
-    grid = np.full((rows * (height + 1) + 1, columns * (width + 1) + 1, channels), 64, dtype=np.uint8)
-    for index in range(num):
-        top, left = (index // columns) * (height + 1) + 1, (index % columns) * (width + 1) + 1
-        grid[top : top + height, left : left + width] = pixels[index].transpose(1, 2, 0)
-    image = Image.fromarray(grid[..., 0] if channels == 1 else grid)
-    scale = max(1, _GRID_PIXELS // max(image.size))
-    return image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)

@@ -15,7 +15,7 @@ from commands.idle_threads import let_idle_threads_sleep
 from commands.program import Report, make_parser, run_program, say
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import Process, SampleShape
-from train.mlp_flags import add_training_flags, check_training_flags
+from train.training_flags import add_mlp_flags, check_mlp_flags
 
 DEFAULT_OUT, DEFAULT_STEPS = Path("runs/swiss_roll"), 4000
 RADIUS = 2.0
@@ -58,7 +58,7 @@ def train(args: argparse.Namespace) -> Report:
     Raises:
         InputError: a number out of its range, or a folder that cannot be written.
     """
-    check_training_flags(args)
+    check_mlp_flags(args)
     out, steps, seed = args.out or DEFAULT_OUT, args.steps or DEFAULT_STEPS, args.seed
     let_idle_threads_sleep()
     import torch
@@ -102,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "train.swiss_roll",
         "Train a small network on points of a spiral, as samples of shape [2, 1, 1]; a minute on two cores.",
     )
-    add_training_flags(parser, str(DEFAULT_OUT), f"{DEFAULT_STEPS:,}")
+    add_mlp_flags(parser, str(DEFAULT_OUT), f"{DEFAULT_STEPS:,}")
     return run_program(parser, train, argv)
 
 

@@ -17,6 +17,7 @@ from commands.program import Report, say
 from commands.progress import progress_bar
 from diffusion.errors import InputError
 from diffusion.process import Process
+from runtime.images import draw_grid, quantize
 from train.batches import Batches
 from train.datasets import DataRequest, load_data
 from train.draws import Draws
@@ -29,10 +30,10 @@ from train.learner import Learner
 from train.loop import TrainingLoop
 from train.network import check_shape, make_network
 from train.objective import Objective
-from train.presets import Rhythm, TrainingConfig
+from train.presets import LoggingConfig, TrainingConfig
 from train.publication import SAMPLES, publish
 from train.run_folder import RunFolder
-from train.sample_grid import draw_grid, sample
+from train.sample_grid import sample
 from train.schedule_learner import ScheduleLearner
 
 
@@ -43,18 +44,18 @@ class Run:
     Attributes:
         preset: the name `config` came from.
         config, data: what determines the weights.
-        rhythm: how often to log, evaluate and save.
+        logging_config: how often to log, evaluate and save.
         out: the folder to write.
         num_samples: images in the grid; 0 for no grid.
         device: `auto`, `cpu` or `cuda`.
         resume, overwrite: what to do with a run that is there.
-        command, resume_command: for `train.json`, and to say how to go on.
+        command, resume_command: for `train.json`, and to say how to resume.
     """
 
     preset: str
     config: TrainingConfig
     data: DataRequest
-    rhythm: Rhythm
+    logging_config: LoggingConfig
     out: Path
     num_samples: int
     device: str
@@ -110,9 +111,9 @@ def _train(run: Run, accelerator: Accelerator) -> Report | None:
     # A run of an earlier version says nothing of the choices that came later.
     defaults = {field.name: field.default for field in dataclasses.fields(config) if field.default is not MISSING}
     folder = RunFolder(run.out, record, defaults)
-    standing = folder.inspect(run.resume, run.overwrite)
+    status = folder.inspect(run.resume, run.overwrite)
     accelerator.wait_for_everyone()  # all have looked before one writes
-    if standing.complete:
+    if status.complete:
         return _report(run, folder.published(), "already complete") if accelerator.is_main_process else None
 
     torch.manual_seed(Draws(config.seed).torch_seed(-1, 0))  # the same weights in every process
@@ -120,18 +121,18 @@ def _train(run: Run, accelerator: Accelerator) -> Report | None:
     num_parameters = sum(parameter.numel() for parameter in network.parameters())
     objective = Objective(given_process, config.loss, config.min_snr_gamma, accelerator.device)
     learner = Learner(accelerator, network, config, objective, schedule_learner)
-    if standing.state is not None:
-        learner.load_state(standing.state)
+    if status.state is not None:
+        learner.load_state(status.state)
     evaluate = None
     if held_out is not None:
         # Without gradients a network takes a fraction of the memory, so larger batches fit.
         batch_size = 4 * -(-batches.num_rows // config.accumulate)
         evaluate = HeldOutLoss(held_out, objective, config.num_train_timesteps, batch_size, accelerator.device)
     if accelerator.is_main_process:
-        folder.begin(standing)
+        folder.begin(status)
         for note in notes:
             say(f"{images.name}: {note}")
-        start = "" if standing.state is None else f"from step {standing.state['step']:,}, "
+        start = "" if status.state is None else f"from step {status.state['step']:,}, "
         say(
             f"training on {images.name}: {images.num_images:,} images of "
             f"{images.shape.channels}×{images.shape.height}×{images.shape.width}, {num_parameters:,} parameters, "
@@ -141,9 +142,9 @@ def _train(run: Run, accelerator: Accelerator) -> Report | None:
         )
     with StopRequest() as stop:
         loop = TrainingLoop(
-            accelerator, config, learner, batches, evaluate, folder, run.rhythm, stop, run.resume_command
+            accelerator, config, learner, batches, evaluate, folder, run.logging_config, stop, run.resume_command
         )
-        final = loop.run(standing.state, f"train {run.preset}")
+        final = loop.run(status.state, f"train {run.preset}")
         if learner.ema is None:
             return None
         process = objective.process  # with the schedule that was learned, if one was
@@ -169,7 +170,7 @@ def _train(run: Run, accelerator: Accelerator) -> Report | None:
 
 
 def _notes_of_levels(images: ImageSet, request: DataRequest) -> list[str]:
-    """What is to be said of the data's gray levels. Raises InputError for data that can only be meant otherwise."""
+    """Remarks on the data's gray levels. Raises InputError for images that are nearly black."""
     fewer = fewer_levels(images) if request.levels is None else None
     if fewer is None:
         return []
@@ -206,7 +207,7 @@ def _make_grid(run: Run, ema: Ema, process: Process, device: torch.device, stop:
                 )
 
         x = sample(ema.predict, process, run.num_samples, run.config.seed, device, batch_size, on_step)
-    return draw_grid(x)
+    return draw_grid(quantize(x))
 
 
 def _report(run: Run, described: Mapping[str, Any], what: str) -> Report:

@@ -145,7 +145,7 @@ def prepare(folder: Path, checkpoint: Path | None, num_steps: int, allow_pickle:
     Raises:
         InputError: a checkpoint that cannot be read, that diffusers does not sample from, or that has fewer timesteps.
     """
-    from export.to_onnx import export_onnx
+    from export import ExportRequest, export_onnx
 
     if checkpoint is None:
         from benchmarks.networks import save_cifar10_checkpoint
@@ -164,7 +164,7 @@ def prepare(folder: Path, checkpoint: Path | None, num_steps: int, allow_pickle:
         else:
             (folder / "checkpoint").symlink_to(checkpoint.resolve())
         name = str(checkpoint)
-    export_onnx(folder / "checkpoint", folder / "unet.onnx")
+    export_onnx(ExportRequest(folder / "unet.onnx", folder / "checkpoint"))
     _export_openvino(folder)
     return name
 
@@ -181,11 +181,11 @@ def _copy_as_safetensors(checkpoint: Path, copy: Path) -> None:
 
 def _export_openvino(folder: Path) -> None:
     from commands.errors import DeviceUnavailableError
-    from export.to_openvino import export_openvino
+    from export import ExportRequest, export_openvino
 
-    export_openvino(folder / "unet.xml", checkpoint=folder / "checkpoint")
+    export_openvino(ExportRequest(folder / "unet.xml", folder / "checkpoint"))
     try:
-        export_openvino(folder / "unet_bf16.xml", checkpoint=folder / "checkpoint", bf16=True)
+        export_openvino(ExportRequest(folder / "unet_bf16.xml", folder / "checkpoint", precision="bf16"))
     except DeviceUnavailableError as error:
         say(f"no bf16 engine: {error}")
 

@@ -25,7 +25,7 @@ from runtime.device_chain import DeviceChain
 BATCH_SIZES = (1, 8, 64, 256)
 NUM_STEPS = 50
 GOAL_US, GOAL_RATIO = 8.0, 1.02
-MOST_ROUNDS = 21
+MAX_ROUNDS = 21
 OTHER_TURNS = (1, 2, 8, 16)
 """Rows in a turn of the loop, beside the default: measured where turns cost most, at batch 1."""
 _SECONDS_PER_BATCH = 6.0
@@ -95,7 +95,7 @@ def measure(context: StageContext, engine: DeviceEngine, batch_size: int) -> dic
         for run_side in sides.values():  # warm up
             run_side()
         seconds_each = sum(run_side() for run_side in sides.values()) / 1e3
-        rounds = rounds_within(seconds_each, _SECONDS_PER_BATCH, MOST_ROUNDS)
+        rounds = rounds_within(seconds_each, _SECONDS_PER_BATCH, MAX_ROUNDS)
         for _ in range(rounds):
             for name, run_side in sides.items():
                 milliseconds[name].append(run_side())

@@ -17,9 +17,9 @@ from benchmarks.gpu_check.context import StageContext
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import Process, SampleShape
 from runtime.device.interface import DeviceEngine, DeviceMemory
+from runtime.formats.precision import PRECISIONS
 
 PROCESS = Process(SampleShape(3, 32, 32), NoiseSchedule.make("linear"), variance_type="fixed_large")
-IO_TYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
 @functools.cache
@@ -62,7 +62,7 @@ def plain_engine(memory: DeviceMemory, precision: str, compiled: bool = False, d
     from benchmarks.gpu_check.plain_unet import random_plain_unet
 
     network: Any = random_plain_unet().fold_time(PROCESS.schedule.num_train_timesteps)
-    io_type = IO_TYPES[precision]
+    io_type = PRECISIONS[precision].element_type.name
     network = network.to(device, TYPES[io_type])
     if io_type != "float32":
         import torch

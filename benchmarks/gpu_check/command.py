@@ -78,9 +78,7 @@ def find_gpu(what: str) -> tuple[Any, Any]:
             ctypes.CDLL("libcuda.so.1")
         except OSError:
             missing = "no NVIDIA driver (libcuda.so.1 is not found)"
-            raise DeviceUnavailableError(
-                f"{what}: needs an NVIDIA GPU, and here is none: {missing}; {remedy}"
-            ) from error
+            raise DeviceUnavailableError(f"{what}: no NVIDIA GPU found: {missing}; {remedy}") from error
         raise DeviceUnavailableError(
             f"{what}: {sys.executable} has no module {error.name!r}; install it, or choose another Python: "
             "`make gpu-check PYTHON=…`"

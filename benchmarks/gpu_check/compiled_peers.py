@@ -86,11 +86,11 @@ def _compiled_loop(batch_size: int, precision: str) -> Callable[[], Any]:
     """Eager noise and update around a network in CUDA graphs of torch.compile's own."""
     import torch
 
-    from benchmarks.gpu_check.diffusers_peer import PRECISIONS
     from benchmarks.gpu_check.plain_unet import random_plain_unet
     from benchmarks.gpu_check.torch_loops import PlainLoop
+    from runtime.engines.torch_device import TORCH_TYPES
 
-    kind = PRECISIONS[precision]
+    kind = TORCH_TYPES[precision]
     network = random_plain_unet().to("cuda", kind).to(memory_format=torch.channels_last)
     compiled = torch.compile(network, mode="max-autotune", dynamic=False)
     return PlainLoop(compiled, PROCESS, batch_size, NUM_STEPS, kind)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+from runtime.engines.torch_device import TORCH_TYPES
 
 
 class DiffusersSampler:
@@ -27,7 +27,7 @@ class DiffusersSampler:
         from diffusers import DDPMPipeline
 
         pipeline: Any = DDPMPipeline.from_pretrained(folder, use_safetensors=True)
-        self._pipeline = pipeline.to(device, PRECISIONS[precision])
+        self._pipeline = pipeline.to(device, TORCH_TYPES[precision])
         self._pipeline.set_progress_bar_config(disable=True)
         if compiled:
             self._pipeline.unet.to(memory_format=torch.channels_last)

@@ -51,11 +51,11 @@ def eager_peer(
 
         folder = checkpoint_folder(context.work_folder)
         return f"diffusers, eager {precision}", DiffusersSampler(folder, precision, batch_size, NUM_STEPS, False)
-    from benchmarks.gpu_check.diffusers_peer import PRECISIONS
     from benchmarks.gpu_check.plain_unet import random_plain_unet
     from benchmarks.gpu_check.torch_loops import PlainLoop
+    from runtime.engines.torch_device import TORCH_TYPES
 
-    kind = PRECISIONS[precision]
+    kind = TORCH_TYPES[precision]
     network = random_plain_unet().to("cuda", kind)
     name = f"PyTorch loop, eager {precision} (no diffusers here)"
     return name, PlainLoop(network, engine.process, batch_size, NUM_STEPS, kind)

@@ -11,10 +11,10 @@ from types import ModuleType
 
 import numpy as np
 
-from benchmarks.gpu_check.figures import ELEMENT_BYTES
 from diffusion.process import Process
 from runtime.device.capture import CapturedGraph, capture_graph
 from runtime.device.interface import DeviceEngine, DeviceMemory
+from runtime.formats.precision import ELEMENT_TYPES
 
 
 class EchoEngine(DeviceEngine):
@@ -45,7 +45,7 @@ class EchoEngine(DeviceEngine):
     def bind_device(self, x: int, t: int, prediction: int, batch_size: int, stream: int) -> EchoCall:
         """As `DeviceEngine.bind_device`."""
         del t, stream
-        sample_bytes = self.process.sample.num_elements * ELEMENT_BYTES[self.io_type]
+        sample_bytes = self.process.sample.num_elements * ELEMENT_TYPES[self.io_type].num_bytes
         repeats = self.process.prediction_channels // self.process.sample.channels
         return EchoCall(self._kernels, x, prediction, batch_size, sample_bytes, repeats)
 

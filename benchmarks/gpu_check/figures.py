@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-ELEMENT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+from runtime.formats.precision import ELEMENT_TYPES
 
 CACHE_MULTIPLE = 8
 """A working set of so many times the L2 cache is not served from it."""
@@ -52,14 +52,14 @@ def moved_bytes_per_element(histories: int, prediction_type: str) -> int:
     x is read and written in float32, and so is each history; the prediction is read; where the network reads another
     type than float32, its next input is written. 12, 20 and 28 in float16 with 0, 1 and 2 histories.
     """
-    prediction = ELEMENT_BYTES[prediction_type]
+    prediction = ELEMENT_TYPES[prediction_type].num_bytes
     next_input = prediction if prediction_type != "float32" else 0
     return 8 + prediction + next_input + 8 * histories
 
 
 def resident_bytes_per_element(histories: int, prediction_type: str) -> int:
     """Bytes that a step's buffers take for one element: its working set."""
-    prediction = ELEMENT_BYTES[prediction_type]
+    prediction = ELEMENT_TYPES[prediction_type].num_bytes
     next_input = prediction if prediction_type != "float32" else 0
     return 4 + prediction + next_input + 4 * histories
 

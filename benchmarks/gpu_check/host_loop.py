@@ -11,8 +11,8 @@ import numpy as np
 from diffusion.normal import draw_number, normal_batch
 from diffusion.process import Process
 from diffusion.step_table import StepTable
+from runtime.formats.precision import ELEMENT_TYPES, to_element_type
 
-TYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16}
 Bind = Callable[[np.ndarray, np.ndarray, np.ndarray], Callable[[], None]]
 
 
@@ -45,10 +45,10 @@ def run_on_host(
         bind: as an engine's, to arrays of that type.
         seeds, sample_indices: N each.
     """
-    num, kind = len(seeds), TYPES[io_type]
+    num, kind = len(seeds), ELEMENT_TYPES[io_type].host
     seed, sample_index = np.array(seeds, np.uint64), np.array(sample_indices, np.uint64)
     x = normal_batch(process.sample.chw, seed, sample_index, draw_number(None))
-    next_input = x if io_type == "float32" else rounded(x, io_type)
+    next_input = x if io_type == "float32" else to_element_type(x, io_type)
     prediction = np.zeros((num, process.prediction_channels, *x.shape[2:]), kind)
     timesteps = table.timesteps.astype(np.int32)
     state = {
@@ -78,11 +78,3 @@ def run_on_host(
         call()
         step.run()
     return ChainState(x, state["x_start"], state["row"], state["flag"] == 0)
-
-
-def rounded(x: np.ndarray, io_type: str) -> np.ndarray:
-    """float32 in another type, to the nearest and half to even, as the step rounds."""
-    if io_type != "bfloat16":
-        return x.astype(TYPES[io_type])
-    bits = x.view(np.uint32).astype(np.uint64)
-    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)

@@ -16,9 +16,10 @@ from diffusion.process import Process
 from runtime.device.interface import DeviceEngine, DeviceMemory
 from runtime.engines.host_call import bind_host
 from runtime.engines.torch_call import TorchCall, tensor_at
+from runtime.formats.precision import ENGINE_PRECISIONS, PRECISIONS
 
-TYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-PRECISIONS = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
+_OF_TYPE = {PRECISIONS[name].element_type.name: name for name in ENGINE_PRECISIONS}
+TYPES = {io_type: getattr(torch, io_type) for io_type in _OF_TYPE}
 
 
 class ModuleEngine(DeviceEngine):
@@ -47,7 +48,7 @@ class ModuleEngine(DeviceEngine):
         device: str = "cuda",
     ) -> None:
         self.process, self.io_type, self.memory, self.name = process, io_type, memory, name
-        self.precision = PRECISIONS[io_type]
+        self.precision = _OF_TYPE[io_type]
         self._device = torch.device(device)
         self._stream: int | None = None
         image_format = torch.contiguous_format if io_type == "float32" else torch.channels_last

@@ -21,7 +21,7 @@ RUNS = (
     ("memcheck", "while"),
     ("racecheck", "while"),
 )
-_LEAST_SECONDS, _MOST_SECONDS = 5.0, 40.0
+_MIN_SECONDS, _MAX_SECONDS = 5.0, 40.0
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,10 @@ def run(context: StageContext, budget_seconds: float = 70.0) -> None:
     verdicts = []
     for check, part in RUNS:
         left = end - time.monotonic()
-        if left < _LEAST_SECONDS:
+        if left < _MIN_SECONDS:
             verdict = Verdict("refused", "no time was left")
         else:
-            verdict = sanitize(context, tool, check, part, min(left, _MOST_SECONDS))
+            verdict = sanitize(context, tool, check, part, min(left, _MAX_SECONDS))
         verdicts.append(verdict)
         context.add("runs", {"tool": check, "part": part, "outcome": verdict.outcome, "reason": verdict.reason})
         if verdict.outcome != "refused":

@@ -17,7 +17,7 @@ from benchmarks.gpu_check.kernels_build import ROOT
 from benchmarks.gpu_check.stages import Stage
 from commands.program import say
 
-LEAST_SECONDS = 5.0
+MIN_SECONDS = 5.0
 """With less time left than this a stage is not begun."""
 
 _TAIL_LINES = 15
@@ -50,7 +50,7 @@ class StageRunner:
             entries.append(self._entry(stage, "running"))
             publish(entries)
             left = self._end - self._clock() - _RESERVE_SECONDS
-            if left < LEAST_SECONDS:
+            if left < MIN_SECONDS:
                 entries[-1] = self._entry(stage, "skipped", f"no time is left of {self._seconds:.0f} s")
             else:
                 say(f"stage {number} of {len(stages)}: {stage.title}")

@@ -13,7 +13,6 @@ from benchmarks.gpu_check.context import StageContext
 from benchmarks.gpu_check.device_arrays import DeviceArrays
 from benchmarks.gpu_check.facts_stage import bandwidth_figures
 from benchmarks.gpu_check.figures import (
-    ELEMENT_BYTES,
     gb_per_s,
     moved_bytes_per_element,
     resident_bytes_per_element,
@@ -23,6 +22,7 @@ from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import Process, SampleShape
 from diffusion.samplers import make_table
 from runtime.device.timing import elapsed_ms
+from runtime.formats.precision import ELEMENT_TYPES
 
 SHAPE = SampleShape(3, 32, 32)
 GOAL = 0.85
@@ -89,7 +89,7 @@ def measure(context: StageContext, case: Case, l2_bytes: int) -> dict[str, Any]:
         "sample_index": np.arange(num, dtype=np.uint64),
         "draw": np.zeros(num, np.uint32),
     }
-    width = ELEMENT_BYTES[case.prediction_type]
+    width = ELEMENT_TYPES[case.prediction_type].num_bytes
     sizes = {"x": 4, "prediction": width} | dict.fromkeys(("h1", "h2")[: table.histories], 4)
     if case.prediction_type != "float32":
         sizes["next_input"] = width

@@ -12,12 +12,13 @@ import numpy as np
 from benchmarks.gpu_check.context import StageContext
 from benchmarks.gpu_check.device_arrays import DeviceArrays, differing_elements
 from diffusion.step_table import COLUMNS
+from runtime.formats.precision import BFLOAT16, ELEMENT_TYPES, FLOAT16, FLOAT32
 
 NUM_ROWS = 4
 # Whole eights in one block and in several, and neither; more samples than multiprocessors.
 SHAPES = ((3, 3, 8, 8), (2, 3, 64, 64), (4, 1, 5, 7), (200, 1, 4, 4))
 CHANGED = ("x", "h1", "h2", "x_start", "next_input", "t", "row", "flag")
-_TYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16}
+_TYPES = (FLOAT32.name, FLOAT16.name, BFLOAT16.name)
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,7 @@ def random_state(kind: StepKind, shape: tuple[int, ...], seed: int) -> dict[str,
         return (
             (exact.view(np.uint32) >> 16).astype(np.uint16)
             if is_bfloat16
-            else exact.astype(_TYPES[kind.prediction_type])
+            else exact.astype(ELEMENT_TYPES[kind.prediction_type].host)
         )
 
     names = ("x", "h1", "h2")[: 1 + kind.histories]

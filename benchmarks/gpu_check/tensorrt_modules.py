@@ -17,7 +17,7 @@ from benchmarks.gpu_check.kernels_build import ROOT
 
 MODULES = ("tensorrt", "tensorrt_lean", "tensorrt_rtx")
 BEGUN, DONE = "begun", "done"
-_MOST_SECONDS = 25.0
+_MAX_SECONDS = 25.0
 
 
 def run(context: StageContext) -> None:
@@ -26,7 +26,7 @@ def run(context: StageContext) -> None:
     reports = {}
     lines = []
     for name in MODULES:
-        reports[name] = interview_apart(name)
+        reports[name] = probe_in_subprocess(name)
         context.record("modules", reports)
         lines.append(f"{name}: {summary(reports[name])}")
         context.record("lines", lines)
@@ -34,16 +34,16 @@ def run(context: StageContext) -> None:
         raise StageSkippedError(f"none of {', '.join(MODULES)} is installed")
 
 
-def interview_apart(name: str) -> dict[str, Any]:
-    """As `interview`, in a process of its own; how it ended, where it did not end well."""
+def probe_in_subprocess(name: str) -> dict[str, Any]:
+    """As `probe`, in a process of its own; how it ended, where it did not end well."""
     command = [sys.executable, "-m", "benchmarks.gpu_check.tensorrt_modules", name]
     try:
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=_MOST_SECONDS, check=False)
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=_MAX_SECONDS, check=False)
         output, errors, ending = done.stdout, done.stderr, f"the process ended with {done.returncode}"
         crashed = done.returncode != 0
     except subprocess.TimeoutExpired as error:
         output, errors = ((part or b"").decode(errors="replace") for part in (error.stdout, error.stderr))
-        ending, crashed = f"the process was ended after {_MOST_SECONDS:.0f} s", True
+        ending, crashed = f"the process was ended after {_MAX_SECONDS:.0f} s", True
     print(errors, flush=True)
     report = last_report(output)
     if crashed:
@@ -63,7 +63,7 @@ def last_report(output: str) -> dict[str, Any]:
     return {"steps": {}}
 
 
-def interview(name: str, tell: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+def probe(name: str, tell: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     """Import, runtime, builder, a plan of one layer, and its run, as far as the module goes with it.
 
     Args:
@@ -149,4 +149,4 @@ def _one_layer_plan(module: Any, builder: Any) -> Any:
 
 
 if __name__ == "__main__":
-    print(json.dumps(interview(sys.argv[1], lambda report: print(json.dumps(report), flush=True))), flush=True)
+    print(json.dumps(probe(sys.argv[1], lambda report: print(json.dumps(report), flush=True))), flush=True)

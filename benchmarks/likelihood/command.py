@@ -40,7 +40,7 @@ from train.data_flags import add_data_flags, data_request
 
 PROG = "benchmarks.likelihood"
 DEFAULT_EVALUATIONS = 16384
-_LEAST_PER_IMAGE = 8
+_MIN_PER_IMAGE = 8
 
 
 def benchmark(args: argparse.Namespace, argv: Sequence[str] | None) -> Report:
@@ -62,7 +62,7 @@ def benchmark(args: argparse.Namespace, argv: Sequence[str] | None) -> Report:
     evaluator = BoundEvaluator(engines, images.x_start, args.batch_size, args.seed, processes)
     evaluator.warm_up()
 
-    asked = args.evaluations or max(DEFAULT_EVALUATIONS, _LEAST_PER_IMAGE * num)
+    asked = args.evaluations or max(DEFAULT_EVALUATIONS, _MIN_PER_IMAGE * num)
     pilot = pilot_evaluations(num, num_timesteps, asked)
     pilot_begin = time.perf_counter()
     # The first engine's terms alone: the plan is about where the bound lies, not about what the engines differ in.

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from commands.reasons import reason
 from diffusion.errors import InputError
 
 _AT_ONCE = 64
@@ -35,8 +36,7 @@ class TorchScriptFeatures:
         try:
             self._module = torch.jit.load(str(path), map_location="cpu").eval()
         except RuntimeError as error:
-            reason = " ".join(str(error).split())[:200]
-            raise InputError(f"--features {path}: not a TorchScript file ({reason})") from error
+            raise InputError(f"--features {path}: not a TorchScript file ({reason(error)})") from error
         self.name = f"TorchScript module {path.name}"
         self._path = path
         arguments = {argument.name for argument in self._module.forward.schema.arguments}
@@ -59,9 +59,9 @@ class TorchScriptFeatures:
                     features = self._module(x, **self._options)
             except RuntimeError as error:
                 # A script's last line is what went wrong, the ones before are where.
-                reason = str(error).strip().splitlines()[-1]
+                last = str(error).strip().splitlines()[-1]  # behind the script's own traceback
                 raise InputError(
-                    f"--features {self._path}: fails on uint8 {list(x.shape)} ({reason}); expected a module that "
+                    f"--features {self._path}: fails on uint8 {list(x.shape)} ({last}); expected a module that "
                     "enlarges such images itself"
                 ) from error
             if not isinstance(features, torch.Tensor) or features.ndim != 2 or len(features) != len(x):

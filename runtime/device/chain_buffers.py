@@ -8,9 +8,7 @@ import numpy as np
 
 from diffusion.step_table import COLUMNS, StepTable
 from runtime.device.interface import DeviceEngine
-
-ELEMENT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
-"""Types that a network on a device may read and write."""
+from runtime.formats.precision import ELEMENT_TYPES
 
 T_TYPES: dict[str, type[np.generic]] = {"float32": np.float32, "int64": np.int64}
 """Types that its timesteps may have."""
@@ -42,7 +40,7 @@ def chain_layout(engine: DeviceEngine, table: StepTable, batch_size: int, with_x
     """The buffers that a chain needs beside what the engine keeps for itself."""
     shape = engine.process.sample
     elements = batch_size * shape.num_elements
-    io_bytes = ELEMENT_BYTES[engine.io_type]
+    io_bytes = ELEMENT_TYPES[engine.io_type].num_bytes
     control: dict[str, tuple[int, type[np.generic]]] = {}
     control_bytes = 0
     types: dict[str, type[np.generic]] = {

@@ -93,7 +93,7 @@ def require_gpu(facts: DriverFacts, what: str, remedy: str, ordinal: int = 0) ->
         DeviceUnavailableError: no driver, or no such GPU.
     """
     if facts.missing:
-        raise DeviceUnavailableError(f"{what}: needs an NVIDIA GPU, and here is none: {facts.missing}; {remedy}")
+        raise DeviceUnavailableError(f"{what}: no NVIDIA GPU found: {facts.missing}; {remedy}")
     if ordinal >= len(facts.gpus):
         raise DeviceUnavailableError(
             f"{what}: needs GPU {ordinal}, and here are {len(facts.gpus)}, counted from 0; {remedy}"

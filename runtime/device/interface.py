@@ -7,6 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
+from diffusion.errors import InputError
 from runtime.engines.interface import Engine
 
 
@@ -98,3 +99,16 @@ class DeviceEngine(Engine):
         Raises:
             InputError: a batch that the engine does not take.
         """
+
+
+def too_little_memory(size_bytes: int, free_bytes: int) -> InputError:
+    """The error of an allocation that did not fit."""
+    return InputError(
+        f"device memory: {mebibytes(size_bytes)} are needed and {mebibytes(free_bytes)} are free; "
+        "use a smaller --batch-size, or end what else runs on this GPU"
+    )
+
+
+def mebibytes(size_bytes: int) -> str:
+    """For messages, such as `12.5 MiB` or `3.1 GiB`."""
+    return f"{size_bytes / 2**20:.1f} MiB" if size_bytes < 2**30 else f"{size_bytes / 2**30:.1f} GiB"

@@ -12,9 +12,8 @@ from types import ModuleType
 import numpy as np
 
 from commands.errors import DeviceUnavailableError
-from diffusion.errors import InputError
 from runtime.device.driver import driver_facts, require_gpu
-from runtime.device.interface import DeviceMemory
+from runtime.device.interface import DeviceMemory, too_little_memory
 from runtime.kernels_module import import_kernels
 
 _log = logging.getLogger(__name__)
@@ -110,16 +109,3 @@ class KernelsMemory:
         """As `DeviceMemory.is_done`."""
         done: bool = self._kernels.cuda_stream_is_done(stream)
         return done
-
-
-def too_little_memory(size_bytes: int, free_bytes: int) -> InputError:
-    """The error of an allocation that did not fit."""
-    return InputError(
-        f"device memory: {mebibytes(size_bytes)} are needed and {mebibytes(free_bytes)} are free; "
-        "use a smaller --batch-size, or end what else runs on this GPU"
-    )
-
-
-def mebibytes(size_bytes: int) -> str:
-    """For messages, such as `12.5 MiB` or `3.1 GiB`."""
-    return f"{size_bytes / 2**20:.1f} MiB" if size_bytes < 2**30 else f"{size_bytes / 2**30:.1f} GiB"

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from diffusion.errors import InputError
 from diffusion.step_table import StepTable
 from runtime.device.chain_buffers import chain_layout
-from runtime.device.interface import DeviceEngine
-from runtime.device.memory import mebibytes
+from runtime.device.interface import DeviceEngine, mebibytes
 
 MAX_CHAINS = 2
 """In flight at once: while the host reads one batch, and where one alone leaves the GPU idle, the other runs."""

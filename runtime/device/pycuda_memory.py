@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from runtime.device.memory import too_little_memory
+from runtime.device.interface import too_little_memory
 
 cuda: Any = importlib.import_module("pycuda.driver")
 

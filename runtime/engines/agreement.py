@@ -19,26 +19,26 @@ import numpy as np
 from commands.errors import VerificationError
 from commands.program import say
 from runtime.engines.cache_folder import keep, read_kept
-from runtime.engines.first_use import Place
-from runtime.engines.golden import Golden
 from runtime.engines.interface import Engine
 from runtime.engines.onnx_reference import NoThirdOpinionError, ReferenceEngine
 from runtime.engines.onnx_runtime import OnnxRuntimeEngine
 from runtime.engines.trajectories import make_golden
 from runtime.engines.verification import (
-    TOLERANCES,
     EngineVerification,
     Predict,
     predict_with,
     relative_error,
     verify_engine,
 )
+from runtime.formats.golden import Golden
+from runtime.formats.place import Place
+from runtime.formats.precision import FP32, PRECISIONS
 
 _KIND = "compared"
 _FORMAT = 2
 _DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu")
 
-ON_GPU = {"fp32": 1e-3, "fp16": 1e-2, "bf16": 5e-2, "int8": 5e-2}
+ON_GPU = {name: precision.tolerance_on_gpu for name, precision in PRECISIONS.items()}
 """Largest relative L2 error of ONNX Runtime on a GPU from itself on the CPU, whose sums have another order."""
 
 
@@ -64,7 +64,7 @@ def find_agreement(
     path: Path,
     place: Place,
     open_reference: Callable[[], OnnxRuntimeEngine],
-    tolerance: float = TOLERANCES["fp32"],
+    tolerance: float = FP32.tolerance,
     output_name: str | None = None,
 ) -> Agreement:
     """Compare a file's engine with ONNX Runtime's CPU provider, unless that was done already.
@@ -81,7 +81,7 @@ def find_agreement(
         InputError, DeviceUnavailableError: ONNX Runtime cannot run the file.
         VerificationError: the file itself mixes the samples of a batch, or predicts what is not finite.
     """
-    described = [_FORMAT, engine.sha256, asdict(place), _onnx_runtime_version(), tolerance, output_name]
+    described = [_FORMAT, engine.sha256, place.to_json(), _onnx_runtime_version(), tolerance, output_name]
     key = json.dumps([*described, engine.process.to_json()])
     kept = _read(read_kept(_KIND, key))
     if kept is not None:

@@ -18,15 +18,11 @@ from commands.program import say
 from diffusion.errors import InputError
 from runtime.engines.cache_folder import keep, read_kept
 from runtime.engines.interface import Engine
-from runtime.engines.verification import TOLERANCES, Predict, predict_with, relative_error
+from runtime.engines.verification import Predict, predict_with, relative_error
+from runtime.formats.precision import PRECISIONS
 
 BATCHES = (5, 2)
 """Sizes of the batches that are compared with single samples."""
-
-INDEPENDENCE_TOLERANCES = TOLERANCES | {"int8": 0.1}
-"""Largest relative L2 error of a sample in a batch from the sample alone. Dynamic quantization takes its scales from
-the whole batch: U-Nets whose convolutions were quantized so differ by 0.02 to 0.04, as much as they differ from
-float32."""
 
 _KIND = "independent"
 _FORMAT = 1
@@ -50,7 +46,7 @@ def ensure_independent(engine: Engine, path: Path, output_name: str | None) -> N
     smallest, largest = engine.batch_range()
     if largest == 1:
         return
-    tolerance = INDEPENDENCE_TOLERANCES[engine.precision]
+    tolerance = PRECISIONS[engine.precision].tolerance
     key = json.dumps([_FORMAT, engine.sha256, engine.name, output_name, tolerance, engine.process.to_json()])
     if read_kept(_KIND, key) is not None:
         return

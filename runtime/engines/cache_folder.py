@@ -15,7 +15,7 @@ from commands.whole_files import whole_file
 from diffusion.errors import InputError
 
 # Of one kind; the files least recently written go first.
-MOST_BYTES = 2**28
+MAX_BYTES = 2**28
 # It is no folder, so that nothing is ever found in it or made in it, whoever asks.
 NOWHERE = Path(os.devnull)
 
@@ -106,6 +106,6 @@ def _remove_oldest(newest: Path) -> None:
     total = 0
     for file in files:
         total += file.stat().st_size
-        if total > MOST_BYTES and file != newest:
+        if total > MAX_BYTES and file != newest:
             with contextlib.suppress(OSError):
                 file.unlink()

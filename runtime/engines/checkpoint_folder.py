@@ -15,8 +15,8 @@ from diffusion.errors import InputError
 from diffusion.json_text import read_json_object
 from diffusion.number_checks import shown
 from diffusion.process import Process
+from runtime.formats.train_record import TRAIN_JSON, TrainRecord
 
-TRAIN_FORMAT = 1
 _PIPELINES = ("DDPMPipeline", "DDIMPipeline")
 # Both describe a training process by the same keys; what else they hold concerns sampling, which is ours.
 _SCHEDULERS = ("DDPMScheduler", "DDIMScheduler")
@@ -79,8 +79,9 @@ def read_checkpoint_folder(folder: Path) -> CheckpointFolder:
     process = process_from_diffusers(
         scheduler_config, unet_config, source=str(scheduler_path), unet_source=str(unet_path)
     )
-    if (folder / "train.json").exists():
-        process = _read_train_process(folder / "train.json", process, scheduler_config)
+    record = TrainRecord.read(folder)
+    if record is not None:
+        process = _checked_process(folder / TRAIN_JSON, record.process, process, scheduler_config)
     _check_network(unet_path, unet_config, process)
     return CheckpointFolder(process, unet_config)
 
@@ -102,14 +103,10 @@ def _check_class(path: Path, fields: Mapping[str, Any], expected: tuple[str, ...
         )
 
 
-def _read_train_process(path: Path, by_diffusers: Process, scheduler_config: Mapping[str, Any]) -> Process:
-    fields = _read_json(path)
-    if fields.get("format") != TRAIN_FORMAT:
-        raise InputError(
-            f"{path}: format is {shown(fields.get('format'))}, this version reads {TRAIN_FORMAT}; "
-            "install the version that wrote it, or train again with this one"
-        )
-    process = Process.from_json(fields.get("process"), str(path))
+def _checked_process(
+    path: Path, process: Process, by_diffusers: Process, scheduler_config: Mapping[str, Any]
+) -> Process:
+    """The process of train.json, which must not contradict diffusers' files. Raises InputError if it does."""
     ours, theirs = process.schedule, by_diffusers.schedule
     pairs: dict[str, tuple[object, object]] = {
         "sample shape": (process.sample.chw, by_diffusers.sample.chw),

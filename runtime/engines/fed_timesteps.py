@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from diffusion.errors import InputError
-from runtime.engines.network_contract import GUIDE, TensorSpec
+from runtime.engines.network_contract import GUIDE
+from runtime.formats.tensor_spec import TensorSpec
 
 
 class FedTimesteps:

@@ -10,46 +10,28 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from commands.errors import VerificationError
 from commands.program import say
 from runtime.engines.cache_folder import keep, read_kept
-from runtime.engines.golden import Golden
 from runtime.engines.interface import Engine
-from runtime.engines.sidecar import Sidecar, golden_path, read_hashed
 from runtime.engines.verification import EngineVerification, predict_with, verify_engine
+from runtime.formats.golden import Golden
+from runtime.formats.place import Place
+from runtime.formats.sidecar import EngineDescription, Sidecar, golden_path, read_hashed
 
 _KIND = "verified"
 
-
-@dataclass(frozen=True)
-class Place:
-    """Where an engine runs: what may change its results.
-
-    Attributes:
-        processor: the GPU's or the CPU's name, and what else it is told by.
-        driver: its version; None for a CPU.
-        runtime: module and version.
-    """
-
-    processor: str
-    driver: str | None
-    runtime: str
-
-    def __str__(self) -> str:
-        driver = "" if self.driver is None else f"driver {self.driver}, "
-        return f"{self.processor}, {driver}{self.runtime}"
+AnyEngine = TypeVar("AnyEngine", bound=EngineDescription)
 
 
 def ensure_verified(
     engine: Engine,
     path: Path,
-    sidecar: Sidecar,
+    sidecar: Sidecar[AnyEngine],
     place: Place,
-    rebuild: str,
     verified_at: Place | None,
     fitting_batch: Callable[[int], int] | None = None,
 ) -> None:
@@ -60,7 +42,6 @@ def ensure_verified(
         path: its file.
         sidecar: of that file.
         place: this machine.
-        rebuild: the command that makes the engine.
         verified_at: where its exporter ran it; None if it did not.
         fitting_batch: as `predict_with`'s.
 
@@ -70,8 +51,9 @@ def ensure_verified(
     """
     if verified_at == place:
         return
-    key = json.dumps([sidecar.sha256, sidecar.golden_sha256, asdict(place)])
-    if _passed(read_kept(_KIND, key), {"sha256": sidecar.sha256, "place": asdict(place)}):
+    rebuild = sidecar.engine.rebuild
+    key = json.dumps([sidecar.sha256, sidecar.golden_sha256, place.to_json()])
+    if _passed(read_kept(_KIND, key), {"sha256": sidecar.sha256, "place": place.to_json()}):
         return
     at = golden_path(path)
     golden = Golden.from_bytes(read_hashed(at, sidecar.golden_sha256, rebuild).tobytes(), at, rebuild)
@@ -82,7 +64,7 @@ def ensure_verified(
         sidecar.process,
         predict_with(engine, fitting_batch),
         engine.precision,
-        str(sidecar.verification.get("reference", "the reference")),
+        sidecar.verification.reference,
         str(place),
     )
     if not result.passed:
@@ -90,8 +72,8 @@ def ensure_verified(
             f"{path}: on {place} it differs from {result.reference}; build it again with `{rebuild}`, "
             f"or in a higher precision\n{result.table()}"
         )
-    report: dict[str, Any] = {"engine": str(path.resolve()), "sha256": sidecar.sha256, "place": asdict(place)}
-    kept = keep(_KIND, key, json.dumps(report | {"verification": result.to_json()}, indent=1).encode())
+    report: dict[str, Any] = {"engine": str(path.resolve()), "sha256": sidecar.sha256, "place": place.to_json()}
+    kept = keep(_KIND, key, json.dumps(report | {"verification": result.record().to_json()}, indent=1).encode())
     say(
         _summary(path, result)
         + ("" if kept else "; the cache folder cannot be written, so the next run verifies again")

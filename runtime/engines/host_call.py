@@ -7,8 +7,10 @@ from collections.abc import Callable
 
 import numpy as np
 
+from commands.reasons import reason
 from diffusion.errors import InputError
 from runtime.device.interface import DeviceCall, DeviceEngine
+from runtime.formats.precision import ELEMENT_TYPES, to_element_type, to_float32
 
 
 def bind_host(
@@ -33,9 +35,7 @@ class _HostCall:
         self._engine = engine  # whose stream it may be
         self._memory, self._stream = engine.memory, stream
         self._what = f"{engine.name}, a batch of {len(x)}"
-        # The engine's types on the host; bfloat16, which NumPy does not have, as the upper 16 bits of float32.
-        host_type = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16}[engine.io_type]
-        self._is_bfloat16 = engine.io_type == "bfloat16"
+        self._io_type, host_type = engine.io_type, ELEMENT_TYPES[engine.io_type].host
         self._fed_x = x if host_type == np.float32 else np.zeros(x.shape, host_type)
         self._fed_t = t if engine.t_type == "float32" else np.zeros(t.shape, np.int64)
         self._found = prediction if host_type == np.float32 else np.zeros(prediction.shape, host_type)
@@ -50,11 +50,8 @@ class _HostCall:
     def run(self) -> None:
         if self._fed_t is not self._t:
             np.copyto(self._fed_t, self._t, casting="unsafe")  # whole numbers
-        if self._is_bfloat16:
-            float32_to_bfloat16(self._x, self._fed_x)
-        elif self._fed_x is not self._x:
-            with np.errstate(over="ignore", invalid="ignore"):  # infinity and NaN, which the chain reports
-                np.copyto(self._fed_x, self._x, casting="unsafe")
+        if self._fed_x is not self._x:  # infinity and NaN are passed on, which the chain reports
+            np.copyto(self._fed_x, to_element_type(self._x, self._io_type))
         at_x, at_t, at_prediction = self._addresses
         try:
             self._memory.to_device(at_x, self._fed_x, self._stream)
@@ -62,27 +59,9 @@ class _HostCall:
             self._call.enqueue(self._stream)
             self._memory.to_host(self._found, at_prediction, self._stream)
         except RuntimeError as error:
-            raise InputError(
-                f"{self._what}: the call failed ({' '.join(str(error).split())}); try a smaller --batch-size"
-            ) from error
-        if self._is_bfloat16:
-            bfloat16_to_float32(self._found, self._prediction)
-        elif self._found is not self._prediction:
-            np.copyto(self._prediction, self._found)
-
-
-def float32_to_bfloat16(x: np.ndarray, out: np.ndarray) -> None:
-    """Round float32 to the nearest bfloat16, ties to even; `out` is uint16. NaN stays NaN."""
-    bits = x.view(np.uint32)
-    rounded = bits + (((bits >> 16) & 1) + np.uint32(0x7FFF))
-    np.copyto(out, rounded >> 16, casting="unsafe")
-    # The sum carries a NaN of many ones over into the sign.
-    out[np.isnan(x)] = 0x7FC0
-
-
-def bfloat16_to_float32(bits: np.ndarray, out: np.ndarray) -> None:
-    """The float32 numbers of bfloat16 bits, uint16; exact."""
-    np.left_shift(bits, 16, out=out.view(np.uint32), dtype=np.uint32)
+            raise InputError(f"{self._what}: the call failed ({reason(error)}); try a smaller --batch-size") from error
+        if self._found is not self._prediction:
+            np.copyto(self._prediction, to_float32(self._found, self._io_type))
 
 
 def _free(free: Callable[[int], None], addresses: list[int]) -> None:

@@ -22,7 +22,7 @@ from diffusion.errors import InputError
 from runtime.engines.cache_folder import is_private, user_cache_folder
 
 # A compiled model is as large as its weights, and every batch size has one of its own.
-MOST_CACHE_BYTES = 2**31
+MAX_CACHE_BYTES = 2**31
 CONTENTS = "contents.json"
 """In each folder, written after all else: the key, and the SHA-256 of every other file by name."""
 
@@ -108,6 +108,6 @@ def _remove_oldest(newest: Path) -> None:
             outdated = time.time() - folder.stat().st_mtime > _ABANDONED_SECONDS
         else:
             total += sum(file.lstat().st_size for file in folder.iterdir() if file.name != CONTENTS)
-            outdated = total > MOST_CACHE_BYTES and folder != newest
+            outdated = total > MAX_CACHE_BYTES and folder != newest
         if outdated:
             shutil.rmtree(folder, ignore_errors=True)

@@ -3,52 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from diffusion.errors import InputError
 from diffusion.process import METADATA_KEY, Process, SampleShape
 from runtime.engines.onnx_nodes import begins_with_transpose
+from runtime.formats.tensor_spec import TensorSpec, sample_and_timestep
 from runtime.process_flags import ProcessFlags
 
 GUIDE = "docs/foreign-onnx.md"
 """Where users find what to do with a file that is no ε-network as it is."""
 
-MOST_CHANNELS_OF_IMAGES = 4
+MAX_CHANNELS_OF_IMAGES = 4
 TO_CHANNELS_FIRST = (0, 3, 1, 2)
-
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """An input or output as a backend describes it.
-
-    Attributes:
-        name: in the file.
-        element_type: in the backend's words.
-        shape: sizes; a name or None where the size is open.
-    """
-
-    name: str
-    element_type: str
-    shape: tuple[int | str | None, ...]
-
-    @property
-    def batch(self) -> int | None:
-        """The first size, if there is one and the file fixes it."""
-        return self.shape[0] if self.shape and isinstance(self.shape[0], int) else None
-
-    @property
-    def is_column(self) -> bool:
-        """Whether it is of shape [N, 1]."""
-        return len(self.shape) == 2 and self.shape[1] == 1
-
-    def is_shared_by(self, x: TensorSpec) -> bool:
-        """Whether it is one timestep for all samples of x."""
-        return not self.shape or (self.batch == 1 and x.batch != 1)
-
-    def batch_range(self) -> tuple[int, int | None]:
-        """The smallest and the largest batch of a network with this input."""
-        return (1, None) if self.batch is None else (self.batch, self.batch)
 
 
 def tell_inputs_apart(
@@ -59,15 +27,14 @@ def tell_inputs_apart(
     Raises:
         InputError: other inputs, batches that contradict each other, or types that are not among those named.
     """
-    images = [entry for entry in inputs if len(entry.shape) == 4]
-    times = [entry for entry in inputs if len(entry.shape) < 2 or entry.is_column]
-    if len(inputs) != 2 or len(images) != 1 or len(times) != 1:
+    apart = sample_and_timestep(inputs, lambda entry: len(entry.shape) < 2 or entry.is_column)
+    if apart is None:
         found = ", ".join(f"{entry.name}{list(entry.shape)}" for entry in inputs)
         raise InputError(
             f"{path}: inputs are {found}; expected one of rank 4 (x [N, C, H, W]) and one of rank 1 (t [N]); "
             f"give what else it takes a fixed value, and each input a rank, as {GUIDE} shows"
         )
-    x, t = images[0], times[0]
+    x, t = apart
     for entry, allowed in ((x, [x_type]), (t, list(t_types))):
         if entry.element_type not in allowed:
             raise InputError(
@@ -144,7 +111,7 @@ def process_of_onnx(path: Path, metadata: str | None, x: TensorSpec, flags: Proc
 def _check_order(path: Path, x: TensorSpec, chw: tuple[int, int, int]) -> None:
     """Raises InputError for images whose channels are last, or may be: they would be drawn transposed."""
     channels, height, width = chw
-    few = range(1, MOST_CHANNELS_OF_IMAGES + 1)
+    few = range(1, MAX_CHANNELS_OF_IMAGES + 1)
     wrong = width in few and channels not in few
     # The first thing that such a network does to x is to bring it into the usual order.
     wrong = wrong or begins_with_transpose(path, x.name, TO_CHANNELS_FIRST)

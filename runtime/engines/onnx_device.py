@@ -8,15 +8,16 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
+from commands.reasons import reason
 from diffusion.errors import InputError
 from runtime.device.driver import driver_facts
 from runtime.device.interface import DeviceEngine, DeviceMemory
 from runtime.device.memory import open_device_memory
 from runtime.engines.fed_timesteps import timesteps_shape
-from runtime.engines.first_use import Place
 from runtime.engines.host_call import bind_host
 from runtime.engines.network_contract import GUIDE, check_batch
 from runtime.engines.onnx_runtime import OnnxRuntimeEngine
+from runtime.formats.place import Place
 from runtime.process_flags import ProcessFlags
 
 _T_TYPES: dict[type, str] = {np.float32: "float32", np.int64: "int64"}
@@ -106,7 +107,7 @@ class OnnxCall:
         try:
             self._run(self._binding)
         except Exception as error:  # ONNX Runtime's exceptions have no common base
-            raise RuntimeError(f"{self._what}: the network fails ({' '.join(str(error).split())[:200]})") from error
+            raise RuntimeError(f"{self._what}: the network fails ({reason(error)})") from error
 
     def graph(self, stream: int) -> int | None:
         """None: a call that waits cannot be captured."""

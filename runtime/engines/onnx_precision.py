@@ -9,17 +9,18 @@ from pathlib import Path
 
 from diffusion.errors import InputError
 from runtime.engines.protobuf_wire import WireFile, number, span
+from runtime.formats.precision import BF16, FP16, INT8, PRECISIONS
 
 PRECISION_KEY = "ddpm-rt-precision"
 """The metadata property of an ONNX file whose arithmetic is not float32: `fp16` or `bf16`."""
 
-LOW_PRECISIONS = ("fp16", "bf16")
+LOW_PRECISIONS = (FP16.name, BF16.name)
 """What the property may say."""
 
-QUANTIZED = "int8"
+QUANTIZED = INT8.name
 """The precision of what computes, or stores weights, in eight bits or fewer, whole numbers or floats."""
 
-_BY_COARSENESS = ("fp32", *LOW_PRECISIONS, QUANTIZED)  # the coarser one last
+_BY_COARSENESS = tuple(PRECISIONS)  # the coarser one last
 
 # Fields of onnx.proto (IR version 13), message by message.
 _MODEL_GRAPH, _MODEL_PROPERTY, _MODEL_FUNCTION = span(7), span(14), span(25)

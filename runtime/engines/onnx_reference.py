@@ -11,11 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
+from commands.reasons import reason
 from runtime.engines.interface import Engine
 from runtime.engines.network_bytes import external_locations
 from runtime.engines.onnx_runtime import OnnxRuntimeEngine
 
-MOST_BYTES = 2**25
+MAX_BYTES = 2**25
 """Of a file's weights; convolutions of larger networks take minutes in NumPy."""
 
 
@@ -38,8 +39,8 @@ class ReferenceEngine(Engine):
         self.name, self.process, self.sha256, self.precision = "onnx", like.process, like.sha256, like.precision
         self.shares_timestep = like.shares_timestep
         self._like = like
-        if path.stat().st_size > MOST_BYTES or external_locations(path):
-            raise NoThirdOpinionError(f"the file is larger than {MOST_BYTES >> 20} MiB, or not all of its network")
+        if path.stat().st_size > MAX_BYTES or external_locations(path):
+            raise NoThirdOpinionError(f"the file is larger than {MAX_BYTES >> 20} MiB, or not all of its network")
         try:
             import onnx
             from onnx.reference import ReferenceEvaluator
@@ -48,7 +49,7 @@ class ReferenceEngine(Engine):
         try:
             self._evaluator = ReferenceEvaluator(onnx.load(str(path)))
         except Exception as error:  # whatever the evaluator raises for what it does not know
-            raise NoThirdOpinionError(_one_line(error)) from error
+            raise NoThirdOpinionError(f"{type(error).__name__}: {reason(error)}") from error
 
     def batch_range(self) -> tuple[int, int | None]:
         """As `Engine.batch_range`."""
@@ -65,11 +66,6 @@ class ReferenceEngine(Engine):
                     (found,) = self._evaluator.run([output], feeds)
                     prediction[...] = found
                 except Exception as error:  # as above
-                    raise NoThirdOpinionError(_one_line(error)) from error
+                    raise NoThirdOpinionError(f"{type(error).__name__}: {reason(error)}") from error
 
         return call
-
-
-def _one_line(error: Exception) -> str:
-    text = " ".join(f"{type(error).__name__}: {error}".split())
-    return text if len(text) <= 120 else text[:120] + "…"

@@ -17,7 +17,6 @@ from runtime.engines.fed_timesteps import FedTimesteps
 from runtime.engines.interface import Engine
 from runtime.engines.network_bytes import network_sha256
 from runtime.engines.network_contract import (
-    TensorSpec,
     check_batch,
     check_shapes,
     only_output,
@@ -25,6 +24,7 @@ from runtime.engines.network_contract import (
     tell_inputs_apart,
 )
 from runtime.engines.onnx_precision import onnx_precision
+from runtime.formats.tensor_spec import TensorSpec
 from runtime.own_process import OwnProcess
 from runtime.process_flags import ProcessFlags
 
@@ -54,7 +54,7 @@ class OnnxRuntimeEngine(Engine):
         output_name: of the prediction.
 
     Raises:
-        InputError: no such file, not an ONNX file, not an ε-network, or a process nobody described.
+        InputError: no such file, not an ONNX file, not an ε-network, or a process that nothing describes.
         DeviceUnavailableError: no CUDA provider, no GPU for it, or bf16 convolutions on the CPU.
     """
 

@@ -8,7 +8,6 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +19,11 @@ from commands.reasons import reason
 from diffusion.errors import InputError
 from diffusion.process import METADATA_KEY, Process
 from runtime.engines.fed_timesteps import FedTimesteps, timesteps_shape
-from runtime.engines.first_use import Place, ensure_verified
+from runtime.engines.first_use import ensure_verified
 from runtime.engines.interface import Engine
 from runtime.engines.model_cache import compile_cached
 from runtime.engines.network_bytes import network_sha256
 from runtime.engines.network_contract import (
-    TensorSpec,
     check_batch,
     check_shapes,
     only_output,
@@ -33,18 +31,17 @@ from runtime.engines.network_contract import (
     tell_inputs_apart,
 )
 from runtime.engines.onnx_precision import onnx_precision
-from runtime.engines.sidecar import Sidecar, read_hashed, read_sidecar
+from runtime.formats.openvino_description import PRECISION_HINTS, REBUILD, OpenVinoDescription
+from runtime.formats.place import Place
+from runtime.formats.sidecar import Sidecar, read_hashed, read_sidecar
+from runtime.formats.tensor_spec import TensorSpec
 from runtime.own_process import OwnProcess
 from runtime.process_flags import ProcessFlags
 
-FLAVOR = "openvino"
-REBUILD = "python -m export.to_openvino"
-# OpenVINO's own default is bf16 wherever the CPU has it, so the precision is never left to it.
-PRECISION_HINTS = {"fp32": "f32", "bf16": "bf16"}
 MAX_COMPILED = 3
 """Models kept for one engine. A chain keeps its own as long as it is kept itself."""
 
-_PLACE_FIELDS = {field.name for field in fields(Place)}
+OpenVinoSidecar = Sidecar[OpenVinoDescription]
 _TYPES = {"f32": np.float32, "f64": np.float64, "i64": np.int64, "i32": np.int32}
 
 
@@ -74,7 +71,7 @@ class OpenVinoEngine(Engine):
         path: Path,
         threads: int = 0,
         flags: ProcessFlags | None = None,
-        sidecar: Sidecar | None = None,
+        sidecar: OpenVinoSidecar | None = None,
         precision: str | None = None,
     ) -> None:
         self._path = path
@@ -83,11 +80,11 @@ class OpenVinoEngine(Engine):
         self._cached = sidecar is None
         flags = flags or ProcessFlags()
         self.process: Process
-        self.sidecar: Sidecar | None = None
+        self.sidecar: OpenVinoSidecar | None = None
         if path.suffix == ".onnx":
             self._read_onnx(flags, precision or onnx_precision(path))
         else:
-            self.sidecar = sidecar or read_sidecar(path, REBUILD)
+            self.sidecar = sidecar or read_sidecar(path, OpenVinoDescription)
             self._read_engine(flags, self.sidecar)
         self.name = f"OpenVINO {ov.__version__.partition('-')[0]} ({self.precision}, CPU)"
         self._own_process = OwnProcess(str(path))
@@ -123,17 +120,11 @@ class OpenVinoEngine(Engine):
         self.process = process_of_onnx(self._path, metadata, self._x, flags)
         check_shapes(self._path, self.process, self._x, prediction)
 
-    def _read_engine(self, flags: ProcessFlags, sidecar: Sidecar) -> None:
-        flavor, precision = sidecar.engine.get("flavor"), sidecar.engine.get("precision")
-        if flavor != FLAVOR or precision not in PRECISION_HINTS:
-            raise InputError(
-                f"{self._path}: its sidecar tells of flavor {flavor!r} in {precision!r}, expected {FLAVOR!r} in "
-                f"{' or '.join(PRECISION_HINTS)}; make it again with `{REBUILD}`"
-            )
-        self.precision = str(precision)
+    def _read_engine(self, flags: ProcessFlags, sidecar: OpenVinoSidecar) -> None:
+        self.precision = sidecar.engine.precision
         check_precision(self._core, self.precision, str(self._path))
         network = read_hashed(self._path, sidecar.sha256, REBUILD)
-        weights_sha256 = sidecar.engine.get("weights_sha256")
+        weights_sha256 = sidecar.engine.weights_sha256
         # Constants are read from these bytes as they are, for as long as the model lives.
         self._weights = read_hashed(self._path.with_suffix(".bin"), weights_sha256, REBUILD)
         # The .xml of two trainings of one network is the same.
@@ -142,7 +133,7 @@ class OpenVinoEngine(Engine):
             self._model = self._core.read_model(network.tobytes(), ov.Tensor(self._weights, shared_memory=True))
         except RuntimeError as error:  # the bytes are the exporter's, so the versions do not fit
             raise InputError(
-                f"{self._path}: OpenVINO {ov.__version__} cannot read what {sidecar.engine.get('builder')} wrote "
+                f"{self._path}: OpenVINO {ov.__version__} cannot read what {sidecar.engine.builder} wrote "
                 f"({reason(error)}); make it again with `{REBUILD}`"
             ) from error
         prediction = self._find_tensors(flags)
@@ -261,9 +252,7 @@ def open_openvino(
     engine = OpenVinoEngine(path, threads, flags, precision=precision)
     sidecar = engine.sidecar
     if sidecar is not None:
-        found = sidecar.engine.get("verified_on")
-        verified_at = Place(**found) if isinstance(found, dict) and found.keys() == _PLACE_FIELDS else None
-        ensure_verified(engine, path, sidecar, place_here(), REBUILD, verified_at)
+        ensure_verified(engine, path, sidecar, place_here(), sidecar.engine.verified_on)
     return engine
 
 

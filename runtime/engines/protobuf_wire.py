@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 # A U-Net of 35.7 million parameters has 9,000 fields that are looked at, and names of 42 kB.
-MOST_FIELDS = 2**20
+MAX_FIELDS = 2**20
 """Fields that are looked at in one file, which limits the time."""
 
-MOST_BYTES = 2**25
+MAX_BYTES = 2**25
 """Bytes of content that are handed out of one file, which limits the memory."""
 
 _VARINT, _WITH_LENGTH = 0, 2
@@ -58,13 +58,13 @@ class WireFile:
             begins, and the end is where that ends. Other tags' values mean nothing.
 
         Raises:
-            ValueError: this is no message, or the file has more than `MOST_FIELDS`.
+            ValueError: this is no message, or the file has more than `MAX_FIELDS`.
         """
         position = start
         while position < end:
             self._num_fields += 1
-            if self._num_fields > MOST_FIELDS:
-                raise ValueError(f"more than {MOST_FIELDS} fields")
+            if self._num_fields > MAX_FIELDS:
+                raise ValueError(f"more than {MAX_FIELDS} fields")
             tag, position = self._varint(position)
             wire_type = tag & 7
             value = position
@@ -84,11 +84,11 @@ class WireFile:
             yield tag, value, position
 
     def content(self, start: int, end: int) -> bytes:
-        """The bytes from `start` to `end`. Raises ValueError past `MOST_BYTES` of one file, and for bytes it lacks."""
+        """The bytes from `start` to `end`. Raises ValueError past `MAX_BYTES` of one file, and for bytes it lacks."""
         size = end - start
         self._num_bytes += size
-        if self._num_bytes > MOST_BYTES:
-            raise ValueError(f"more than {MOST_BYTES} bytes")
+        if self._num_bytes > MAX_BYTES:
+            raise ValueError(f"more than {MAX_BYTES} bytes")
         at = start - self._block_start
         found = self._block[at : at + size] if at >= 0 else b""
         if len(found) < size:

@@ -20,18 +20,18 @@ from diffusion.process import Process
 from runtime.device.interface import DeviceEngine, DeviceMemory
 from runtime.engines.cache_folder import keep, read_kept
 from runtime.engines.collector_pause import collector_paused
-from runtime.engines.first_use import Place, ensure_verified
+from runtime.engines.first_use import ensure_verified
 from runtime.engines.host_call import bind_host
-from runtime.engines.network_contract import TensorSpec
-from runtime.engines.sidecar import Sidecar
 from runtime.engines.tensorrt_call import TensorRtCall, TensorRtError
 from runtime.engines.tensorrt_log import Log, collecting_log, last_words
-from runtime.engines.tensorrt_modules import FLAVORS
-from runtime.engines.tensorrt_plan import REBUILD
 from runtime.engines.tensorrt_refusals import AcceptedPlan, accept_plan
+from runtime.formats.flavor import RTX
+from runtime.formats.place import Place
+from runtime.formats.plan_description import REBUILD
+from runtime.formats.precision import ELEMENT_TYPES
+from runtime.formats.tensor_spec import TensorSpec
 from runtime.process_flags import ProcessFlags
 
-_DATA_TYPES = {"float32": "FLOAT", "float16": "HALF", "bfloat16": "BF16", "int64": "INT64"}
 _KERNELS = "rtx-kernels"
 # Of every address, by the documentation of setTensorAddress. TensorRT does not check it.
 _ALIGNMENT = 256
@@ -50,15 +50,15 @@ def open_plan(path: Path, flags: ProcessFlags | None = None) -> TensorRtEngine:
     """
     accepted = accept_plan(path)
     engine = TensorRtEngine(accepted, flags)
-    exported_at = verified_at(accepted.sidecar, accepted)
-    ensure_verified(engine, path, accepted.sidecar, engine.place, REBUILD, exported_at, accepted.plan.fitting_batch)
+    exported_at = verified_at(accepted)
+    ensure_verified(engine, path, accepted.sidecar, engine.place, exported_at, accepted.plan.fitting_batch)
     return engine
 
 
-def verified_at(sidecar: Sidecar, accepted: AcceptedPlan) -> Place | None:
+def verified_at(accepted: AcceptedPlan) -> Place | None:
     """Where the exporter ran the plan; None if it had no GPU."""
     plan = accepted.plan
-    if sidecar.verification.get("executed") is not True or plan.built_on_gpu is None:
+    if not accepted.sidecar.verification.executed or plan.built_on_gpu is None:
         return None
     return Place(plan.built_on_gpu, str(plan.built_on_driver), f"{plan.flavor.module} {plan.builder_version}")
 
@@ -101,12 +101,13 @@ class TensorRtEngine(DeviceEngine):
         self, accepted: AcceptedPlan, flags: ProcessFlags | None = None, memory: DeviceMemory | None = None
     ) -> None:
         plan, module = accepted.plan, accepted.module
-        self._plan, self._module, self._gpu = plan, module, accepted.gpu
-        self._is_rtx = plan.flavor is FLAVORS["tensorrt-rtx"]
-        self.process: Process = (flags or ProcessFlags()).applied_to(accepted.sidecar.process, str(plan.path))
+        self._path, self._plan, self._module, self._gpu = accepted.path, plan, module, accepted.gpu
+        self._tensors = plan.tensors
+        self._is_rtx = plan.flavor is RTX
+        self.process: Process = (flags or ProcessFlags()).applied_to(accepted.sidecar.process, str(accepted.path))
         self.sha256 = accepted.sidecar.sha256
         self.precision = plan.precision
-        self.io_type, self.t_type = plan.x.element_type, plan.t.element_type
+        self.io_type, self.t_type = plan.tensors.x.element_type, plan.tensors.t.element_type
         self.name = f"{plan.flavor.title} {module.__version__} ({plan.precision}, {accepted.gpu.name})"
         self.place = Place(accepted.gpu.name, str(accepted.driver.version), accepted.runtime)
         # First, because it takes the primary context, which TensorRT then finds.
@@ -140,14 +141,14 @@ class TensorRtEngine(DeviceEngine):
         """As `DeviceEngine.bind_device`."""
         with self._preparing:
             prepared = self._spare.pop(batch_size, None) or self._prepare(batch_size)
-        what = f"{self._plan.path}, a batch of {batch_size}"
+        what = f"{self._path}, a batch of {batch_size}"
         size = prepared.workspace_bytes
         workspace = self.memory.allocate(size) if size else 0
         call = TensorRtCall(
             what, prepared.context, self._log, self.memory, workspace, self._is_rtx, prepared.kept, prepared.after_first
         )
         prepared.context.set_device_memory(workspace, size)
-        for spec, address in ((self._plan.x, x), (self._plan.t, t), (self._plan.prediction, prediction)):
+        for spec, address in ((self._tensors.x, x), (self._tensors.t, t), (self._tensors.prediction, prediction)):
             if address % _ALIGNMENT:
                 raise ValueError(f"{spec.name} lies at {address:#x}, expected a multiple of {_ALIGNMENT}")
             if not prepared.context.set_tensor_address(spec.name, address):
@@ -190,27 +191,27 @@ class TensorRtEngine(DeviceEngine):
         return engine
 
     def _refused(self, reason: str) -> InputError:
-        plan = self._plan
+        plan, path = self._plan, self._path
         return InputError(
-            f"{plan.path}: {plan.flavor.title} {self._module.__version__} on {self._gpu.name} does not take this plan, "
+            f"{path}: {plan.flavor.title} {self._module.__version__} on {self._gpu.name} does not take this plan, "
             f"built by {plan.builder_version} ({reason}: {last_words(self._log)}); build it again with `{REBUILD}`"
         )
 
     def _check_tensors(self) -> None:
-        engine, modes, plan = self._engine, self._module.TensorIOMode, self._plan
+        engine, modes, tensors = self._engine, self._module.TensorIOMode, self._tensors
         names = [engine.get_tensor_name(place) for place in range(engine.num_io_tensors)]
-        for spec, mode in ((plan.x, modes.INPUT), (plan.t, modes.INPUT), (plan.prediction, modes.OUTPUT)):
+        for spec, mode in ((tensors.x, modes.INPUT), (tensors.t, modes.INPUT), (tensors.prediction, modes.OUTPUT)):
             if spec.name not in names or engine.get_tensor_mode(spec.name) != mode:
                 raise self._contradiction(f"tensors {names}", f"{spec.name} among them")
             self._check_tensor(spec)
-        if len(names) != 3 or engine.num_optimization_profiles != len(plan.profiles):
+        if len(names) != 3 or engine.num_optimization_profiles != len(self._plan.profiles):
             found = f"{len(names)} tensors and {engine.num_optimization_profiles} profiles"
-            raise self._contradiction(found, f"3 and {len(plan.profiles)}")
+            raise self._contradiction(found, f"3 and {len(self._plan.profiles)}")
 
     def _check_tensor(self, spec: TensorSpec) -> None:
         found_type, expected_type = (
             self._engine.get_tensor_dtype(spec.name),
-            getattr(self._module.DataType, _DATA_TYPES[spec.element_type]),
+            getattr(self._module.DataType, ELEMENT_TYPES[spec.element_type].tensorrt),
         )
         found = tuple(self._engine.get_tensor_shape(spec.name))
         batches = (-1, self._plan.profiles[0].max)  # a plan of one batch may have it fixed
@@ -221,13 +222,13 @@ class TensorRtEngine(DeviceEngine):
 
     def _contradiction(self, found: str, expected: str) -> InputError:
         return InputError(
-            f"{self._plan.path}: holds {found}, but its sidecar says {expected}; build it again with `{REBUILD}`"
+            f"{self._path}: holds {found}, but its sidecar says {expected}; build it again with `{REBUILD}`"
         )
 
     @collector_paused()
     def _prepare(self, batch_size: int) -> _Prepared:
-        profile = self._plan.profile_for(batch_size)
-        what = f"{self._plan.path}, a batch of {batch_size}"
+        profile = self._plan.profile_for(batch_size, self._path)
+        what = f"{self._path}, a batch of {batch_size}"
         self._log.errors.clear()
         strategy = self._module.ExecutionContextAllocationStrategy.USER_MANAGED
         if self._is_rtx:
@@ -242,8 +243,8 @@ class TensorRtEngine(DeviceEngine):
                 raise TensorRtError(f"{what}: TensorRT refused profile {profile} ({last_words(self._log)})")
             self.memory.synchronize(self._stream)  # the calls run on other streams
         for name, shape in (
-            (self._plan.x.name, (batch_size, *self.process.sample.chw)),
-            (self._plan.t.name, (batch_size,)),
+            (self._tensors.x.name, (batch_size, *self.process.sample.chw)),
+            (self._tensors.t.name, (batch_size,)),
         ):
             if not context.set_input_shape(name, shape):
                 raise TensorRtError(f"{what}: TensorRT refused {name} {list(shape)} ({last_words(self._log)})")
@@ -269,9 +270,7 @@ class TensorRtEngine(DeviceEngine):
         loaded = content is not None and cache.deserialize(content)
         self._log.errors.clear()  # an outdated cache is no error of the plan's
         if not config.set_runtime_cache(cache):
-            say(
-                f"{self._plan.path}: TensorRT-RTX takes no cache of kernels ({last_words(self._log)}); it compiles anew"
-            )
+            say(f"{self._path}: TensorRT-RTX takes no cache of kernels ({last_words(self._log)}); it compiles anew")
 
         def keep_kernels() -> None:
             serialized = cache.serialize()

@@ -5,45 +5,11 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import ModuleType
 
 from commands.errors import DeviceUnavailableError
-
-
-@dataclass(frozen=True)
-class Flavor:
-    """One kind of TensorRT.
-
-    Attributes:
-        name: as sidecars call it.
-        title: as NVIDIA calls it.
-        module: that builds and runs its plans.
-        lean_module: that runs the version-compatible ones without the builder; empty if there is none.
-        origin: what pip cannot know.
-    """
-
-    name: str
-    title: str
-    module: str
-    lean_module: str = ""
-    origin: str = ""
-
-    def modules(self, version_compatible: bool) -> tuple[str, ...]:
-        """Those that run a plan, the first choice first."""
-        return (self.module, self.lean_module) if version_compatible and self.lean_module else (self.module,)
-
-    def pip(self, version: str) -> str:
-        """The command that installs the release that built a plan."""
-        return f"pip install {self.module.replace('_', '-')}=={version}{self.origin}"
-
-
-FLAVORS = {
-    "tensorrt": Flavor(
-        "tensorrt", "TensorRT", "tensorrt", "tensorrt_lean", " (its libraries are in NVIDIA's own package index)"
-    ),
-    "tensorrt-rtx": Flavor("tensorrt-rtx", "TensorRT-RTX", "tensorrt_rtx"),
-}
+from commands.reasons import reason
+from runtime.formats.flavor import RTX
 
 # Everything that is touched, by class; `tests/runtime/engines/` holds it against the real modules.
 NAMES: Mapping[str, tuple[str, ...]] = {
@@ -93,7 +59,7 @@ RTX_NAMES: Mapping[str, tuple[str, ...]] = {
 def names_of(module: str) -> dict[str, tuple[str, ...]]:
     """What is touched of a module, by class."""
     names = dict(NAMES)
-    if module == FLAVORS["tensorrt-rtx"].module:
+    if module == RTX.module:
         for owner, more in RTX_NAMES.items():
             names[owner] = names.get(owner, ()) + more
     return names
@@ -145,4 +111,4 @@ def version_numbers(version: str) -> tuple[int, ...]:
 
 
 def _broken(name: str, error: Exception) -> str:
-    return f"the module {name!r} is installed and does not load ({' '.join(str(error).split())}); install it again"
+    return f"the module {name!r} is installed and does not load ({reason(error)}); install it again"

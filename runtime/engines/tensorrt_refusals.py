@@ -18,9 +18,12 @@ from commands.errors import DeviceUnavailableError
 from commands.program import say
 from diffusion.errors import InputError
 from runtime.device.driver import DriverFacts, Gpu, driver_facts, require_gpu
-from runtime.engines.sidecar import Sidecar, read_hashed, read_sidecar, sidecar_path
+from runtime.engines.network_contract import check_shapes
 from runtime.engines.tensorrt_modules import import_tensorrt, version_numbers
-from runtime.engines.tensorrt_plan import REBUILD, Plan, describe_plan
+from runtime.formats.plan_description import REBUILD, PlanDescription
+from runtime.formats.sidecar import Sidecar, read_hashed, read_sidecar, sidecar_path
+
+PlanSidecar = Sidecar[PlanDescription]
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,20 +31,25 @@ class AcceptedPlan:
     """A plan that may be deserialized here.
 
     Attributes:
-        plan: what its sidecar says of it.
-        sidecar: the whole of that.
+        path: of the plan.
+        sidecar: what it says of the plan.
         content: uint8, the very bytes that were hashed.
         module: that is to deserialize them.
         gpu: to run on.
         driver: of that GPU.
     """
 
-    plan: Plan
-    sidecar: Sidecar
+    path: Path
+    sidecar: PlanSidecar
     content: np.ndarray
     module: ModuleType
     gpu: Gpu
     driver: DriverFacts
+
+    @property
+    def plan(self) -> PlanDescription:
+        """What the sidecar says of the plan."""
+        return self.sidecar.engine
 
     @property
     def runtime(self) -> str:
@@ -49,7 +57,7 @@ class AcceptedPlan:
         return f"{self.module.__name__} {self.module.__version__}"
 
 
-def accept_plan(path: Path, sidecar: Sidecar | None = None) -> AcceptedPlan:
+def accept_plan(path: Path, sidecar: PlanSidecar | None = None) -> AcceptedPlan:
     """Check a plan, its sidecar and this machine; nothing is deserialized.
 
     Args:
@@ -63,14 +71,19 @@ def accept_plan(path: Path, sidecar: Sidecar | None = None) -> AcceptedPlan:
     if sidecar is None:
         if not path.exists() and not sidecar_path(path).exists():
             raise InputError(f"{path}: no such engine; make one with `{REBUILD} --out {path}`")
-        sidecar = read_sidecar(path, REBUILD)
-    plan = describe_plan(path, sidecar.engine, sidecar.process)
+        sidecar = read_sidecar(path, PlanDescription)
+    plan = sidecar.engine
+    if plan.stripped:
+        raise InputError(
+            f"{path}: was built without its weights, expected a whole plan; refit it, or build it with `{REBUILD}`"
+        )
+    check_shapes(path, sidecar.process, plan.tensors.x, plan.tensors.prediction)
     content = read_hashed(path, sidecar.sha256, REBUILD)
     driver = driver_facts()
     gpu = require_gpu(driver, str(path), runs_here(path))
-    module = _find_module(plan)
-    _check_gpu(plan, gpu)
-    return AcceptedPlan(plan, sidecar, content, module, gpu, driver)
+    module = _find_module(path, plan)
+    _check_gpu(path, plan, gpu)
+    return AcceptedPlan(path, sidecar, content, module, gpu, driver)
 
 
 def runs_here(path: Path) -> str:
@@ -85,26 +98,26 @@ def runs_here(path: Path) -> str:
     return "make an engine that runs here with `python -m export.to_onnx`"
 
 
-def _find_module(plan: Plan) -> ModuleType:
+def _find_module(path: Path, plan: PlanDescription) -> ModuleType:
     names = plan.flavor.modules(plan.version_compatible)
     refusals: list[str] = []
     for name in names:
         module = import_tensorrt(name)
         if module is None:
             continue
-        refusal = _version_refusal(plan, name, module.__version__)
+        refusal = _version_refusal(path, plan, name, module.__version__)
         if not refusal:
             return module
         refusals.append(refusal)
     if refusals:
         raise InputError(refusals[0])
     raise DeviceUnavailableError(
-        f"{plan.path}: needs {plan.flavor.title}, and the module {' or '.join(map(repr, names))} is not installed; "
+        f"{path}: needs {plan.flavor.title}, and the module {' or '.join(map(repr, names))} is not installed; "
         f"{plan.flavor.pip(plan.builder_version)}"
     )
 
 
-def _version_refusal(plan: Plan, module: str, version: str) -> str:
+def _version_refusal(path: Path, plan: PlanDescription, module: str, version: str) -> str:
     """Why this version does not run the plan; empty if it may.
 
     Within a release the deserializer decides. NVIDIA promises less: a plan runs on the release that built it, and one
@@ -120,22 +133,22 @@ def _version_refusal(plan: Plan, module: str, version: str) -> str:
     else:
         return ""
     return (
-        f"{plan.path}: was built by {plan.flavor.title} {plan.builder_version}, and {module} {version} is installed, "
+        f"{path}: was built by {plan.flavor.title} {plan.builder_version}, and {module} {version} is installed, "
         f"expected {expected}; build it again with `{REBUILD}`, or {plan.flavor.pip(plan.builder_version)}"
     )
 
 
-def _check_gpu(plan: Plan, gpu: Gpu) -> None:
+def _check_gpu(path: Path, plan: PlanDescription, gpu: Gpu) -> None:
     capability = version_numbers(gpu.compute_capability)
     newer_too = plan.hardware_compatibility == "ampere_plus"
     built_for = plan.compute_capabilities
     if gpu.compute_capability not in built_for and not (newer_too and capability >= (8, 0)):
         raise InputError(
-            f"{plan.path}: was built for compute capability {', '.join(built_for)}{' and later' if newer_too else ''}, "
+            f"{path}: was built for compute capability {', '.join(built_for)}{' and later' if newer_too else ''}, "
             f"but {gpu.name} has {gpu.compute_capability}; build it again with `{REBUILD}` for this GPU"
         )
     if plan.built_on_gpu not in (None, gpu.name):
         say(
-            f"warning: {plan.path} was built on {plan.built_on_gpu} and runs on {gpu.name}, of compute capability "
+            f"warning: {path} was built on {plan.built_on_gpu} and runs on {gpu.name}, of compute capability "
             f"{gpu.compute_capability} too: it may be slower here; `{REBUILD}` makes one for this GPU"
         )

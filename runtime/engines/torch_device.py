@@ -22,10 +22,10 @@ from runtime.device.memory import open_device_memory
 from runtime.engines.host_call import bind_host
 from runtime.engines.torch_call import TorchCall, tensor_at
 from runtime.engines.torch_checkpoint import load_checkpoint
+from runtime.formats.precision import ENGINE_PRECISIONS, PRECISIONS
 from runtime.process_flags import ProcessFlags
 
-PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-_IO_TYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+TORCH_TYPES = {name: getattr(torch, PRECISIONS[name].element_type.name) for name in ENGINE_PRECISIONS}
 # Every kernel that inductor knows is timed; the graph is ours, so inductor shall make none.
 _COMPILE_MODE = "max-autotune-no-cudagraphs"
 
@@ -38,7 +38,7 @@ class TorchDeviceEngine(DeviceEngine):
 
     Args:
         folder: a checkpoint folder, see `load_checkpoint`.
-        precision: of the network's arithmetic, one of `PRECISIONS`; fp32 is IEEE float32, without TF32.
+        precision: of the network's arithmetic, one of `ENGINE_PRECISIONS`; fp32 is IEEE float32, without TF32.
         compiled: whether torch.compile makes the kernels, which takes minutes at the first use of a batch size.
         flags: a variance or a clip other than the checkpoint's.
         allow_pickle: see `load_checkpoint`.
@@ -62,14 +62,14 @@ class TorchDeviceEngine(DeviceEngine):
         memory: DeviceMemory | None = None,
         device: str = "cuda",
     ) -> None:
-        if precision not in PRECISIONS:
-            raise InputError(f"precision is {precision!r}, expected one of {', '.join(PRECISIONS)}")
+        if precision not in TORCH_TYPES:
+            raise InputError(f"precision is {precision!r}, expected one of {', '.join(TORCH_TYPES)}")
         if device != "cpu":
             _expect_cuda()
         self.memory = open_device_memory() if memory is None else memory
         checkpoint = load_checkpoint(folder, allow_pickle)
         self.process = (flags or ProcessFlags()).applied_to(checkpoint.process, str(folder))
-        self.precision, self.io_type = precision, _IO_TYPES[precision]
+        self.precision, self.io_type = precision, PRECISIONS[precision].element_type.name
         # Another precision is another network: a run that was begun with one is not finished with the other.
         other = hashlib.sha256(f"{checkpoint.network_sha256} {precision}".encode()).hexdigest()
         self.sha256 = checkpoint.network_sha256 if precision == "fp32" else other
@@ -80,7 +80,7 @@ class TorchDeviceEngine(DeviceEngine):
         # Tensor cores read 16-bit images channels last; converting at every convolution would cost as much as it.
         image_format = torch.contiguous_format if precision == "fp32" else torch.channels_last
         network = _Call(checkpoint.unet, image_format).to(
-            self._device, PRECISIONS[precision], memory_format=image_format
+            self._device, TORCH_TYPES[precision], memory_format=image_format
         )
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)  # the chains' streams do not wait for the one that made the weights
@@ -93,7 +93,7 @@ class TorchDeviceEngine(DeviceEngine):
 
     def bind_device(self, x: int, t: int, prediction: int, batch_size: int, stream: int) -> TorchCall:
         """As `DeviceEngine.bind_device`: PyTorch reads and writes the buffers themselves."""
-        shape, kind = self.process.sample, PRECISIONS[self.precision]
+        shape, kind = self.process.sample, TORCH_TYPES[self.precision]
         channels = self.process.prediction_channels
         tensors = (
             tensor_at(x, (batch_size, *shape.chw), kind, self._device),

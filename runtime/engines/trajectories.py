@@ -13,20 +13,19 @@ from diffusion.process import Process
 from diffusion.reference_loop import initial_noise, reference_states
 from diffusion.samplers import make_table
 from diffusion.step_table import StepTable
-from runtime.engines.golden import GATE_BATCHES, Golden
 from runtime.engines.verification import Predict, relative_error
+from runtime.formats.golden import GATE_BATCHES, Golden
+from runtime.formats.precision import rounded
 
 NUM_TIMESTEPS, NUM_STEPS = 16, 20
-MOST_PREDICTIONS = 65_536
+MAX_PREDICTIONS = 65_536
 # A relative error over fewer elements than this is a matter of luck; small samples are checked by eight.
-_ELEMENTS, _MOST_SAMPLES = 4096, 8
+_ELEMENTS, _MAX_SAMPLES = 4096, 8
 # One chain alone would make every batch of states that are alike.
-_LEAST_CHAINS = 2
+_MIN_CHAINS = 2
 # Lu et al. 2022 (DPM-Solver): where a cosine schedule's chain begins, if its first steps amplify rounding too much.
 _LAMBDA_MIN = -5.1
 _SEED = 0
-# Bits of the significand that are rounded off float32.
-_DROPPED_BITS = {"bf16": 16, "fp16": 13}
 
 
 def make_golden(process: Process, predict: Predict, precision: str) -> Golden:
@@ -48,8 +47,8 @@ def make_golden(process: Process, predict: Predict, precision: str) -> Golden:
             chain = make_table(process, "ddpm", NUM_STEPS, "leading", lambda_min=_LAMBDA_MIN)
     rows = [int(row) for row in _spread(len(visited) - 1, NUM_TIMESTEPS)[::-1]]
     # Of few timesteps more states are needed, so that there are enough for a batch of each size.
-    num = max(1, min(_MOST_SAMPLES, _ELEMENTS // elements), -(-sum(GATE_BATCHES) // len(rows)))
-    num_chains = max(_LEAST_CHAINS, num)
+    num = max(1, min(_MAX_SAMPLES, _ELEMENTS // elements), -(-sum(GATE_BATCHES) // len(rows)))
+    num_chains = max(_MIN_CHAINS, num)
     x_T = initial_noise((num_chains, *process.sample.chw), _SEED, 0)
     steps = len(trajectory) + len(rows) * (precision != "fp32") + len(chain) * (chain is not trajectory)
     with progress_bar(steps, "running the reference", unit="step") as bar:
@@ -90,15 +89,6 @@ def _alone(batch: np.ndarray) -> Iterator[np.ndarray]:
         yield np.ascontiguousarray(batch[place : place + 1], dtype=np.float32)
 
 
-def rounded(x: np.ndarray, precision: str) -> np.ndarray:
-    """float32 numbers rounded to the significand of `bf16` or `fp16`, half to even; their range is kept."""
-    dropped = np.uint32(_DROPPED_BITS[precision])
-    bits = np.ascontiguousarray(x, dtype=np.float32).view(np.uint32)
-    half = np.uint32((1 << (dropped - 1)) - 1)
-    even = (bits >> dropped) & np.uint32(1)
-    return ((bits + half + even) >> dropped << dropped).view(np.float32)
-
-
 def _follow(table: StepTable, predict: Predict, x: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray]:
     """The states that the network was given, what it predicted there, and x_0."""
     seen: list[np.ndarray] = []
@@ -120,7 +110,7 @@ def _spread(last: int, most: int) -> np.ndarray:
 
 def _stride(total: int, pixels: int) -> int:
     # Coprime to the pixels of a channel, so that no row or column of them is left out.
-    stride = -(-total // MOST_PREDICTIONS)
+    stride = -(-total // MAX_PREDICTIONS)
     while math.gcd(stride, pixels) != 1:
         stride += 1
     return stride

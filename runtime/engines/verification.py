@@ -5,24 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from diffusion.process import Process
 from diffusion.reference_loop import initial_noise, reference_loop
-from runtime.engines.golden import Golden
 from runtime.engines.interface import Engine
-
-TOLERANCES = {"fp32": 1e-4, "fp16": 4e-3, "bf16": 3e-2}
-"""Largest relative L2 error of a prediction, and of x_0, by precision."""
+from runtime.formats.golden import Golden
+from runtime.formats.precision import PRECISIONS
+from runtime.formats.verification_record import VerificationRecord
 
 # An error that stands out at some timestep is an error in the treatment of t, even within the tolerance.
-MOST_ABOVE_MEDIAN = 2.0
+MAX_ABOVE_MEDIAN = 2.0
 # Below this part of the tolerance nothing stands out.
 _NEGLIGIBLE = 0.1
 # A freshly initialized network predicts 0; its error is measured against this root mean square instead.
-_LEAST_RMS = 1e-3
+_MIN_RMS = 1e-3
 
 Predict = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """x [N, C, H, W], t [N] → prediction [N, C or 2C, H, W], all float32."""
@@ -76,21 +74,22 @@ class EngineVerification:
         """The median over timesteps."""
         return float(np.median([error.relative for error in self.errors]))
 
-    def to_json(self) -> dict[str, Any]:
-        """For a sidecar: JSON has no NaN, so an error that is not finite is null."""
-        return {
-            "passed": self.passed,
-            "tolerance": self.tolerance,
-            "worst_relative_error": _finite_or_none(self.worst),
-            "median_relative_error": _finite_or_none(self.median),
-            "chain": {"steps": self.chain_steps, "relative_error": _finite_or_none(self.chain_error)},
-            "reference": self.reference,
-            "ran_on": self.ran_on,
-            "timesteps": [
-                {"timestep": e.timestep, "relative_error": _finite_or_none(e.relative), "allowed": e.allowed}
+    def record(self) -> VerificationRecord:
+        """As it is kept: JSON has no NaN, so an error that is not finite is None."""
+        return VerificationRecord(
+            passed=self.passed,
+            tolerance=self.tolerance,
+            worst=finite_or_none(self.worst),
+            median=finite_or_none(self.median),
+            chain_steps=self.chain_steps,
+            chain_error=finite_or_none(self.chain_error),
+            reference=self.reference,
+            ran_on=self.ran_on,
+            timesteps=tuple(
+                {"timestep": e.timestep, "relative_error": finite_or_none(e.relative), "allowed": e.allowed}
                 for e in self.errors
-            ],
-        }
+            ),
+        )
 
     def table(self) -> str:
         """One line per timestep and one for the chain, the failed ones marked."""
@@ -122,18 +121,18 @@ def verify_engine(
         golden: the reference.
         process: what the network was trained to do.
         predict: the engine; it takes these batches, and one of all chains.
-        precision: one of `TOLERANCES`.
+        precision: one of `runtime.formats.precision.PRECISIONS`.
         reference, ran_on: for the report.
         tolerance: another than the precision's.
     """
-    tolerance = TOLERANCES[precision] if tolerance is None else tolerance
+    tolerance = PRECISIONS[precision].tolerance if tolerance is None else tolerance
     found = np.empty_like(golden.prediction)
     for rows, columns in golden.batches():
         found[rows, columns] = golden.flat(predict(golden.x[rows, columns], golden.timesteps[rows].astype(np.float32)))
     relative = [relative_error(each, expected) for each, expected in zip(found, golden.prediction, strict=True)]
     usual = max(float(np.median(relative)), _NEGLIGIBLE * tolerance)
     errors = tuple(
-        TimestepError(int(timestep), error, min(tolerance, MOST_ABOVE_MEDIAN * max(usual, float(rounding))))
+        TimestepError(int(timestep), error, min(tolerance, MAX_ABOVE_MEDIAN * max(usual, float(rounding))))
         for timestep, error, rounding in zip(golden.timesteps, relative, golden.input_rounding, strict=True)
     )
     x_0 = chain_end(golden, process, predict)
@@ -191,9 +190,10 @@ def predict_with(engine: Engine, fitting_batch: Callable[[int], int] | None = No
 def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
     """‖found − expected‖ / max(‖expected‖, 1e-3·√n), in float64; NaN or infinite where either is not finite."""
     difference = found.astype(np.float64) - expected.astype(np.float64)
-    scale = max(float(np.linalg.norm(expected.astype(np.float64))), _LEAST_RMS * math.sqrt(expected.size))
+    scale = max(float(np.linalg.norm(expected.astype(np.float64))), _MIN_RMS * math.sqrt(expected.size))
     return float(np.linalg.norm(difference)) / scale
 
 
-def _finite_or_none(number: float) -> float | None:
+def finite_or_none(number: float) -> float | None:
+    """The number for JSON, which has no NaN and no infinity."""
     return number if math.isfinite(number) else None

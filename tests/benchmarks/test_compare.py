@@ -15,7 +15,7 @@ from commands.errors import VerificationError
 from diffusion.errors import InputError
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import Process, SampleShape
-from export.to_onnx import export_onnx
+from export import ExportRequest, export_onnx
 from runtime.engines.torch_checkpoint import load_checkpoint
 from tests.checkpoints import save_tiny_checkpoint
 from tests.gaussian import GaussianNetwork
@@ -74,7 +74,7 @@ def test_every_peer_runs_on_one_grid_whatever_the_checkpoint_says(tmp_path, sche
             fields[field] = ["diffusers", kind] if field == "scheduler" else kind
             path.write_text(json.dumps(fields))
     folder.rename(tmp_path / "checkpoint")
-    export_onnx(tmp_path / "checkpoint", tmp_path / "unet.onnx")
+    export_onnx(ExportRequest(tmp_path / "unet.onnx", tmp_path / "checkpoint"))
     names = ["diffusers", "plain ONNX Runtime loop", "ours, ONNX Runtime"]
     for entry in compare(tmp_path, names, batch_size=2, num_steps=7, rounds=1, threads=1)[1:]:
         assert 0.0 < entry["relative_error"] < 1e-4, entry["peer"]

@@ -117,7 +117,7 @@ def test_stages_for_which_no_time_is_left_are_not_begun(tmp_path):
 
 
 def test_the_last_stage_gets_what_is_left(run, monkeypatch):
-    monkeypatch.setattr("benchmarks.gpu_check.stage_runner.LEAST_SECONDS", 0.5)
+    monkeypatch.setattr("benchmarks.gpu_check.stage_runner.MIN_SECONDS", 0.5)
     (entry,) = run(a_stage("hangs", budget_seconds=60.0), seconds=4.0)
     assert entry["status"] == "timeout"
     assert entry["reason"] == "ended after 1 s, what was left of 4 s"
@@ -167,11 +167,11 @@ def test_without_a_gpu_it_ends_at_once(tmp_path, monkeypatch, capsys):
     assert command.main(["--out", str(out), "--work-folder", str(work)]) == 4
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert "gpu-check: needs an NVIDIA GPU, and here is none: no NVIDIA driver" in error
+    assert "gpu-check: no NVIDIA GPU found: no NVIDIA driver" in error
     assert not out.exists()
     assert not work.exists()
     assert command.main(["--long"]) == 4
-    assert "gpu-check-long: needs an NVIDIA GPU" in capsys.readouterr().err
+    assert "gpu-check-long: no NVIDIA GPU found" in capsys.readouterr().err
 
 
 def test_bad_arguments_are_one_line(capsys):

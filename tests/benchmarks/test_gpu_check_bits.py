@@ -7,7 +7,6 @@ import pytest
 
 from benchmarks.gpu_check import chain_bits, noise_bits, sanitized_work, step_bits
 from benchmarks.gpu_check.device_arrays import DeviceArrays, differing_elements
-from benchmarks.gpu_check.host_loop import rounded
 from benchmarks.gpu_check.sanitizer_stage import DONE
 from diffusion.step_table import COLUMNS
 from tests.benchmarks.gpu_check_device import device_context, let_pytorch_in
@@ -167,10 +166,3 @@ def test_arrays_come_back_as_they_went_also_from_odd_places(device):
         np.testing.assert_array_equal(arrays.read("a"), array)
         arrays.write("a", array + 1)
         np.testing.assert_array_equal(arrays.read("a"), array + 1)
-
-
-def test_rounding_to_bfloat16_is_pytorchs():
-    torch = pytest.importorskip("torch")
-    x = np.random.default_rng(0).standard_normal(1000).astype(np.float32)
-    expected = torch.from_numpy(x).to(torch.bfloat16).view(torch.int16).numpy().view(np.uint16)
-    np.testing.assert_array_equal(rounded(x, "bfloat16"), expected)

@@ -98,7 +98,7 @@ def test_a_finding_fails_the_sanitizer_stage(context, tmp_path, monkeypatch):
 def test_a_sanitizer_that_refuses_or_hangs_is_skipped_with_the_reason(context, tmp_path, monkeypatch, script):
     tool = a_tool(tmp_path, "compute-sanitizer", f"exec {script}" if script.startswith("sleep") else script)
     monkeypatch.setattr(sanitizer_stage, "find_cuda_tool", lambda name: tool)
-    monkeypatch.setattr(sanitizer_stage, "_MOST_SECONDS", 0.3)
+    monkeypatch.setattr(sanitizer_stage, "_MAX_SECONDS", 0.3)
     with pytest.raises(StageSkippedError, match="refused: (Error: Device not supported|not done after)"):
         sanitizer_stage.run(context)
     assert {run["outcome"] for run in context.findings["figures"]["runs"]} == {"refused"}
@@ -232,10 +232,10 @@ def a_tensorrt(builder_works=True, **more):
     return types.SimpleNamespace(__version__="10.13", ILogger=ILogger, Runtime=Runtime, Builder=Builder, **more)
 
 
-def test_an_interview_goes_on_until_the_module_refuses(monkeypatch):
+def test_a_probe_goes_on_until_the_module_refuses(monkeypatch):
     told = []
     monkeypatch.setitem(sys.modules, "tensorrt", a_tensorrt(builder_works=False))
-    report = tensorrt_modules.interview("tensorrt", lambda report: told.append(json.dumps(report)))
+    report = tensorrt_modules.probe("tensorrt", lambda report: told.append(json.dumps(report)))
     assert report["version"] == "10.13"
     assert report["steps"]["runtime"] == {"outcome": "done", "said": ["[1] a warning"]}
     assert report["steps"]["builder"]["said"] == ["[1] Target GPU SM 90 is not supported"]
@@ -245,7 +245,7 @@ def test_an_interview_goes_on_until_the_module_refuses(monkeypatch):
     assert json.loads(told[1])["steps"] == {"runtime": {"outcome": "begun", "said": []}}
 
     monkeypatch.setitem(sys.modules, "tensorrt", a_tensorrt())
-    report = tensorrt_modules.interview("tensorrt", lambda report: None)
+    report = tensorrt_modules.probe("tensorrt", lambda report: None)
     assert report["steps"]["plan"]["outcome"] == "ValueError: no networks here"
 
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 from benchmarks.likelihood import command as likelihood
 from diffusion.process import Process, SampleShape
-from export.to_onnx import export_onnx
+from export import ExportRequest, export_onnx
 from tests.benchmarks.closed_form_engine import NETWORK, SCHEDULE, as_x_start, exact_bits_per_dim, level_pixels
 from tests.checkpoints import save_tiny_checkpoint
 from tests.gaussian import GaussianNetwork
@@ -37,7 +37,7 @@ def run_json(capsys, *arguments):
 
 def test_a_checkpoint_and_its_export_have_the_same_likelihood(capsys, tmp_path):
     checkpoint = save_tiny_checkpoint(tmp_path / "checkpoint", variance_type="learned_range")
-    export_onnx(checkpoint, tmp_path / "unet.onnx")
+    export_onnx(ExportRequest(tmp_path / "unet.onnx", checkpoint))
     np.save(tmp_path / "images.npy", np.random.default_rng(0).integers(0, 256, (8, 8, 8), dtype=np.uint8))
     common = ("--data", tmp_path / "images.npy", "--split", "all", "--evaluations", 256)
     torch, onnx = (

@@ -9,7 +9,7 @@ import pytest
 
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import Process, SampleShape
-from export.to_onnx import export_onnx
+from export import ExportRequest, export_onnx
 from tests.checkpoints import save_tiny_checkpoint
 from tests.gaussian import GaussianNetwork
 
@@ -20,7 +20,7 @@ def networks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("networks")
     for name, channels, size in (("digits", 1, 8), ("color", 3, 32)):
         save_tiny_checkpoint(folder / name, channels=channels, size=size)
-        export_onnx(folder / name, folder / f"{name}.onnx")
+        export_onnx(ExportRequest(folder / f"{name}.onnx", folder / name))
     return folder
 
 

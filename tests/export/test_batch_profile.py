@@ -7,7 +7,8 @@ import argparse
 import pytest
 
 from diffusion.errors import InputError
-from export.batch_profile import BatchProfile, Shapes, add_batch_flags, batch_profiles, given_shapes, parse_shapes
+from export.batch_profile import Shapes, add_batch_flags, batch_profiles, given_shapes, parse_shapes
+from runtime.formats.batch_profile import BatchProfile
 
 
 def parse(*arguments: str) -> argparse.Namespace:
@@ -33,7 +34,7 @@ def parse(*arguments: str) -> argparse.Namespace:
 )
 def test_flags(arguments: list[str], expected: list[tuple[int, int, int]], static: bool) -> None:
     profiles, found = batch_profiles(parse(*arguments))
-    assert [(profile.least, profile.best, profile.most) for profile in profiles] == expected
+    assert [(profile.min, profile.opt, profile.max) for profile in profiles] == expected
     assert found == static
 
 

@@ -13,9 +13,9 @@ from onnx import TensorProto
 from diffusion.errors import InputError
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import METADATA_KEY, Process, SampleShape
+from export import ExportRequest, export_onnx
 from export import fold_time as module
 from export.fold_time import fold_time
-from export.to_onnx import export_onnx
 from tests.checkpoints import save_tiny_checkpoint
 from tests.gaussian import GaussianNetwork
 
@@ -62,7 +62,7 @@ def ops(model: onnx.ModelProto) -> list[str]:
 def exported(tmp_path_factory: pytest.TempPathFactory) -> onnx.ModelProto:
     folder = tmp_path_factory.mktemp("exported")
     save_tiny_checkpoint(folder / "checkpoint", num_train_timesteps=NUM_TIMESTEPS)
-    export_onnx(folder / "checkpoint", folder / "unet.onnx")
+    export_onnx(ExportRequest(folder / "unet.onnx", folder / "checkpoint"))
     return onnx.load(folder / "unet.onnx")
 
 
@@ -165,7 +165,7 @@ def test_a_broadcast_over_pixels_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     folded, folding = fold_time(model, NUM_TIMESTEPS)
     assert folding.table_bytes == 4 * NUM_TIMESTEPS * 16
     check_same(model, folded)
-    monkeypatch.setattr(module, "MOST_TABLE_BYTES", 4 * NUM_TIMESTEPS)
+    monkeypatch.setattr(module, "MAX_TABLE_BYTES", 4 * NUM_TIMESTEPS)
     folded, folding = fold_time(model, NUM_TIMESTEPS)
     assert folding.table_bytes == 4 * NUM_TIMESTEPS
     assert ops(folded) == ["Gather", "Shape", "Expand", "Mul", "Add"]
@@ -241,9 +241,9 @@ def test_a_table_that_is_shorter_than_the_schedule() -> None:
 def test_tables_that_do_not_fit_beside_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     model = parsed("h = Reshape(t, column) prediction = Add(x, h)")
     weights = sum(entry.ByteSize() for entry in model.graph.initializer)
-    monkeypatch.setattr(module, "MOST_ONNX_BYTES", weights + 4 * NUM_TIMESTEPS)
+    monkeypatch.setattr(module, "MAX_ONNX_BYTES", weights + 4 * NUM_TIMESTEPS)
     fold_time(model, NUM_TIMESTEPS)
-    monkeypatch.setattr(module, "MOST_ONNX_BYTES", weights + 4 * NUM_TIMESTEPS - 1)
+    monkeypatch.setattr(module, "MAX_ONNX_BYTES", weights + 4 * NUM_TIMESTEPS - 1)
     with pytest.raises(InputError, match="GB of weights and tables, expected at most .*; give --no-fold-time"):
         fold_time(model, NUM_TIMESTEPS)
 

@@ -167,10 +167,10 @@ def test_external_data_that_is_none(external: Path, changes: dict[str, str], say
 
 def test_more_than_a_message_holds(external: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = external.stat().st_size
-    monkeypatch.setattr(module, "MOST_ONNX_BYTES", small + 23)  # the data alone have 24
+    monkeypatch.setattr(module, "MAX_ONNX_BYTES", small + 23)  # the data alone have 24
     with pytest.raises(InputError, match=r"GB of network and weights, expected at most .*--backend onnxruntime"):
         read_network(external)
-    monkeypatch.setattr(module, "MOST_ONNX_BYTES", small - 1)
+    monkeypatch.setattr(module, "MAX_ONNX_BYTES", small - 1)
     with pytest.raises(InputError, match="GB of network and weights"):
         read_network(external)
 

@@ -31,7 +31,7 @@ def exported(request, tmp_path_factory):
     process, place = PROCESSES[request.param], tmp_path_factory.mktemp(request.param)
     torch.manual_seed(1)
     write_mlp(place / "run", make_network(CONFIG, process), CONFIG, process, {})
-    return place / "run", place / "run.onnx", export_mlp(place / "run", place / "run.onnx")
+    return place / "run", place / "run.onnx", dict(export_mlp(place / "run", place / "run.onnx").report)
 
 
 def test_the_file_keeps_the_contract(exported):

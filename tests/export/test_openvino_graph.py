@@ -20,7 +20,7 @@ SIZE = (3, 2, 5, 6)
 
 @pytest.fixture(autouse=True)
 def small_ones_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_LEAST_MULTIPLICATIONS", 1)
+    monkeypatch.setattr(module, "_MIN_MULTIPLICATIONS", 1)
 
 
 def upsampling(
@@ -116,9 +116,9 @@ def test_other_scales_stay() -> None:
 
 def test_a_small_convolution_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     multiplications = 10 * 12 * 2 * 3 * 9
-    monkeypatch.setattr(module, "_LEAST_MULTIPLICATIONS", multiplications)
+    monkeypatch.setattr(module, "_MIN_MULTIPLICATIONS", multiplications)
     assert rewritten(upsampling())[1].transposed_convolutions == 1
-    monkeypatch.setattr(module, "_LEAST_MULTIPLICATIONS", multiplications + 1)
+    monkeypatch.setattr(module, "_MIN_MULTIPLICATIONS", multiplications + 1)
     assert rewritten(upsampling())[1].transposed_convolutions == 0
 
 

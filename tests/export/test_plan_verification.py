@@ -16,9 +16,9 @@ from export.fold_time import fold_time
 from export.graph_facts import name_nodes
 from export.mixed_precision import to_mixed_precision
 from export.plan_verification import PlanVerification, compare_predictions, verify_network
-from runtime.engines.golden import Golden
 from runtime.engines.trajectories import make_golden
-from runtime.engines.verification import TOLERANCES
+from runtime.formats.golden import Golden
+from runtime.formats.precision import PRECISIONS
 from tests.gaussian import GaussianNetwork
 
 PROCESS = Process(SampleShape(1, 6, 6), NoiseSchedule.make("linear", 50))
@@ -60,9 +60,9 @@ def test_every_precision(precision: str, compared: list[str], float32: onnx.Mode
     # The last is the strictest, and the one that is measured by timestep; Polygraphy measures by batch.
     assert list(result.compared)[-1] == result.measured.ran_on
     assert 0.3 * result.measured.median <= result.compared[result.measured.ran_on] <= 3 * result.measured.worst
-    assert result.measured.worst < TOLERANCES[precision]
+    assert result.measured.worst < PRECISIONS[precision].tolerance
     assert len(result.measured.errors) == 16
-    fields = json.loads(json.dumps(result.to_json(), allow_nan=False))
+    fields = json.loads(json.dumps(result.record().to_json(), allow_nan=False))
     assert (fields["passed"], fields["executed"]) == (True, False)
     assert fields["compared_by"].startswith("Polygraphy ")
     assert list(fields["compared_relative_error"]) == list(result.compared)
@@ -75,7 +75,7 @@ def test_an_error_at_some_timesteps_stands_out(precision: str, float32: onnx.Mod
     for table in damaged.graph.initializer:
         values = numpy_helper.to_array(table).copy()
         if values.shape[:1] == (50,):
-            values[40:] *= 1 + 0.9 * TOLERANCES[precision]
+            values[40:] *= 1 + 0.9 * PRECISIONS[precision].tolerance
             table.CopyFrom(numpy_helper.from_array(values, table.name))
     result = verify(in_precision(damaged, precision), precision)
     assert not result.passed
@@ -104,4 +104,6 @@ def test_polygraphy_is_asked_about_every_network(float32: onnx.ModelProto) -> No
     for error in found.values():
         result = PlanVerification(measured, {"one": error}, executed=True)
         assert result.passed == (error == 0)
-    assert '"one": null' in json.dumps(PlanVerification(measured, {"one": math.nan}, True).to_json(), allow_nan=False)
+    assert '"one": null' in json.dumps(
+        PlanVerification(measured, {"one": math.nan}, True).record().to_json(), allow_nan=False
+    )

@@ -51,7 +51,7 @@ REWRITES: dict[str, Callable[[onnx.ModelProto], onnx.ModelProto]] = {
 
 @pytest.fixture(autouse=True)
 def small_ones_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openvino_graph, "_LEAST_MULTIPLICATIONS", 1)
+    monkeypatch.setattr(openvino_graph, "_MIN_MULTIPLICATIONS", 1)
 
 
 @pytest.mark.parametrize("name", list(REWRITES))

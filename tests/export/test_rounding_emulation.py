@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from export.rounding_emulation import emulate_rounding
-from runtime.engines.trajectories import rounded
+from runtime.formats.precision import rounded
 
 LOW = {"fp16": (TensorProto.FLOAT16, "float16"), "bf16": (TensorProto.BFLOAT16, "bfloat16")}
 WEIGHTS = np.array([1.0001, -0.7777, 3.33333, 1e-3], np.float32).reshape(1, 4, 1, 1)

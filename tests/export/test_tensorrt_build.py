@@ -17,12 +17,13 @@ from onnx import numpy_helper
 
 from commands.errors import DeviceUnavailableError
 from diffusion.errors import InputError
-from export import tensorrt_build, tensorrt_log
-from export.batch_profile import BatchProfile
+from export import tensorrt_build
 from export.tensorrt_build import BuildSettings, build_plan
-from export.tensorrt_flavor import RTX, TENSORRT
 from export.tensorrt_process import BuildProcess
+from runtime.engines import tensorrt_log
 from runtime.engines.collector_pause import collector_paused
+from runtime.formats.batch_profile import BatchProfile
+from runtime.formats.flavor import RTX, TENSORRT
 
 TITLE = RTX.title
 
@@ -103,7 +104,7 @@ def test_an_error_keeps_no_builder_alive() -> None:
 @collector_paused()
 def test_flags_of_tensorrt() -> None:
     """On a configuration of the real module: RTX has the flags, though it cannot build with them without a GPU."""
-    log = tensorrt_build.make_log(tensorrt_rtx, TITLE, False)
+    log = tensorrt_log.collecting_log(tensorrt_rtx)
     builder = tensorrt_rtx.Builder(log)
     flags = tensorrt_rtx.BuilderFlag
     for changes, expected in (

@@ -8,8 +8,9 @@ import pytest
 
 from commands.errors import DeviceUnavailableError
 from diffusion.errors import InputError
-from export.tensorrt_flavor import RTX, TENSORRT, Flavor, choose_flavor, load_flavor, target_capabilities
+from export.tensorrt_flavor import choose_flavor, load_flavor, target_capabilities
 from runtime.device.driver import DriverFacts, Gpu
+from runtime.formats.flavor import RTX, TENSORRT, Flavor
 
 NO_GPU = DriverFacts(None, None, (), "no NVIDIA driver (libcuda.so.1 is not found)")
 
@@ -41,7 +42,7 @@ def test_auto(driver: DriverFacts, installed: list[str], expected: Flavor) -> No
     ("requested", "driver", "installed", "says"),
     [
         ("auto", NO_GPU, [], "neither TensorRT-RTX nor TensorRT is installed"),
-        ("auto", NO_GPU, ["tensorrt"], "TensorRT builds on a machine with an NVIDIA GPU, and here is none: no NVIDIA"),
+        ("auto", NO_GPU, ["tensorrt"], "TensorRT builds on a machine with an NVIDIA GPU; none was found: no NVIDIA"),
         ("auto", machine("9.0"), ["tensorrt_rtx"], "does not run on NVIDIA H200 .compute capability 9.0."),
         ("tensorrt", machine("9.0"), ["tensorrt_rtx"], "TensorRT is not installed .no module 'tensorrt'.; pip install"),
         ("tensorrt", NO_GPU, ["tensorrt"], "build there, or here with --flavor rtx"),

@@ -12,10 +12,10 @@ import tensorrt_rtx
 
 from export import tensorrt_build
 from export.tensorrt_flavor import RTX_CAPABILITIES
-from export.to_trt import HARDWARE_COMPATIBILITIES
+from runtime.formats.plan_description import HARDWARE_COMPATIBILITIES
 
 ROOT = Path(tensorrt_build.__file__).parent
-FILES = ("tensorrt_build.py", "tensorrt_log.py", "tensorrt_progress.py", "timing_cache.py")
+FILES = ("tensorrt_build.py", "timing_cache.py")
 RECORDED = json.loads(Path(__file__).with_name("tensorrt_names.json").read_text())["releases"]
 # What the code's variables hold, and what the calls return that it goes on with.
 OWNERS = {
@@ -86,7 +86,6 @@ def test_the_sources_are_read() -> None:
         "OnnxParser.get_error",
         "ParserError.node_operator",
         "IProgressMonitor.step_complete",
-        "ILogger.log",
         "Runtime.deserialize_cuda_engine",
         "EngineInspector.get_engine_information",
     ):

@@ -19,7 +19,7 @@ import safetensors.torch
 from benchmarks.networks import save_cifar10_checkpoint
 from commands.errors import EXIT_INPUT, EXIT_INTERRUPTED, EXIT_VERIFICATION
 from diffusion.process import METADATA_KEY, Process
-from export import network_trace, to_onnx
+from export import ExportRequest, network_trace, to_onnx
 from runtime.engines import torch_checkpoint
 from runtime.engines.torch_checkpoint import load_checkpoint
 from tests.checkpoints import save_tiny_checkpoint
@@ -73,7 +73,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def exported(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """The file and the report on it."""
     out = tmp_path_factory.mktemp("exported") / "models" / "unet.onnx"
-    return out, to_onnx.export_onnx(checkpoint, out)
+    return out, dict(to_onnx.export_onnx(ExportRequest(out, checkpoint)).report)
 
 
 def run(*arguments: object) -> int:

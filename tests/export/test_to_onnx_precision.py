@@ -20,8 +20,8 @@ from onnx.defs import get_schema
 from commands.errors import EXIT_DEVICE, EXIT_INPUT, EXIT_VERIFICATION, DeviceUnavailableError
 from diffusion.errors import InputError
 from diffusion.process import METADATA_KEY
-from export import mixed_precision, to_onnx
-from export.mixed_precision import ELEMENT_TYPES, MixedPrecision
+from export import ExportRequest, mixed_precision, source, to_onnx
+from export.mixed_precision import MixedPrecision
 from export.network_io import tensor_types
 from runtime import sample
 from runtime.engines.onnx_precision import PRECISION_KEY
@@ -30,6 +30,8 @@ from runtime.engines.verification import predict_with
 from runtime.process_flags import ProcessFlags
 from runtime.sampler import Sampler
 from tests.checkpoints import save_tiny_checkpoint
+
+ELEMENT_TYPES = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 
 T = 25
 Exports = dict[str, Path]
@@ -85,9 +87,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def traced_once(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The float32 file; what is exported after it is not traced again."""
     out = tmp_path_factory.mktemp("float32") / "unet.onnx"
-    to_onnx.export_onnx(checkpoint, out)
+    to_onnx.export_onnx(ExportRequest(out, checkpoint))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(to_onnx, "_trace", lambda *arguments: onnx.load(out))
+        patch.setattr(source, "_trace", lambda *arguments: onnx.load(out))
         yield out
 
 
@@ -98,8 +100,8 @@ def exports(checkpoint: Path, traced_once: Path, tmp_path_factory: pytest.TempPa
     made = {"fp32": traced_once}
     for precision in ("fp16", "bf16"):
         made[precision] = folder / f"unet.{precision}.onnx"
-        report = to_onnx.export_onnx(checkpoint, made[precision], precision=precision)
-        made[precision].with_suffix(".json").write_text(json.dumps(report, allow_nan=False))
+        exported = to_onnx.export_onnx(ExportRequest(made[precision], checkpoint, precision=precision))
+        made[precision].with_suffix(".json").write_text(json.dumps(exported.report, allow_nan=False))
     return made
 
 
@@ -298,4 +300,4 @@ def test_one_precision_at_a_time(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert stop.value.code == EXIT_INPUT
     assert "not allowed with argument" in capsys.readouterr().err
     with pytest.raises(InputError, match="precision is 'int8', expected one of fp32, fp16, bf16"):
-        to_onnx.export_onnx(tmp_path, tmp_path / "unet.onnx", precision="int8")
+        ExportRequest(tmp_path / "unet.onnx", precision="int8")

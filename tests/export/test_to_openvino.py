@@ -17,15 +17,16 @@ import pytest
 from commands.errors import EXIT_DEVICE, EXIT_INPUT, EXIT_VERIFICATION, VerificationError
 from commands.output_lock import sole_writer
 from diffusion.process import Process
-from export import engine_files, to_openvino
+from export import ExportRequest, export_onnx, to_openvino
 from export.openvino_graph import Rewriting
-from export.to_onnx import export_onnx
-from runtime.engines.golden import Golden
 from runtime.engines.opening import open_engine
 from runtime.engines.openvino_cpu import OpenVinoEngine
-from runtime.engines.sidecar import golden_path, read_sidecar, sidecar_path
 from runtime.engines.torch_checkpoint import load_checkpoint
 from runtime.engines.verification import predict_with, verify_engine
+from runtime.formats import sidecar as formats_sidecar
+from runtime.formats.golden import Golden
+from runtime.formats.openvino_description import OpenVinoDescription
+from runtime.formats.sidecar import golden_path, read_sidecar, sidecar_path
 from tests.checkpoints import save_tiny_checkpoint
 
 HAS_BF16 = "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
@@ -37,7 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint with random weights and T = 1000, and its unet.onnx."""
     folder = tmp_path_factory.mktemp("tiny")
     save_tiny_checkpoint(folder / "checkpoint", channels=3)
-    export_onnx(folder / "checkpoint", folder / "unet.onnx")
+    export_onnx(ExportRequest(folder / "unet.onnx", folder / "checkpoint"))
     return folder
 
 
@@ -98,12 +99,12 @@ def test_folded_bf16_passes_where_unfolded_fails(
     out, onnx_file = tmp_path / "unet.xml", folder / "unet.onnx"
     assert run("--onnx", onnx_file, "--bf16", "--out", out) == 0
     assert "bf16" in capsys.readouterr().out
-    sidecar = read_sidecar(out, "")
-    assert sidecar.engine["precision"] == "bf16"
-    assert sidecar.verification["tolerance"] == 3e-2
-    assert 1e-3 < sidecar.verification["worst_relative_error"] < 3e-2
+    sidecar = read_sidecar(out, OpenVinoDescription)
+    assert sidecar.engine.precision == "bf16"
+    assert sidecar.verification.tolerance == 3e-2
+    assert 1e-3 < sidecar.verification.worst < 3e-2
     # Flat over t: nothing is wrong with how t is treated.
-    assert sidecar.verification["worst_relative_error"] < 2 * sidecar.verification["median_relative_error"]
+    assert sidecar.verification.worst < 2 * sidecar.verification.median
     check_against_pytorch(out, folder / "checkpoint", 3e-2)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
@@ -112,7 +113,7 @@ def test_folded_bf16_passes_where_unfolded_fails(
     assert "nothing was published. Leave out --no-fold-time" in error
     rows = [line.split() for line in error.splitlines() if line.endswith("too large") and line.split()[0].isdigit()]
     assert rows
-    assert max(float(row[1]) for row in rows) > 2 * sidecar.verification["worst_relative_error"]
+    assert max(float(row[1]) for row in rows) > 2 * sidecar.verification.worst
     # Up to 256 bf16 has every whole number.
     assert min(int(row[0]) for row in rows) > 200
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
@@ -120,7 +121,7 @@ def test_folded_bf16_passes_where_unfolded_fails(
 
 def test_unfolded_float32_passes(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "unet.xml"
-    report = to_openvino.export_openvino(out, onnx_file=folder / "unet.onnx", fold=False)
+    report = to_openvino.export_openvino(ExportRequest(out, onnx=folder / "unet.onnx", fold=False)).report
     assert report["engine"]["time_path"] == {"folded": False}
     assert report["engine"]["inputs"]["t"]["type"] == "float32"
     check_against_pytorch(out, folder / "checkpoint", 1e-5)
@@ -133,7 +134,7 @@ def test_the_reference_beside_an_engine_verifies_it_again(gaussian: Path, tmp_pa
     engine = OpenVinoEngine(out, threads=1)
     result = verify_engine(golden, engine.process, predict_with(engine), "fp32", "", "")
     assert result.passed
-    assert result.worst == pytest.approx(read_sidecar(out, "").verification["worst_relative_error"], abs=1e-7)
+    assert result.worst == pytest.approx(read_sidecar(out, OpenVinoDescription).verification.worst, abs=1e-7)
 
 
 def test_a_wrong_conversion_is_not_published(
@@ -169,9 +170,9 @@ def test_no_reader_takes_a_mixed_set(gaussian: Path, tmp_path: Path, monkeypatch
         published.append(path.name)
         raise Killed
 
-    monkeypatch.setattr(engine_files, "write_whole_text", killed_before_the_sidecar)
+    monkeypatch.setattr(formats_sidecar, "write_whole_text", killed_before_the_sidecar)
     with pytest.raises(Killed):
-        to_openvino.export_openvino(out, onnx_file=gaussian, fold=False)
+        to_openvino.export_openvino(ExportRequest(out, onnx=gaussian, fold=False))
     assert published == ["unet.xml.json"]
     with pytest.raises(ValueError, match="but its sidecar was written for"):
         OpenVinoEngine(out)
@@ -228,7 +229,7 @@ def test_a_foreign_file_needs_flags(gaussian: Path, tmp_path: Path, capsys: pyte
     flags = ["--beta-schedule", "linear", "--num-train-timesteps", 50, "--prediction-type", "epsilon"]
     flags += ["--variance-type", "fixed_large", "--clip-sample", "none"]
     assert run("--onnx", tmp_path / "foreign.onnx", *flags, "--out", out) == 0
-    process = read_sidecar(out, "").process
+    process = read_sidecar(out, OpenVinoDescription).process
     assert (process.variance_type, process.clip_sample, process.schedule.num_train_timesteps) == (
         "fixed_large",
         None,

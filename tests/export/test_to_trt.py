@@ -15,15 +15,16 @@ from onnx import numpy_helper
 from commands.errors import EXIT_INPUT, EXIT_VERIFICATION, DeviceUnavailableError
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import Process, SampleShape
-from export import engine_files, mixed_precision, to_trt
+from export import mixed_precision, to_trt
 from export.mixed_precision import MixedPrecision
 from runtime.device.driver import DriverFacts, Gpu, driver_facts
 from runtime.engines import interface
-from runtime.engines.golden import Golden
 from runtime.engines.opening import open_engine
-from runtime.engines.sidecar import golden_path, read_sidecar, sidecar_path
-from runtime.engines.tensorrt_plan import describe_plan
 from runtime.engines.tensorrt_refusals import accept_plan
+from runtime.formats import sidecar as formats_sidecar
+from runtime.formats.golden import Golden
+from runtime.formats.plan_description import PlanDescription
+from runtime.formats.sidecar import golden_path, read_sidecar, sidecar_path
 from tests.gaussian import GaussianNetwork
 
 needs_no_gpu = pytest.mark.skipif(not driver_facts().missing, reason="needs a machine without an NVIDIA GPU")
@@ -40,26 +41,26 @@ def check_published(out: Path, precision: str) -> dict[str, object]:
         "unet.plan.golden.npz",
         "unet.plan.json",
     ]
-    sidecar = read_sidecar(out, "")
+    sidecar = read_sidecar(out, PlanDescription)
     assert sidecar.sha256 == hashlib.sha256(out.read_bytes()).hexdigest()
     assert sidecar.golden_sha256 == hashlib.sha256(golden_path(out).read_bytes()).hexdigest()
     golden = Golden.from_bytes(golden_path(out).read_bytes(), out, "")
-    engine, verification = dict(sidecar.engine), sidecar.verification
-    # The runtime takes the sidecar as it is.
-    plan = describe_plan(out, engine, sidecar.process)
-    assert plan.compute_capabilities
+    engine, verification = json.loads(sidecar_path(out).read_text())["engine"], sidecar.verification
+    # The runtime takes the sidecar as it is, and nothing is lost.
+    assert sidecar.engine.compute_capabilities
+    assert sidecar.engine.to_json() == engine
     assert (engine["flavor"], engine["builder_version"]) == ("tensorrt-rtx", tensorrt_rtx.__version__)
     assert engine["precision"] == precision
     assert (
         engine["inputs"]["x"]["type"]
         == engine["outputs"]["prediction"]["type"]
-        == mixed_precision.TYPE_NAMES[precision]
+        == {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}[precision]
     )
     assert not engine["tf32"]
     assert "REQUIRE_USER_ALLOCATION" in engine["builder_flags"]
-    assert verification["passed"]
-    assert len(verification["timesteps"]) == len(golden.timesteps) == 16
-    assert verification["chain"]["steps"] == 20
+    assert verification.passed
+    assert len(verification.timesteps) == len(golden.timesteps) == 16
+    assert verification.chain_steps == 20
     return engine
 
 
@@ -79,14 +80,14 @@ def test_every_precision(name: str, precision: str, networks: Path, tmp_path: Pa
     assert engine["time_path"]["num_nodes_after"] < engine["time_path"]["num_nodes_before"]
     assert engine["batch_profiles"] == [{"min": 1, "opt": 8, "max": 64}]
     assert engine["kept_in_float32"] == []
-    verification = read_sidecar(out, "").verification
+    verification = read_sidecar(out, PlanDescription).verification
     if precision == "fp32":  # tables hold what ONNX Runtime itself computed
-        assert verification["worst_relative_error"] < 1e-6
+        assert verification.worst < 1e-6
     else:
         # Flat over t: nothing is wrong with how t is treated.
-        assert verification["worst_relative_error"] < 2 * verification["median_relative_error"]
+        assert verification.worst < 2 * verification.median
         least = {"fp16": 1e-4, "bf16": 1e-3}[precision]
-        assert least < verification["median_relative_error"] < verification["tolerance"]
+        assert least < verification.median < verification.tolerance
 
 
 def test_a_checkpoint(networks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -107,10 +108,10 @@ def test_a_plan_that_was_not_run_says_so(gaussian: Path, tmp_path: Path, capsys:
     out = tmp_path / "unet.plan"
     assert run("--onnx", gaussian, "--out", out) == 0
     assert "not run: verified as its network on the CPU" in capsys.readouterr().out
-    sidecar = read_sidecar(out, "")
-    assert not sidecar.verification["executed"]
-    assert sidecar.engine["built_on"] == {"gpu": None, "driver": None}
-    with pytest.raises(DeviceUnavailableError, match="needs an NVIDIA GPU, and here is none"):
+    sidecar = read_sidecar(out, PlanDescription)
+    assert not sidecar.verification.executed
+    assert sidecar.engine.built_on_gpu is sidecar.engine.built_on_driver is None
+    with pytest.raises(DeviceUnavailableError, match="no NVIDIA GPU found"):
         open_engine(out, device="cuda")
 
 
@@ -206,7 +207,7 @@ def test_no_reader_takes_a_mixed_set(gaussian: Path, tmp_path: Path, monkeypatch
         published.append(path.name)
         raise Killed
 
-    monkeypatch.setattr(engine_files, "write_whole_text", killed_before_the_sidecar)
+    monkeypatch.setattr(formats_sidecar, "write_whole_text", killed_before_the_sidecar)
     with pytest.raises(Killed):
         run("--onnx", gaussian, "--no-fold-time", "--out", out)
     assert published == ["unet.plan.json"]
@@ -252,10 +253,10 @@ def test_where_a_gpu_is_the_plan_itself_runs(
     monkeypatch.setattr("runtime.engines.tensorrt_engine.TensorRtEngine", Engine)
     out = tmp_path / "unet.plan"
     assert run("--onnx", gaussian, "--flavor", "rtx", "--out", out) == 0
-    verification = read_sidecar(out, "").verification
-    assert verification["executed"]
-    assert verification["ran_on"] == "TensorRT-RTX (fp32, NVIDIA L4), driver 580.95"
-    assert read_sidecar(out, "").engine["built_on"] == {"gpu": "NVIDIA L4", "driver": "580.95"}
+    verification = read_sidecar(out, PlanDescription).verification
+    assert verification.executed
+    assert verification.ran_on == "TensorRT-RTX (fp32, NVIDIA L4), driver 580.95"
+    assert read_sidecar(out, PlanDescription).engine.to_json()["built_on"] == {"gpu": "NVIDIA L4", "driver": "580.95"}
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     factor[0] = 1.001
     assert run("--onnx", gaussian, "--flavor", "rtx", "--out", out) == EXIT_VERIFICATION
@@ -263,5 +264,5 @@ def test_where_a_gpu_is_the_plan_itself_runs(
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     # For other GPUs it is not run.
     assert run("--onnx", gaussian, "--flavor", "rtx", "--compute-capabilities", "12.0", "--out", out) == 0
-    assert not read_sidecar(out, "").verification["executed"]
+    assert not read_sidecar(out, PlanDescription).verification.executed
     assert len(accepted_paths) == 2

@@ -117,7 +117,7 @@ def test_networks_that_cannot_be_built(
         (["--workspace", "much"], EXIT_INPUT, "expected a size such as 4096 (MiB)"),
         (["--min-batch", "8", "--max-batch", "4"], EXIT_INPUT, "expected min ≤ opt ≤ max"),
         (["--maxShapes=x:8x3"], EXIT_INPUT, "no such checkpoint folder"),
-        pytest.param(["--export-layers", "f"], EXIT_DEVICE, "--export-layers: needs an NVIDIA GPU", marks=needs_no_gpu),
+        pytest.param(["--export-layers", "f"], EXIT_DEVICE, "--export-layers: no NVIDIA GPU found", marks=needs_no_gpu),
     ],
 )
 def test_bad_input_is_one_line(arguments: list[str], code: int, says: str, refusal: Refusal) -> None:

@@ -15,7 +15,7 @@ from tests.fuzz.outcome import run
 from tests.fuzz.work_folder import make_work_folder
 
 _ROUND = 100  # examples for each seed: hypothesis repeats itself in longer ones
-_MOST_MEMORY = 12 * 2**30
+_MAX_MEMORY = 12 * 2**30
 
 Fuzz = Callable[[st.SearchStrategy[Any], Callable[[Any], None], float], None]
 
@@ -67,6 +67,6 @@ def little_memory() -> Iterator[None]:
     """Whoever asks for more memory than there is gets an error, as in a container; not the whole machine's."""
     mapped = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
     before = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (mapped + _MOST_MEMORY, before[1]))
+    resource.setrlimit(resource.RLIMIT_AS, (mapped + _MAX_MEMORY, before[1]))
     yield
     resource.setrlimit(resource.RLIMIT_AS, before)

@@ -24,14 +24,14 @@ _BROKEN = ("onnx", "xml", "json", "npz", "npy", "png", "plan")
 
 def make_work_folder(folder: Path) -> Path:
     """Fill an empty folder; made once, then copied with `copy_folder`."""
+    from export import ExportRequest, export_openvino
     from export.mlp_to_onnx import export_mlp
-    from export.to_openvino import export_openvino
     from train.binary import main as train_binary
     from train.swiss_roll import main as train_swiss_roll
 
     GaussianNetwork(PROCESS, 0.2, 0.5).save_onnx(folder / "unet.onnx")
     GaussianNetwork(COLOR, 0.2, 0.5).save_onnx(folder / "color.onnx")
-    export_openvino(folder / "unet.xml", onnx_file=folder / "unet.onnx")
+    export_openvino(ExportRequest(folder / "unet.xml", onnx=folder / "unet.onnx"))
     save_tiny_checkpoint(folder / "ckpt", size=4, num_train_timesteps=TIMESTEPS)
     assert train_swiss_roll(["--steps", "1", "--out", str(folder / "roll")]) == 0
     words = ["--steps", "1", "--timesteps", "3", "--num-samples", "1", "--out", str(folder / "bits")]

@@ -33,7 +33,15 @@ _CHECKED = [
     "--param=asan-stack=0", "--param=asan-globals=0",
 ]  # fmt: skip
 _DEVICE_FILES = ("step_kernels.cpp", "network.cpp")
-_RUNTIME_FILES = ("device.cpp", "device_threads.cpp", "memory.cpp", "streams.cpp")
+_RUNTIME_FILES = (
+    "device.cpp",
+    "device_threads.cpp",
+    "fibers.cpp",
+    "memory.cpp",
+    "copies.cpp",
+    "streams.cpp",
+    "graph_run.cpp",
+)
 
 
 @dataclass(frozen=True)
@@ -118,7 +126,7 @@ class Build:
         sanitizer = []
         if self.sanitizer == "thread":
             # The switches between fibers would be taken for races; it tells the sanitizer of them itself.
-            own = source.name == "device_threads.cpp"
+            own = source.name in ("fibers.cpp", "device_threads.cpp")
             sanitizer = ["-DSOFTWARE_MALLOC", "-DSOFTWARE_TSAN", *([] if own else ["-fsanitize=thread"])]
         elif self.sanitizer:
             # -O0: the optimizer takes longer over all the checks than everything else together.

@@ -4,7 +4,8 @@ import os
 
 import pytest
 
-from tests.kernels.planted_faults import FAULTS, QUICK, caught_by, planted
+from tests.kernels.fault_runner import caught_by, planted
+from tests.kernels.planted_faults import FAULTS, QUICK
 
 TRIED = [n for n, fault in enumerate(FAULTS) if fault.kind in QUICK or os.environ.get("DDPM_RT_ALL_FAULTS")]
 

@@ -25,6 +25,20 @@ def context(request, monkeypatch, tmp_path):
         yield context
 
 
+def test_copies_are_over_when_they_return(context):
+    """First of all: a copy that comes later writes into arrays that are gone."""
+    memory, stream, array = context.memory, context.memory.make_stream(), np.arange(9, dtype=np.float32)
+    address = memory.allocate(array.nbytes)
+    memory.to_device(address, array, stream)
+    assert context.kernels.state("pending") == 0
+    found = np.zeros_like(array)
+    memory.to_host(found, address, stream)
+    assert context.kernels.state("pending") == 0
+    np.testing.assert_array_equal(found, array)
+    memory.free(address)
+    memory.free_stream(stream)
+
+
 # One block a sample, whole eights and not; two blocks of each.
 @pytest.mark.parametrize("shape", [(3, 1, 4, 6), (3, 1, 5, 7), (2, 2, 12, 12), (2, 1, 17, 17)])
 def test_every_kind_of_step(context, shape):
@@ -37,6 +51,19 @@ def test_blocks_of_every_size(context):
     kind = step_bits.StepKind(1, True, False, 1.0, True, "float16", True)
     for shape in ((100, 1, 15, 40), (132, 1, 20, 36), (270, 1, 1, 3)):
         assert step_bits.differences(context, kind, shape) == []
+
+
+@pytest.mark.parametrize("prediction_type", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize(("learned", "row"), [(False, 0), (True, step_bits.NUM_ROWS - 1)])
+def test_a_variance_that_no_row_reads_is_checked_too(context, prediction_type, learned, row):
+    """The table is not a learned one, or the row adds no noise: x' is finite, and the sample is broken all the same."""
+    kind = step_bits.StepKind(0, learned, False, 1.0, True, prediction_type, False)
+    state = step_bits.random_state(kind, (3, 2, 4, 4), seed=1)
+    state["prediction"][1, 3, 2, 1] = np.uint16(0x7FC0) if prediction_type == "bfloat16" else np.nan
+    state["row"][:] = row
+    assert step_bits._differences(context, kind, state, step_bits.random_table(1)) == []
+    np.testing.assert_array_equal(state["flag"], [0, row + 1, 0])
+    assert np.isfinite(state["x"]).all()
 
 
 BUFFERS = ("x", "prediction", "h1", "h2", "x_start", "next_input")

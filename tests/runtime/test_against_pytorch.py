@@ -10,7 +10,7 @@ import torch
 from diffusion.normal import draw_number, normal_batch
 from diffusion.reference_loop import initial_noise
 from diffusion.samplers import make_table
-from export.to_onnx import export_onnx
+from export import ExportRequest, export_onnx
 from runtime import Sampler
 from runtime.engines.torch_checkpoint import Network, load_checkpoint
 from tests.checkpoints import save_tiny_checkpoint
@@ -33,7 +33,7 @@ def larger(tmp_path_factory):
 
 def made(folder, **arguments):
     checkpoint = save_tiny_checkpoint(folder / "checkpoint", **arguments)
-    export_onnx(checkpoint, folder / "unet.onnx")
+    export_onnx(ExportRequest(folder / "unet.onnx", checkpoint))
     return folder
 
 

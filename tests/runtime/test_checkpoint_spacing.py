@@ -14,7 +14,7 @@ from diffusers.pipelines.ddpm import pipeline_ddpm
 from diffusers.schedulers import scheduling_ddim, scheduling_ddpm
 
 from diffusion.normal import draw_number, normal_batch
-from export.to_onnx import export_onnx
+from export import ExportRequest, export_onnx
 from runtime import Sampler
 from runtime.sample import main
 from tests.checkpoints import save_tiny_checkpoint
@@ -93,7 +93,7 @@ def test_ddim_as_the_pipeline_of_diffusers(tmp_path, monkeypatch, spacing, eta, 
 
 def test_engines_carry_the_spacing_and_the_flag_overrides_it(tmp_path, capsys):
     folder = save_tiny_checkpoint(tmp_path / "checkpoint", timestep_spacing="linspace")
-    export_onnx(folder, tmp_path / "unet.onnx")
+    export_onnx(ExportRequest(tmp_path / "unet.onnx", folder))
     engine = str(tmp_path / "unet.onnx")
     wanted = Sampler(folder, num_steps=7).table.timesteps
     assert wanted.tolist() == [999, 832, 666, 500, 333, 166, 0]

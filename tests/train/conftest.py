@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from train.datasets import DataRequest
-from train.presets import NetworkConfig, Rhythm, TrainingConfig
+from train.presets import LoggingConfig, NetworkConfig, TrainingConfig
 from train.training import Run
 
 
@@ -73,7 +73,7 @@ def make_run(tiny_config: TrainingConfig, tiny_data: Path, tmp_path: Path) -> Ca
             "preset": "tiny",
             "config": tiny_config,
             "data": DataRequest(str(tiny_data)),
-            "rhythm": Rhythm(log_every=4, evaluate_every=8, save_seconds=1e9, num_workers=0),
+            "logging_config": LoggingConfig(log_every=4, evaluate_every=8, save_seconds=1e9, num_workers=0),
             "out": tmp_path / "run",
             "num_samples": 0,
             "device": "cpu",

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 # Every file that speaks of data to somebody who may be running any of these commands.
 SPEAKERS = (
     "data_flags", "data_parts", "datasets", "digits", "folder_listing", "gray_levels", "hugging_face", "image_folder",
-    "image_set", "image_size", "npz_images", "picture_cache",
+    "image_set", "npz_images", "picture_cache",
 )  # fmt: skip
 
 

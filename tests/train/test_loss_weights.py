@@ -5,7 +5,7 @@ import pytest
 
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import PREDICTION_TYPES, Process, SampleShape
-from train.loss_weights import weights_min_snr, weights_simple, x_start_error_scale
+from train.objective import weights_min_snr, weights_simple, x_start_error_scale
 
 SCHEDULE = NoiseSchedule.make("linear")
 

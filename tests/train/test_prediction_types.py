@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from diffusion.process import PREDICTION_TYPES, Process
-from export.to_onnx import export_onnx
+from export import ExportRequest, export_onnx
 from runtime import Sampler
 from runtime.engines.checkpoint_folder import read_checkpoint_folder
 from tests.gaussian import GaussianNetwork
 from train.datasets import DataRequest
-from train.presets import NetworkConfig, Rhythm, TrainingConfig
+from train.presets import LoggingConfig, NetworkConfig, TrainingConfig
 from train.training import Run, train
 
 MEAN, STD, NUM_TIMESTEPS = 0.2, 0.3, 20
@@ -49,8 +49,10 @@ def train_gaussian(
 
     def train_it(**changes: Any) -> tuple[Path, float]:
         config = dataclasses.replace(CONFIG, **changes)
-        rhythm = Rhythm(log_every=50, evaluate_every=10**6, save_seconds=1e9, num_workers=0)
-        report = train(make_run(config=config, data=DataRequest(str(path), held_out=1000), rhythm=rhythm))
+        logging_config = LoggingConfig(log_every=50, evaluate_every=10**6, save_seconds=1e9, num_workers=0)
+        report = train(
+            make_run(config=config, data=DataRequest(str(path), held_out=1000), logging_config=logging_config)
+        )
         assert report is not None
         return tmp_path / "run", float(report["held_out_loss"])
 
@@ -95,7 +97,7 @@ def test_train_export_sample(
     process = read_checkpoint_folder(folder).process
     assert process.prediction_type == prediction_type
     assert 0.95 < held_out_loss / least_loss(process, loss) < 1.1
-    export_onnx(folder, tmp_path / "unet.onnx")
+    export_onnx(ExportRequest(tmp_path / "unet.onnx", folder))
     check_moments(tmp_path / "unet.onnx", process)
 
 

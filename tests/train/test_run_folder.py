@@ -78,10 +78,10 @@ def test_an_unfinished_run_is_not_lost_by_accident(tmp_path: Path) -> None:
     save(folder, 4)
     with pytest.raises(InputError, match="holds a run that stopped at step 4; go on with --resume, or start over"):
         folder.inspect(resume=False, overwrite=False)
-    standing = folder.inspect(resume=True, overwrite=False)
-    assert standing.state is not None
-    assert standing.state["step"] == 4
-    assert not standing.complete
+    status = folder.inspect(resume=True, overwrite=False)
+    assert status.state is not None
+    assert status.state["step"] == 4
+    assert not status.complete
 
 
 def test_a_run_that_is_trained_but_not_published_is_not_complete(tmp_path: Path) -> None:
@@ -93,9 +93,9 @@ def test_a_run_that_is_trained_but_not_published_is_not_complete(tmp_path: Path)
 
 def test_more_steps_continue_a_run_with_a_constant_learning_rate_only(tmp_path: Path) -> None:
     finish(make_folder(tmp_path))
-    standing = make_folder(tmp_path, steps=20).inspect(resume=True, overwrite=False)
-    assert standing.state is not None
-    assert not standing.complete
+    status = make_folder(tmp_path, steps=20).inspect(resume=True, overwrite=False)
+    assert status.state is not None
+    assert not status.complete
     with pytest.raises(InputError, match="holds a run with steps 10, asked for is 5"):
         make_folder(tmp_path, steps=5).inspect(resume=True, overwrite=False)
     finish(make_folder(tmp_path, learning_rate_decay="cosine"))

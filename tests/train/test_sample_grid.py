@@ -8,8 +8,9 @@ import torch
 
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import PREDICTION_TYPES, VARIANCE_TYPES, Process, SampleShape
+from runtime.images import draw_grid, quantize
 from tests.gaussian import GaussianNetwork
-from train.sample_grid import draw_grid, sample
+from train.sample_grid import sample
 
 PROCESS = Process(
     SampleShape(1, 4, 4), NoiseSchedule.make("linear", 30, 1e-3, 0.3), variance_type="fixed_small", clip_sample=None
@@ -71,12 +72,10 @@ def test_samples_do_not_depend_on_the_batch_size() -> None:
 def test_grid_shows_every_sample_in_its_place(channels: int) -> None:
     levels = np.linspace(-1.0, 1.0, 5)
     x = np.broadcast_to(levels[:, None, None, None], (5, channels, 8, 8))
-    image = draw_grid(x)
-    scale = image.width // 28  # three columns of 8 pixels and four lines between
-    assert (image.width, image.height) == (28 * scale, 19 * scale)
-    assert scale >= 20
-    pixels = np.asarray(image).reshape(19 * scale, 28 * scale, channels)
+    image = draw_grid(quantize(x))
+    assert image.size == (3 * 66 + 2, 2 * 66 + 2)  # tiles of 8 pixels enlarged to 64, with two between
+    pixels = np.asarray(image).reshape(134, 200, channels)
     for index, expected in enumerate([0, 64, 128, 191, 255]):
-        top, left = (1 + 9 * (index // 3)) * scale, (1 + 9 * (index % 3)) * scale
-        tile = pixels[top : top + 8 * scale, left : left + 8 * scale]
+        top, left = 2 + 66 * (index // 3), 2 + 66 * (index % 3)
+        tile = pixels[top : top + 64, left : left + 64]
         assert (tile == expected).all()

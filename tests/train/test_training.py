@@ -21,7 +21,7 @@ from diffusion.process import Process
 from train.datasets import DataRequest
 from train.learner import Learner
 from train.log_snr_network import LogSnrNetwork
-from train.presets import Rhythm
+from train.presets import LoggingConfig
 from train.publication import WEIGHTS, hash_file
 from train.training import Run, train
 
@@ -65,7 +65,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(
     assert not (parts / "train.json").exists()
     torch.manual_seed(99)  # nothing may hang on the global generator
     # Batches made ahead by threads are the same batches.
-    report = train(make_run(out=parts, resume=True, rhythm=Rhythm(4, 8, 1e9, num_workers=2)))
+    report = train(make_run(out=parts, resume=True, logging_config=LoggingConfig(4, 8, 1e9, num_workers=2)))
     assert report is not None
     assert not report["already_complete"]
     assert read_weights(parts) == read_weights(tmp_path / "whole")
@@ -121,14 +121,14 @@ def test_a_killed_run_goes_on_from_its_last_periodic_save(
             raise MemoryError
         return update(self, at, batch)
 
-    often = Rhythm(log_every=1, evaluate_every=8, save_seconds=0.0, num_workers=0)
+    often = LoggingConfig(log_every=1, evaluate_every=8, save_seconds=0.0, num_workers=0)
     with monkeypatch.context() as patch:
         patch.setattr(Learner, "update", killed)
         with pytest.raises(MemoryError):
-            train(make_run(out=tmp_path / "run", rhythm=often))
+            train(make_run(out=tmp_path / "run", logging_config=often))
     with (tmp_path / "run" / "state" / "metrics.jsonl").open("a") as stream:
         stream.write('{"step": 8, "loss": 1.0}\n{"ste')  # logged after the save, and cut off
-    train(make_run(resume=True, rhythm=often))
+    train(make_run(resume=True, logging_config=often))
     assert read_weights(tmp_path / "run") == read_weights(tmp_path / "whole")
     assert [line["step"] for line in read_metrics(tmp_path / "run")] == list(range(1, 10))
 
@@ -204,11 +204,11 @@ def test_divergence_is_reported_and_the_last_good_state_kept(
         return (loss * float("nan") if at >= 3 else loss), grad_norm
 
     monkeypatch.setattr(Learner, "update", diverging)
-    often = Rhythm(log_every=100, evaluate_every=100, save_seconds=0.0, num_workers=0)
+    often = LoggingConfig(log_every=100, evaluate_every=100, save_seconds=0.0, num_workers=0)
     with pytest.raises(
         InputError, match="the loss is nan at step 4, .*the state of step 3 is kept.*--learning-rate below 0.001"
     ):
-        train(make_run(rhythm=often))
+        train(make_run(logging_config=often))
     assert torch.load(tmp_path / "run" / "state" / "state.pt", weights_only=True)["step"] == 3
 
 
@@ -217,12 +217,12 @@ def test_a_held_out_loss_that_is_not_finite_ends_training_with_the_state_kept(
     value: float, make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("train.evaluation.HeldOutLoss.__call__", lambda self, network: value)
-    often = Rhythm(log_every=100, evaluate_every=4, save_seconds=0.0, num_workers=0)
+    often = LoggingConfig(log_every=100, evaluate_every=4, save_seconds=0.0, num_workers=0)
     with pytest.raises(
         InputError,
         match=f"the held-out loss is {value} at step 4, .*the state of step 3 is kept.*--learning-rate below",
     ):
-        train(make_run(rhythm=often))
+        train(make_run(logging_config=often))
     assert torch.load(tmp_path / "run" / "state" / "state.pt", weights_only=True)["step"] == 3
     assert not (tmp_path / "run" / "train.json").exists()
     assert (tmp_path / "run" / "state" / "metrics.jsonl").read_text() == ""
@@ -241,11 +241,11 @@ def test_weights_that_the_last_update_broke_are_not_kept(
         return result
 
     monkeypatch.setattr(Learner, "update", breaking)
-    often = Rhythm(log_every=100, evaluate_every=100, save_seconds=0.0, num_workers=0)
+    often = LoggingConfig(log_every=100, evaluate_every=100, save_seconds=0.0, num_workers=0)
     with pytest.raises(
         InputError, match=r"the weights conv_in.weight are not finite after step 6: .*the state of step 5"
     ):
-        train(make_run(rhythm=often))
+        train(make_run(logging_config=often))
     assert torch.load(tmp_path / "run" / "state" / "state.pt", weights_only=True)["step"] == 5
 
 

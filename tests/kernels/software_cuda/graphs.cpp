@@ -1,53 +1,19 @@
-// Graphs, which run node by node in any order that their edges allow; a WHILE node runs its body while its handle says.
+// Graphs as they are built: the functions of the CUDA runtime. How they run is in graph_run.cpp.
 #include <algorithm>
 #include <cstring>
-#include <set>
 
 #include "device.h"
-#include "streams.h"
+#include "graph_objects.h"
 
 using namespace software;
-
-struct CUgraphNode_st {
-  cudaGraphNodeType type;
-  std::vector<cudaGraphNode_t> after;
-  Action action;                         // of what runs at once
-  std::unique_ptr<CUgraph_st> inner;     // of a child, or of a loop
-  cudaGraphConditionalHandle handle = 0;  // of a loop
-};
-
-struct CUgraph_st {
-  std::vector<std::unique_ptr<CUgraphNode_st>> nodes;
-  std::vector<cudaGraphConditionalHandle> handles;
-  bool alive = true;
-
-  bool holds(cudaGraphNode_t node) const {
-    return std::any_of(nodes.begin(), nodes.end(), [=](const auto& each) { return each.get() == node; });
-  }
-};
-
-struct CUgraphExec_st {
-  std::unique_ptr<CUgraph_st> graph;
-  int pending = 0;
-  bool alive = true;
-};
 
 namespace software {
 namespace {
 
-constexpr long kMaxTurns = 500;  // no test has more rows
-
-struct Condition {
-  bool assign_default, alive, used;
-  unsigned default_value, value;
-};
-
 // What is destroyed stays where it is, so that its handle is never another's.
 std::vector<std::unique_ptr<CUgraph_st>> graphs;
 std::vector<std::unique_ptr<CUgraphExec_st>> executables;
-std::map<cudaGraphConditionalHandle, Condition> conditions;
 cudaGraphConditionalHandle next_handle = 0x7A00000000000001;
-const CUgraph_st* running = nullptr;  // whose node has its turn
 
 bool contains(const CUgraph_st& graph, cudaGraph_t wanted) {
   for (const auto& node : graph.nodes) {
@@ -99,96 +65,7 @@ bool can_run(const CUgraph_st& graph, bool in_a_loop) {
   });
 }
 
-// One launch of an executable graph, a node at a time.
-class Run : public Work {
- public:
-  explicit Run(CUgraphExec_st* executable) : executable_(executable) {
-    ++executable->pending;
-    enter_graph(executable->graph.get(), nullptr);
-  }
-  ~Run() override { --executable_->pending; }
-
-  bool step() override {
-    if (!begun_) begin();
-    while (!device().fault && !frames_.empty()) {
-      Frame& frame = frames_.back();
-      const cudaGraphNode_t node = next_of(frame);
-      if (!node) {
-        leave(frame);
-        continue;
-      }
-      frame.done.insert(node);
-      if (node->type == cudaGraphNodeTypeConditional) {
-        if (condition(node->handle)) enter_graph(node->inner.get(), node);
-      } else if (node->inner) {
-        enter_graph(node->inner.get(), nullptr);
-      } else {
-        running = executable_->graph.get();
-        if (node->action) node->action();
-        running = nullptr;
-        return false;
-      }
-    }
-    return true;
-  }
-
- private:
-  struct Frame {
-    const CUgraph_st* graph;
-    cudaGraphNode_t loop;  // whose body it is
-    std::set<cudaGraphNode_t> done;
-    long turns = 0;
-  };
-
-  void begin() {
-    begun_ = true;
-    for (const cudaGraphConditionalHandle handle : executable_->graph->handles) {
-      Condition& each = conditions.at(handle);
-      if (each.assign_default) each.value = each.default_value;
-    }
-  }
-
-  void enter_graph(const CUgraph_st* graph, cudaGraphNode_t loop) { frames_.push_back({graph, loop, {}}); }
-
-  cudaGraphNode_t next_of(const Frame& frame) {
-    std::vector<cudaGraphNode_t> ready;
-    for (const auto& node : frame.graph->nodes) {
-      const bool waits = std::any_of(node->after.begin(), node->after.end(),
-                                     [&](cudaGraphNode_t each) { return !frame.done.count(each); });
-      if (!waits && !frame.done.count(node.get())) ready.push_back(node.get());
-    }
-    return ready.empty() ? nullptr : ready[device().random() % ready.size()];
-  }
-
-  void leave(Frame& frame) {
-    if (frame.loop && condition(frame.loop->handle)) {
-      frame.done.clear();
-      if (++frame.turns >= kMaxTurns) set_fault(cudaErrorLaunchFailure, "a WHILE node does not come to an end");
-    } else {
-      frames_.pop_back();
-    }
-  }
-
-  bool condition(cudaGraphConditionalHandle handle) {
-    const Condition& found = conditions.at(handle);
-    if (!found.alive) set_fault(cudaErrorLaunchFailure, "the graph whose condition a WHILE node reads was destroyed");
-    return found.alive && found.value != 0;
-  }
-
-  CUgraphExec_st* executable_;
-  std::vector<Frame> frames_;
-  bool begun_ = false;
-};
-
 }  // namespace
-
-std::vector<std::string> conditional_problem(unsigned long long handle, unsigned value) {
-  if (!running || !std::count(running->handles.begin(), running->handles.end(), handle)) {
-    return {"cudaGraphSetConditional with a handle that is not of the graph that runs"};
-  }
-  conditions.at(handle).value = value;
-  return {};
-}
 
 cudaGraphNode_t add_node(cudaGraph_t graph, cudaGraphNodeType type, const cudaGraphNode_t* after, size_t count) {
   graph->nodes.push_back(std::make_unique<CUgraphNode_st>());
@@ -203,7 +80,7 @@ void set_action(cudaGraphNode_t node, Action action) { node->action = std::move(
 void forget_graphs() {
   for (const auto& each : graphs) each->alive = false;
   for (const auto& each : executables) each->alive = false;
-  for (auto& [handle, condition] : conditions) condition.alive = false;
+  for (auto& [handle, condition] : conditions()) condition.alive = false;
 }
 
 std::map<std::string, long> graphs_state() {
@@ -242,7 +119,7 @@ cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
   for (const auto& each : graphs) {
     if (each.get() != graph || !each->alive) continue;
     each->alive = false;
-    for (const cudaGraphConditionalHandle handle : each->handles) conditions.at(handle).alive = false;
+    for (const cudaGraphConditionalHandle handle : each->handles) conditions().at(handle).alive = false;
     return cudaSuccess;
   }
   return failed(cudaErrorInvalidValue);
@@ -283,7 +160,7 @@ cudaError_t cudaGraphConditionalHandleCreate(cudaGraphConditionalHandle* handle,
   if (!exists(graph)) return failed(cudaErrorInvalidValue);
   *handle = next_handle++;
   // Without the flag a condition keeps what it was; before the first launch that is nothing sure.
-  conditions[*handle] = {flags == cudaGraphCondAssignDefault, true, false, value, 0};
+  conditions()[*handle] = {flags == cudaGraphCondAssignDefault, true, false, value, 0};
   graph->handles.push_back(*handle);
   return cudaSuccess;
 }
@@ -305,10 +182,10 @@ cudaError_t cudaGraphAddNode(cudaGraphNode_t* node, cudaGraph_t graph, const cud
   }
   // A handle is of one graph, and of one node in it.
   if (!std::count(graph->handles.begin(), graph->handles.end(), conditional.handle) ||
-      conditions.at(conditional.handle).used) {
+      conditions().at(conditional.handle).used) {
     return failed(cudaErrorInvalidValue);
   }
-  conditions.at(conditional.handle).used = true;
+  conditions().at(conditional.handle).used = true;
   *node = add_node(graph, cudaGraphNodeTypeConditional, after, count);
   (*node)->handle = conditional.handle;
   (*node)->inner = std::make_unique<CUgraph_st>();
@@ -368,7 +245,7 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
   const Lock lock(device().mutex);
   if (const cudaError_t error = enter("cudaGraphLaunch")) return error;
   if (!find(executable)) return failed(cudaErrorInvalidValue);
-  return put(stream, std::make_unique<Run>(executable));
+  return put(stream, run_of(executable));
 }
 
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable) {

@@ -31,7 +31,11 @@ int at_work = 0;
 bool shared = false;
 
 #if defined(SOFTWARE_MALLOC)
-char* take(size_t size) { return static_cast<char*>(std::aligned_alloc(kAlignment, (size + 255) / 256 * 256)); }
+// Of exactly this size, so that one byte more is seen.
+char* take(size_t size) {
+  void* memory = nullptr;
+  return posix_memalign(&memory, kAlignment, size) == 0 ? static_cast<char*>(memory) : nullptr;
+}
 void protect(int) {}
 #else
 // Addresses are given out once, so that what was freed is never another's.

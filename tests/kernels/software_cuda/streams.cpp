@@ -1,11 +1,8 @@
 // Streams are queues. Nothing on them runs before someone waits; then all of them take turns, in a random order.
-//
-// Copies are as late: a host's buffer is read or written when the copy's turn comes, so who does not wait is seen.
 #include "streams.h"
 
 #include <algorithm>
 #include <chrono>
-#include <cstring>
 #include <deque>
 #include <thread>
 
@@ -149,6 +146,11 @@ cudaError_t kernel_of(const void* function, dim3 grid, dim3 block, void** argume
   return failed(cudaErrorInvalidDeviceFunction);
 }
 
+cudaError_t expect_no_capture(cudaStream_t handle) {
+  CUstream_st* stream = find(handle);
+  return stream ? forbidden_in_capture(stream) : failed(cudaErrorInvalidResourceHandle);
+}
+
 // Handles stay taken, so that who kept one of an older device cannot meet another's.
 void forget_streams() {
   for (const auto& each : streams) {
@@ -263,45 +265,6 @@ cudaError_t cudaLaunchHostFunc(cudaStream_t stream, void (*function)(void*), voi
   const Lock lock(device().mutex);
   if (const cudaError_t error = enter("cudaLaunchHostFunc")) return error;
   return put(stream, {cudaGraphNodeTypeHost, [=] { function(data); }});
-}
-
-cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t size, cudaMemcpyKind kind, cudaStream_t handle) {
-  const Lock lock(device().mutex);
-  if (const cudaError_t error = enter("cudaMemcpyAsync")) return error;
-  CUstream_st* stream = find(handle);
-  if (!stream) return failed(cudaErrorInvalidResourceHandle);
-  if (!size) return cudaSuccess;
-  // The host's memory is pageable here.
-  if (kind != cudaMemcpyDeviceToDevice) {
-    if (const cudaError_t error = forbidden_in_capture(stream)) return error;
-  }
-  const auto copy = [=] {
-    std::string problem;
-    if (kind != cudaMemcpyHostToDevice) problem = problem_of_range(from, size, false);
-    if (problem.empty() && kind != cudaMemcpyDeviceToHost) problem = problem_of_range(to, size, true);
-    // The other side is the host's.
-    if (kind == cudaMemcpyHostToDevice && problem_of_range(from, 1, true).empty()) problem = "the source is no host memory";
-    if (kind == cudaMemcpyDeviceToHost && problem_of_range(to, 1, true).empty()) problem = "the target is no host memory";
-    if (!problem.empty()) return set_fault(cudaErrorIllegalAddress, "a copy: " + problem);
-    const DeviceAtWork at_work;
-    std::memmove(to, from, size);
-    if (kind != cudaMemcpyDeviceToHost) mark_written(to, size);
-  };
-  return put(handle, {cudaGraphNodeTypeMemcpy, copy});
-}
-
-cudaError_t cudaMemsetAsync(void* address, int value, size_t size, cudaStream_t stream) {
-  const Lock lock(device().mutex);
-  if (const cudaError_t error = enter("cudaMemsetAsync")) return error;
-  if (!size) return cudaSuccess;
-  const auto fill = [=] {
-    const std::string problem = problem_of_range(address, size, true);
-    if (!problem.empty()) return set_fault(cudaErrorIllegalAddress, "a memset: " + problem);
-    const DeviceAtWork at_work;
-    std::memset(address, value, size);
-    mark_written(address, size);
-  };
-  return put(stream, {cudaGraphNodeTypeMemset, fill});
 }
 
 cudaError_t cudaEventCreate(cudaEvent_t* event) {

@@ -28,6 +28,9 @@ std::unique_ptr<Work> work_of(Action action);
 cudaError_t put(cudaStream_t stream, Piece piece);
 cudaError_t put(cudaStream_t stream, std::unique_ptr<Work> work);
 
+// What a thread that captures must not do; the capture is lost.
+cudaError_t expect_no_capture(cudaStream_t stream);
+
 cudaError_t kernel_of(const void* function, dim3 grid, dim3 block, void** arguments, Action* action);
 // A node behind `after`; null for the first.
 cudaGraphNode_t add_node(cudaGraph_t graph, cudaGraphNodeType type, const cudaGraphNode_t* after, size_t count);

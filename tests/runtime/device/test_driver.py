@@ -83,7 +83,7 @@ def test_why_there_is_none(tmp_path, init, count, missing):
     facts = driver_facts(build(tmp_path, init, count))
     assert facts.gpus == ()
     assert missing in facts.missing
-    with pytest.raises(DeviceUnavailableError, match=r"^unet.plan: needs an NVIDIA GPU, and here is none: .*; go on$"):
+    with pytest.raises(DeviceUnavailableError, match=r"^unet.plan: no NVIDIA GPU found: .*; go on$"):
         require_gpu(facts, "unet.plan", "go on")
 
 

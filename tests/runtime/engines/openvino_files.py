@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,9 @@ import openvino as ov
 from openvino import opset13 as ops
 
 from runtime.engines.openvino_cpu import place_here
-from runtime.engines.sidecar import Sidecar, sidecar_path
+from runtime.formats.openvino_description import OpenVinoDescription
+from runtime.formats.sidecar import Sidecar, sidecar_path
+from runtime.formats.verification_record import VerificationRecord
 from tests.gaussian import GaussianNetwork
 
 
@@ -38,14 +40,8 @@ def save_engine(path: Path, network: GaussianNetwork, precision: str = "fp32", f
     sidecar = Sidecar(
         hashlib.sha256(path.read_bytes()).hexdigest(),
         network.process,
-        {
-            "flavor": "openvino",
-            "builder": "the tests",
-            "precision": precision,
-            "weights_sha256": hashlib.sha256(weights).hexdigest(),
-            "verified_on": asdict(place_here()),
-        },
-        {"passed": True},
+        OpenVinoDescription("the tests", precision, hashlib.sha256(weights).hexdigest(), place_here()),
+        VerificationRecord(passed=True),
         "0" * 64,
     )
     write_sidecar(path, sidecar)

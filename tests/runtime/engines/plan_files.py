@@ -10,8 +10,8 @@ from typing import Any
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import Process, SampleShape
 from runtime.device.driver import DriverFacts, Gpu
-from runtime.engines.sidecar import Sidecar, golden_path, sidecar_path
 from runtime.engines.trajectories import make_golden
+from runtime.formats.sidecar import golden_path, sidecar_path
 from tests.gaussian import GaussianNetwork
 
 PROCESS = Process(SampleShape(2, 4, 6), NoiseSchedule.make("linear", 100), variance_type="fixed_large")
@@ -62,12 +62,13 @@ def save_plan(
     path.write_bytes(content)
     golden = make_golden(network.process, network, engine["precision"]).to_bytes() if with_golden else b"none"
     golden_path(path).write_bytes(golden)
-    sidecar = Sidecar(
-        hashlib.sha256(content).hexdigest(),
-        network.process,
-        engine,
-        {"passed": True, "executed": executed, "reference": "NumPy"},
-        hashlib.sha256(golden).hexdigest(),
-    )
-    sidecar_path(path).write_text(json.dumps(sidecar.to_json()), encoding="utf-8")
+    sidecar = {
+        "format": 1,
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "process": network.process.to_json(),
+        "engine": engine,
+        "verification": {"passed": True, "executed": executed, "reference": "NumPy"},
+        "golden_sha256": hashlib.sha256(golden).hexdigest(),
+    }
+    sidecar_path(path).write_text(json.dumps(sidecar), encoding="utf-8")
     return path

@@ -7,7 +7,7 @@ import pytest
 
 from diffusion.errors import InputError
 from runtime.engines.opening import open_engine
-from runtime.engines.sidecar import sidecar_path
+from runtime.formats.sidecar import sidecar_path
 from tests.runtime.engines.plan_files import NETWORK, engine_fields, save_plan
 
 MODULES = ("tensorrt", "tensorrt_lean", "tensorrt_rtx")

@@ -13,8 +13,8 @@ from types import ModuleType
 
 import numpy as np
 
-from runtime.engines.host_call import bfloat16_to_float32, float32_to_bfloat16
 from runtime.engines.tensorrt_modules import names_of
+from runtime.formats.precision import to_element_type, to_float32
 from tests.runtime.engines.host_memory import ADDRESS_UNIT, at_address
 
 CALLS: list[str] = []
@@ -230,12 +230,7 @@ def make_module(
             t = at_address(self._addresses["t"], (batch,), t_type)
             out = at_address(self._addresses["prediction"], (batch, *out_sizes), host_type)
             assert np.all((t >= 0) & (t < network.process.schedule.num_train_timesteps)), "outside the tables"
-            if io_type == "bfloat16":
-                wide = np.empty(x.shape, np.float32)
-                bfloat16_to_float32(x, wide)
-                float32_to_bfloat16(network(wide, t), out)
-            else:
-                out[:] = network(x.astype(np.float32), t)
+            out[:] = to_element_type(network(to_float32(x, io_type), t), io_type)
             return True
 
     made = [value for value in locals().values() if isinstance(value, type) and value is not Strict]

@@ -215,7 +215,7 @@ def test_where_onnx_itself_speaks_against_onnx_runtime(save: Save, monkeypatch: 
 def test_without_a_third_opinion(
     save: Save, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(onnx_reference, "MOST_BYTES", 10)
+    monkeypatch.setattr(onnx_reference, "MAX_BYTES", 10)
     assert open_engine(save(WRONG), flags=FLAGS).name.startswith("ONNX Runtime")
     assert "was not asked (the file is larger" in capsys.readouterr().err
 

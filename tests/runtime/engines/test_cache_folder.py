@@ -28,7 +28,7 @@ def test_what_is_kept_is_read_by_kind_and_key(root):
 
 
 def test_the_oldest_go_first(root, monkeypatch):
-    monkeypatch.setattr(cache_folder, "MOST_BYTES", 10)
+    monkeypatch.setattr(cache_folder, "MAX_BYTES", 10)
     for place, key in enumerate("abc"):
         keep("kernels", key, b"four")
         newest = max((root / "kernels").iterdir(), key=lambda file: file.stat().st_mtime)

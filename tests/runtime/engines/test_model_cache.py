@@ -60,7 +60,7 @@ def test_no_cache_where_none_can_be_written(tmp_path, monkeypatch):
 
 
 def test_the_least_recently_used_go(root, monkeypatch):
-    monkeypatch.setattr(model_cache, "MOST_CACHE_BYTES", 250)
+    monkeypatch.setattr(model_cache, "MAX_CACHE_BYTES", 250)
     for age, key in ((50, "a"), (40, "b")):
         compile_cached(key, compiling(100))
         newest = max(root.iterdir(), key=lambda folder: folder.stat().st_mtime)

@@ -15,7 +15,7 @@ from diffusion.process import Process, SampleShape
 from runtime.engines import protobuf_wire
 from runtime.engines.network_bytes import external_locations, network_sha256
 from runtime.engines.opening import open_engine
-from runtime.engines.sidecar import sidecar_path
+from runtime.formats.sidecar import sidecar_path
 from runtime.sample import main
 from tests.gaussian import GaussianNetwork
 from tests.runtime.engines.openvino_files import save_engine
@@ -154,7 +154,7 @@ def test_beside_a_link_or_beside_the_file(tmp_path):
 
 def test_what_cannot_be_searched_has_no_name(tmp_path, monkeypatch):
     path = save(tmp_path, 0.1)
-    monkeypatch.setattr(protobuf_wire, "MOST_FIELDS", 5)
+    monkeypatch.setattr(protobuf_wire, "MAX_FIELDS", 5)
     with pytest.raises(InputError, match="cannot be searched for the files that hold its weights"):
         network_sha256(path)
     with pytest.raises(InputError, match=r"other\.onnx: cannot be read"):

@@ -287,7 +287,7 @@ def test_hostile_files_take_neither_memory_nor_stack(tmp_path: Path, monkeypatch
         tracemalloc.stop()
     path.write_bytes(begin)
     assert onnx_precision(path) == "fp16"
-    for limit in ("MOST_FIELDS", "MOST_BYTES"):
+    for limit in ("MAX_FIELDS", "MAX_BYTES"):
         with monkeypatch.context() as patch:
             patch.setattr(protobuf_wire, limit, 5)
             assert onnx_precision(path) == "fp32"

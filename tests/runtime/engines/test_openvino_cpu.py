@@ -23,7 +23,8 @@ from diffusion.process import Process, SampleShape
 from runtime.engines import openvino_cpu
 from runtime.engines.opening import open_engine
 from runtime.engines.openvino_cpu import OpenVinoEngine
-from runtime.engines.sidecar import read_sidecar, sidecar_path
+from runtime.formats.openvino_description import OpenVinoDescription
+from runtime.formats.sidecar import read_sidecar, sidecar_path
 from runtime.process_flags import ProcessFlags
 from runtime.sample import main
 from runtime.sampler import Sampler
@@ -172,8 +173,11 @@ def replace_in(path, old, new):
         (lambda path: path.with_suffix(".bin").write_bytes(b"junk"), r"unet\.bin: SHA-256 is \w{64}, but its sidecar"),
         (lambda path: replace_in(sidecar_path(path), '"format": 1, "sha', '"format": 2, "sha'), "this version reads 1"),
         (lambda path: replace_in(sidecar_path(path), '"passed": true', '"passed": false'), "verification.passed is F"),
-        (lambda path: replace_in(sidecar_path(path), '"openvino"', '"tensorrt"'), "tells of flavor 'tensorrt'"),
-        (lambda path: replace_in(sidecar_path(path), '"fp32"', '"int4"'), "in 'int4', expected 'openvino' in fp32 or"),
+        (
+            lambda path: replace_in(sidecar_path(path), '"openvino"', '"tensorrt"'),
+            "flavor is 'tensorrt', expected openvino",
+        ),
+        (lambda path: replace_in(sidecar_path(path), '"fp32"', '"int4"'), "precision is 'int4', expected fp32 or bf16"),
         (lambda path: replace_in(sidecar_path(path), '"width": 6', '"width": 7'), r"expected \[N, 2, 4, 7\]"),
     ],
 )
@@ -245,8 +249,8 @@ def test_the_command_samples_from_it(engine_path):
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert re.fullmatch(r"OpenVINO [\d.]+ \(fp32, CPU\)", report["engine"]["name"])
-    sidecar = read_sidecar(engine_path, "")
-    both = f"{sidecar.sha256} {sidecar.engine['weights_sha256']}"
+    sidecar = read_sidecar(engine_path, OpenVinoDescription)
+    both = f"{sidecar.sha256} {sidecar.engine.weights_sha256}"
     assert report["engine"]["sha256"] == hashlib.sha256(both.encode()).hexdigest()
     found = np.load(engine_path.parent / "samples" / "samples.npy")
     onnx_file = NETWORK.save_onnx(engine_path.parent / "unet.onnx")
@@ -314,3 +318,15 @@ def test_a_full_batch_is_compiled_as_it_is_and_the_last_one_filled_up(engine_pat
     np.testing.assert_array_equal(sampler.sample_float32(20), expected)  # 9, 9 and 2
     np.testing.assert_array_equal(sampler.sample_float32(9), expected[:9])
     assert set(sampler.engine._compiled) == {2, 9}
+
+
+@pytest.mark.parametrize("field", ["precision", "flavor", "weights_sha256"])
+@pytest.mark.parametrize("value", [None, [], {}, 1, True, "int4"], ids=repr)
+def test_an_edited_description_of_the_engine_is_refused(tmp_path, field, value):
+    path = save_engine(tmp_path / "unet.xml", NETWORK)
+    place = path.with_name("unet.xml.json")
+    sidecar = json.loads(place.read_text())
+    sidecar["engine"][field] = value
+    place.write_text(json.dumps(sidecar))
+    with pytest.raises(InputError, match=r"make it again with"):
+        Sampler(path)

@@ -102,11 +102,11 @@ def test_what_is_passed_over_is_not_read() -> None:
 
 def test_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     content = encoded([(1, b"abc")] * 4)
-    monkeypatch.setattr(protobuf_wire, "MOST_FIELDS", 3)
+    monkeypatch.setattr(protobuf_wire, "MAX_FIELDS", 3)
     wire = WireFile(io.BytesIO(content))
     with pytest.raises(ValueError, match="more than 3 fields"):
         list(wire.fields(0, wire.size))
-    monkeypatch.setattr(protobuf_wire, "MOST_BYTES", 5)
+    monkeypatch.setattr(protobuf_wire, "MAX_BYTES", 5)
     wire = WireFile(io.BytesIO(content))
     assert wire.content(2, 5) == b"abc"
     with pytest.raises(ValueError, match="more than 5 bytes"):

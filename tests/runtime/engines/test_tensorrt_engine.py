@@ -14,8 +14,9 @@ from diffusion.samplers import make_table
 from runtime.engines.onnx_runtime import OnnxRuntimeEngine
 from runtime.engines.tensorrt_call import TensorRtError
 from runtime.engines.tensorrt_engine import TensorRtEngine
-from runtime.engines.tensorrt_modules import FLAVORS
-from runtime.engines.verification import TOLERANCES, relative_error
+from runtime.engines.verification import relative_error
+from runtime.formats.flavor import FLAVORS
+from runtime.formats.precision import PRECISIONS
 from runtime.host_chain import HostChain
 from tests.gaussian import GaussianNetwork
 from tests.runtime.engines.host_memory import HostMemory
@@ -44,7 +45,7 @@ def test_predictions_in_the_buffers_of_the_host(accepted, module, precision, t_t
         for _ in range(2):
             call()
             error = relative_error(prediction, NETWORK(x.astype(np.float64), t))
-            assert error < TOLERANCES[precision] / 5
+            assert error < PRECISIONS[precision].tolerance / 5
             x += 1  # the buffers themselves are read, at every call
             t[:] = t[::-1].copy()
 
@@ -118,7 +119,7 @@ PROFILES = [{"min": 1, "opt": 1, "max": 4}, {"min": 2, "opt": 4, "max": 8}, {"mi
 @pytest.mark.parametrize(("num", "profile"), [(1, 0), (2, 0), (3, 1), (4, 1), (8, 1), (32, 2), (64, 2)])
 def test_the_profile_that_contains_the_batch(accepted, num, profile):
     description = accepted(batch_profiles=PROFILES)
-    assert description.plan.profile_for(num) == profile
+    assert description.plan.profile_for(num, description.path) == profile
     engine = TensorRtEngine(description, memory=HostMemory())
     call, x, t, prediction = bound(engine, num)
     x[:] = 1
@@ -193,7 +194,7 @@ def test_a_plan_that_is_not_what_its_sidecar_says(accepted, other, fields, messa
     description = accepted(network=other, **fields)
     if fields:
         plan = replace(description.plan, profiles=description.plan.profiles[:1])
-        description = replace(description, plan=plan)
+        description = replace(description, sidecar=replace(description.sidecar, engine=plan))
     with pytest.raises(InputError, match=re.escape(message).replace(r"\.\*", ".*") + ".*export.to_trt"):
         TensorRtEngine(description, memory=HostMemory())
 

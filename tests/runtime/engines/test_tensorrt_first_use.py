@@ -18,7 +18,7 @@ from tests.runtime.engines.plan_files import NETWORK, PROCESS, WITH_A10, engine_
 
 
 def test_the_first_use_verifies_and_the_second_does_not(accepted, memory, plan_cache, capsys):
-    path = accepted().plan.path
+    path = accepted().path
     sidecar = path.with_name("unet.plan.json").read_bytes()
     open_engine(path)
     said = capsys.readouterr().err
@@ -39,7 +39,7 @@ def test_the_first_use_verifies_and_the_second_does_not(accepted, memory, plan_c
 @pytest.mark.parametrize("fact", ["gpu", "driver", "runtime", "engine"])
 def test_what_was_verified_elsewhere_is_verified_again(accepted, memory, monkeypatch, capsys, fact):
     accepted_plan = accepted()
-    path = accepted_plan.plan.path
+    path = accepted_plan.path
     open_engine(path)
     if fact == "engine":
         save_plan(path, NETWORK, engine_fields(NETWORK, "tensorrt-rtx"), b"another plan")
@@ -57,12 +57,12 @@ def test_what_was_verified_elsewhere_is_verified_again(accepted, memory, monkeyp
 
 @pytest.mark.parametrize(("executed", "verifies"), [(True, False), (False, True), (None, True)])
 def test_what_the_exporter_ran_on_this_machine_is_not_verified_again(accepted, memory, capsys, executed, verifies):
-    open_engine(accepted("tensorrt", executed=executed).plan.path)
+    open_engine(accepted("tensorrt", executed=executed).path)
     assert ("first use on" in capsys.readouterr().err) == verifies
 
 
 def test_what_the_exporter_ran_is_verified_again_with_another_runtime(accepted, memory, capsys):
-    open_engine(accepted("tensorrt_lean", executed=True).plan.path)
+    open_engine(accepted("tensorrt_lean", executed=True).path)
     assert "first use on NVIDIA A10, driver 580.95.05, tensorrt_lean 10.13.0.35" in capsys.readouterr().err
 
 
@@ -70,13 +70,13 @@ def test_what_the_exporter_ran_is_verified_again_with_another_runtime(accepted, 
     "profile", [{"min": 1, "opt": 1, "max": 1}, {"min": 3, "opt": 3, "max": 3}, {"min": 20, "opt": 32, "max": 32}]
 )
 def test_a_plan_that_does_not_take_the_batch_of_its_reference(accepted, memory, capsys, profile):
-    open_engine(accepted(batch_profiles=[profile]).plan.path)
+    open_engine(accepted(batch_profiles=[profile]).path)
     assert "unet.plan: verified" in capsys.readouterr().err
 
 
 def test_an_engine_that_differs_is_not_used(tmp_path, accepted, memory, plan_cache, capsys):
     wrong = GaussianNetwork(PROCESS, 0.2, 0.51)
-    path = accepted(network=wrong).plan.path
+    path = accepted(network=wrong).path
     for _ in range(2):  # and is not taken for verified the next time
         with pytest.raises(VerificationError, match="it differs from NumPy; build it again with"):
             open_engine(path)
@@ -89,7 +89,7 @@ def test_an_engine_that_differs_is_not_used(tmp_path, accepted, memory, plan_cac
 
 
 def test_a_reference_that_was_changed(accepted, memory):
-    path = accepted().plan.path
+    path = accepted().path
     path.with_name("unet.plan.golden.npz").write_bytes(b"")
     with pytest.raises(InputError, match="unet.plan.golden.npz: SHA-256 is .*export.to_trt"):
         open_engine(path)

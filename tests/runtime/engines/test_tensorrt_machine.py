@@ -11,9 +11,10 @@ from diffusion.errors import InputError
 from runtime.device.driver import DriverFacts, Gpu
 from runtime.engines import tensorrt_refusals
 from runtime.engines.opening import open_engine
-from runtime.engines.sidecar import golden_path, read_sidecar, sidecar_path
 from runtime.engines.tensorrt_engine import TensorRtEngine
 from runtime.engines.tensorrt_refusals import accept_plan
+from runtime.formats.plan_description import PlanDescription
+from runtime.formats.sidecar import golden_path, read_sidecar, sidecar_path
 from runtime.sample import main
 from tests.runtime.engines.host_memory import HostMemory
 from tests.runtime.engines.openvino_files import save_engine
@@ -28,9 +29,7 @@ def test_no_driver_names_the_engine_that_runs_here(tmp_path, machine, flavor, ca
         monkeypatch.setitem(sys.modules, name, Untouchable(name))
     path = plan_of(tmp_path, flavor)
     arguments = ["--engine", str(path), "--out", str(tmp_path / "out"), "--num", "1"]
-    start = (
-        f"runtime.sample: {path}: needs an NVIDIA GPU, and here is none: no NVIDIA driver (libcuda.so.1 is not found)"
-    )
+    start = f"runtime.sample: {path}: no NVIDIA GPU found: no NVIDIA driver (libcuda.so.1 is not found)"
 
     assert main(arguments) == 4
     assert capsys.readouterr().err == f"{start}; make an engine that runs here with `python -m export.to_onnx`\n"
@@ -208,7 +207,7 @@ def test_what_tensorrt_says_itself(tmp_path, machine, monkeypatch, broken):
 def test_the_sidecar_is_given_by_an_exporter(tmp_path, machine):
     machine(tensorrt_rtx=VERSIONS["tensorrt-rtx"])
     path = plan_of(tmp_path)
-    sidecar = read_sidecar(path, "…")
+    sidecar = read_sidecar(path, PlanDescription)
     sidecar_path(path).unlink()
     golden_path(path).unlink()
     accepted = accept_plan(path, sidecar)

@@ -189,7 +189,7 @@ def test_a_real_plan_on_a_machine_without_a_gpu(tmp_path, plan_bytes, rtx):
     assert done.returncode == 4, done.stderr
     assert done.stdout == "[]\n"
     assert re.fullmatch(
-        r"runtime.sample: unet.plan: needs an NVIDIA GPU, and here is none: .*; "
+        r"runtime.sample: unet.plan: no NVIDIA GPU found: .*; "
         r"give --engine unet.onnx, which runs here\n",
         done.stderr,
     )

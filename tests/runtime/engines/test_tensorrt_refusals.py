@@ -8,7 +8,7 @@ import pytest
 from diffusion.errors import InputError
 from runtime.engines import tensorrt_refusals
 from runtime.engines.opening import open_engine
-from runtime.engines.sidecar import sidecar_path
+from runtime.formats.sidecar import sidecar_path
 from runtime.sample import main
 from runtime.sampler import Sampler
 from tests.runtime.engines.plan_files import NETWORK

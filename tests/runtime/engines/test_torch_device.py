@@ -10,7 +10,8 @@ from diffusion.samplers import make_table
 from runtime.device_chain import DeviceChain
 from runtime.engines.torch_checkpoint import Network, TorchEngine, load_checkpoint
 from runtime.engines.torch_device import TorchDeviceEngine, _Columns, fold_time
-from runtime.engines.verification import TOLERANCES, relative_error
+from runtime.engines.verification import relative_error
+from runtime.formats.precision import PRECISIONS
 from runtime.host_chain import HostChain
 from tests.checkpoints import save_tiny_checkpoint
 from tests.runtime.engines.shared_device import kernels, memory
@@ -67,7 +68,7 @@ def test_a_chain_gives_what_the_reference_gives(folder, kernels, memory, precisi
         each.begin([3, 3], [0, 1])
         each.run()
     error = relative_error(chain.x, host.x)
-    assert error < {"fp32": 1e-5}.get(precision, TOLERANCES[precision])
+    assert error < {"fp32": 1e-5}.get(precision, PRECISIONS[precision].tolerance)
     assert precision == "fp32" or error > 1e-5
 
 
@@ -81,9 +82,9 @@ def test_one_call_from_the_host(folder, memory, precision):
     engine.bind(x, t, found)()
     TorchEngine(folder).bind(x, t, expected)()
     errors = [relative_error(ours, theirs) for ours, theirs in zip(found, expected, strict=True)]
-    assert max(errors) < TOLERANCES[precision]
+    assert max(errors) < PRECISIONS[precision].tolerance
     # Unfolded, bf16 would see t = 999 as 1000.
-    assert max(errors) < 2 * max(np.median(errors), 0.1 * TOLERANCES[precision])
+    assert max(errors) < 2 * max(np.median(errors), 0.1 * PRECISIONS[precision].tolerance)
 
 
 def test_a_precision_is_an_identity_of_its_own(folder, memory):

@@ -10,10 +10,11 @@ import pytest
 from diffusion.errors import InputError
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import Process, SampleShape
-from runtime.engines.golden import Golden
 from runtime.engines.interface import Engine
-from runtime.engines.trajectories import make_golden, rounded
-from runtime.engines.verification import TOLERANCES, EngineVerification, TimestepError, predict_with, verify_engine
+from runtime.engines.trajectories import make_golden
+from runtime.engines.verification import EngineVerification, TimestepError, predict_with, verify_engine
+from runtime.formats.golden import Golden
+from runtime.formats.precision import PRECISIONS, rounded
 from tests.gaussian import GaussianNetwork
 
 PROCESS = Process(SampleShape(1, 8, 8), NoiseSchedule.make("linear"), variance_type="fixed_large")
@@ -59,7 +60,7 @@ def test_equal_networks_pass(golden, precision):
 
 
 def test_an_even_error_passes_up_to_the_tolerance(golden, precision):
-    tolerance = TOLERANCES[precision]
+    tolerance = PRECISIONS[precision].tolerance
     result = verified(golden, precision, lambda x, t: scaled(x, t, 0.3 * tolerance))
     assert result.passed, result.table()
     assert result.worst == pytest.approx(0.3 * tolerance, rel=1e-2)
@@ -69,7 +70,7 @@ def test_an_even_error_passes_up_to_the_tolerance(golden, precision):
 
 
 def test_an_error_that_stands_out_at_some_timestep_is_caught_within_the_tolerance(golden, precision):
-    tolerance = TOLERANCES[precision]
+    tolerance = PRECISIONS[precision].tolerance
 
     def uneven(factor):
         return verified(golden, precision, lambda x, t: scaled(x, t, tolerance * np.where(t == 999, factor, 0.25)))
@@ -83,7 +84,7 @@ def test_an_error_that_stands_out_at_some_timestep_is_caught_within_the_toleranc
 
 
 def test_what_is_negligible_does_not_stand_out(golden, precision):
-    tolerance = TOLERANCES[precision]
+    tolerance = PRECISIONS[precision].tolerance
     result = verified(golden, precision, lambda x, t: scaled(x, t, tolerance * np.where(t == 999, 0.15, 1e-4)))
     assert result.passed
     result = verified(golden, precision, lambda x, t: scaled(x, t, tolerance * np.where(t == 999, 0.25, 1e-4)))
@@ -108,7 +109,7 @@ def test_where_rounding_x_alone_is_worse_more_is_allowed(precision_of_x):
 
     result = verify_engine(golden, PROCESS, in_bf16, "bf16", "", "")
     assert result.errors[-1].relative == pytest.approx(low)
-    assert result.errors[-1].allowed == pytest.approx(min(TOLERANCES["bf16"], 2 * low))
+    assert result.errors[-1].allowed == pytest.approx(min(PRECISIONS["bf16"].tolerance, 2 * low))
     assert result.errors[0].allowed < result.errors[-1].allowed
 
 
@@ -206,12 +207,13 @@ def test_an_error_that_only_a_chain_shows_is_caught(golden, precision):
         golden,
         precision,
         lambda x, t: (
-            NETWORK(x, t) * np.where(np.isin(t, list(checked)), 1, 1 + 30 * TOLERANCES[precision])[:, None, None, None]
+            NETWORK(x, t)
+            * np.where(np.isin(t, list(checked)), 1, 1 + 30 * PRECISIONS[precision].tolerance)[:, None, None, None]
         ),
     )
     assert all(error.passed for error in result.errors)
     assert not result.passed
-    assert result.chain_error > TOLERANCES[precision]
+    assert result.chain_error > PRECISIONS[precision].tolerance
     assert result.table().splitlines()[-1].endswith("too large")
 
 
@@ -221,7 +223,7 @@ def test_nan_never_passes(golden, precision):
     )
     assert not result.passed
     assert math.isnan(result.worst)
-    fields = json.loads(json.dumps(result.to_json(), allow_nan=False))
+    fields = json.loads(json.dumps(result.record().to_json(), allow_nan=False))
     assert fields["passed"] is False
     assert fields["worst_relative_error"] is None
     assert fields["timesteps"][-1]["relative_error"] is None
@@ -232,7 +234,7 @@ def test_report():
     result = EngineVerification((TimestepError(9, 0.01, 0.02), TimestepError(0, 0.03, 0.02)), 0.1, 20, 0.03, "a", "b")
     assert not result.passed
     assert (result.worst, result.median) == (0.03, 0.02)
-    fields = result.to_json()
+    fields = result.record().to_json()
     assert (fields["reference"], fields["ran_on"], fields["chain"]["steps"]) == ("a", "b", 20)
 
 

@@ -1,4 +1,4 @@
-"""Flags of what is trained: prediction, loss, variance and noise schedule."""
+"""Flags of training: prediction, loss, variance and noise schedule; and those that small networks have instead."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from diffusion.errors import InputError
 from diffusion.json_text import read_json
 from diffusion.noise_schedule import SCHEDULE_KINDS
+from diffusion.philox import MAX_SEED
 from diffusion.process import PREDICTION_TYPES, VARIANCE_TYPES
 from train.presets import TrainingConfig
 
@@ -117,3 +118,24 @@ def _read_betas(path: Path) -> tuple[float, ...]:
         return tuple(float(value) for value in values)
     except OverflowError:
         raise InputError(f"--betas {path}: holds a whole number too large for a float, expected 0 < beta < 1") from None
+
+
+def add_mlp_flags(parser: argparse.ArgumentParser, out: str, steps: str) -> None:
+    """--out, --steps, --seed and --overwrite; the first two are None where they are not given.
+
+    Args:
+        parser: extended in place.
+        out, steps: the defaults, for the help.
+    """
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help=f"default: {out}")
+    parser.add_argument("--steps", type=int, metavar="N", help=f"updates of the weights (default: {steps})")
+    parser.add_argument("--seed", type=int, default=0, help="0 to 2^64 - 1 (default: 0)")
+    parser.add_argument("--overwrite", action="store_true", help="replace a trained network that is there")
+
+
+def check_mlp_flags(args: argparse.Namespace) -> None:
+    """Raises InputError if --steps or --seed is out of its range."""
+    if args.steps is not None and args.steps < 1:
+        raise InputError(f"--steps is {args.steps}, expected at least 1")
+    if not 0 <= args.seed < MAX_SEED:
+        raise InputError(f"--seed is {args.seed}, expected 0 to 2^64 - 1")

@@ -7,36 +7,57 @@ before a backend sees them, and nothing is opened that no exporter has verified.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 
+from commands.whole_files import write_whole_text
 from diffusion.errors import InputError
-from diffusion.json_text import read_json
 from diffusion.process import Process
+from runtime.formats.fields import Fields, read_fields
+from runtime.formats.verification_record import VerificationRecord
 
 SIDECAR_FORMAT = 1
 
 
+class EngineDescription(Protocol):
+    """How an engine was built: the object `engine` of its sidecar, one class for each kind of engine."""
+
+    rebuild: ClassVar[str]
+    """The command that makes such engines, for errors."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON object."""
+        ...
+
+    @classmethod
+    def from_json(cls, fields: Fields) -> Self:
+        """The inverse of `to_json`. Raises InputError for a field that is missing or makes no sense."""
+        ...
+
+
+Description = TypeVar("Description", bound=EngineDescription)
+
+
 @dataclass(frozen=True)
-class Sidecar:
+class Sidecar(Generic[Description]):
     """What stands in `unet.xml.json`.
 
     Attributes:
         sha256: of the engine's file.
         process: what the network was trained to do.
-        engine: how it was built: flavor, builder, precision, inputs and outputs, and what the flavor adds.
+        engine: how it was built.
         verification: what it was compared with, by how much it differed, and where that ran; `passed` is true.
         golden_sha256: of the reference predictions beside it, `unet.xml.golden.npz`.
     """
 
     sha256: str
     process: Process
-    engine: Mapping[str, Any]
-    verification: Mapping[str, Any]
+    engine: Description
+    verification: VerificationRecord
     golden_sha256: str
 
     def to_json(self) -> dict[str, Any]:
@@ -45,10 +66,14 @@ class Sidecar:
             "format": SIDECAR_FORMAT,
             "sha256": self.sha256,
             "process": self.process.to_json(),
-            "engine": dict(self.engine),
-            "verification": dict(self.verification),
+            "engine": self.engine.to_json(),
+            "verification": self.verification.to_json(),
             "golden_sha256": self.golden_sha256,
         }
+
+    def write(self, engine: Path) -> None:
+        """Write it beside an engine's file, whole. Raises InputError if it cannot be written."""
+        write_whole_text(sidecar_path(engine), json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n")
 
 
 def sidecar_path(engine: Path) -> Path:
@@ -61,48 +86,35 @@ def golden_path(engine: Path) -> Path:
     return engine.with_name(engine.name + ".golden.npz")
 
 
-def read_sidecar(engine: Path, rebuild: str) -> Sidecar:
+def read_sidecar(engine: Path, kind: type[Description]) -> Sidecar[Description]:
     """Read and check the sidecar of an engine's file.
 
     Args:
         engine: the engine's file, which is not read.
-        rebuild: the command that makes both, for the error.
+        kind: of engine.
 
     Raises:
-        InputError: it is missing, not a sidecar of this version, or of an engine that failed its verification.
+        InputError: it is missing, not a sidecar of this version or of such an engine, or of one that failed its
+            verification.
     """
-    path = sidecar_path(engine)
-    remedy = f"make it again with `{rebuild}`"
-    fields = read_json(path, remedy, f"expected the description of {engine.name} beside it; copy both, or {remedy}")
-    if not isinstance(fields, dict) or fields.get("format") != SIDECAR_FORMAT:
-        found = fields.get("format") if isinstance(fields, dict) else type(fields).__name__
+    path, remedy = sidecar_path(engine), f"make it again with `{kind.rebuild}`"
+    missing = f"expected the description of {engine.name} beside it; copy both, or {remedy}"
+    fields = read_fields(path, SIDECAR_FORMAT, remedy, missing)
+    sha256, golden_sha256 = (fields.get(name, str, "a hash") for name in ("sha256", "golden_sha256"))
+    process, description = fields.get("process", dict), fields.get("engine", dict)
+    verification = fields.get("verification", dict)
+    if verification.get("passed") is not True:
         raise InputError(
-            f"{path}: format is {found!r}, this version reads {SIDECAR_FORMAT}; install the version that wrote it, "
-            f"or make it again with `{rebuild}`"
+            f"{path}: verification.passed is {verification.get('passed')!r}, expected true: "
+            f"{engine.name} has not passed verification; {remedy}"
         )
-    for name, kind in (
-        ("sha256", str),
-        ("process", dict),
-        ("engine", dict),
-        ("verification", dict),
-        ("golden_sha256", str),
-    ):
-        if not isinstance(fields.get(name), kind):
-            raise InputError(
-                f"{path}: {name} is {fields.get(name)!r}, expected {'an object' if kind is dict else 'a hash'}; "
-                f"make it again with `{rebuild}`"
-            )
-    if fields["verification"].get("passed") is not True:
-        raise InputError(
-            f"{path}: verification.passed is {fields['verification'].get('passed')!r}, expected true: "
-            f"nobody vouches for {engine.name}; make it again with `{rebuild}`"
-        )
+    record = VerificationRecord.from_json(Fields(verification, path, remedy, "verification: "))
     return Sidecar(
-        fields["sha256"],
-        Process.from_json(fields["process"], str(path)),
-        fields["engine"],
-        fields["verification"],
-        fields["golden_sha256"],
+        sha256,
+        Process.from_json(process, str(path)),
+        kind.from_json(Fields(description, path, remedy, "engine: ")),
+        record,
+        golden_sha256,
     )
 
 

@@ -1,0 +1,86 @@
+"""Fields of a JSON object, each taken as what it must be, or refused in one line that names the file and the field."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from diffusion.errors import InputError
+from diffusion.json_text import read_json_object
+from diffusion.number_checks import is_whole, shown
+
+_WORDS = {str: "a text", bool: "true or false", int: "a whole number", list: "a list", dict: "an object"}
+
+
+class Fields:
+    """An object of a JSON file.
+
+    Args:
+        values: by name.
+        path: of the file.
+        remedy: the end of every error.
+        inside: put before the names of fields in an error, such as `engine: `.
+    """
+
+    def __init__(self, values: Mapping[str, Any], path: Path, remedy: str, inside: str = "") -> None:
+        self.values, self._path, self._remedy, self._inside = values, path, remedy, inside
+
+    def wrong(self, name: str, found: object, expected: str) -> InputError:
+        """The error for a field that is not as it must be."""
+        return InputError(f"{self._path}: {self._inside}{name} is {shown(found)}, expected {expected}; {self._remedy}")
+
+    def get(self, name: str, kind: type, what: str | None = None, may_be_empty: bool = False) -> Any:
+        """A field that must be there.
+
+        Args:
+            name: of the field.
+            kind: of its value.
+            what: is expected, for the error.
+            may_be_empty: whether a text, a list or an object may be.
+
+        Raises:
+            InputError: it is missing, empty or of another type.
+        """
+        value = self.values.get(name)
+        if type(value) is not kind or (not may_be_empty and value in ("", [], {})):
+            raise self.wrong(name, value, what or _WORDS[kind])
+        return value
+
+    def optional(self, name: str, kind: type, default: Any = None) -> Any:
+        """A field that may be missing or null. Raises InputError if it is of another type."""
+        value = self.values.get(name)
+        if value is None:
+            return default
+        if type(value) is not kind:
+            raise self.wrong(name, value, _WORDS[kind])
+        return value
+
+    def choice(self, name: str, choices: tuple[str, ...]) -> str:
+        """A text that is one of these, whatever its case. Raises InputError as `get`, or for another."""
+        value = str(self.get(name, str)).lower()
+        if value not in choices:
+            raise self.wrong(name, value, " or ".join(choices))
+        return value
+
+
+def read_fields(path: Path, version: int, remedy: str, missing: str | None = None) -> Fields:
+    """The object of a JSON file with a format number.
+
+    Args:
+        path: of the file.
+        version: of the format that is read.
+        remedy: the end of the line for a file that cannot be used.
+        missing: the same where there is no file; `remedy` if None.
+
+    Raises:
+        InputError: as `read_json_object`, or an object of another format.
+    """
+    values = read_json_object(path, remedy, missing)
+    found = values.get("format")
+    if not is_whole(found) or found != version:
+        raise InputError(
+            f"{path}: format is {shown(found)}, this version reads {version}; "
+            f"install the version that wrote it, or {remedy}"
+        )
+    return Fields(values, path, remedy)

@@ -1,0 +1,110 @@
+"""The exporters as functions: what they are asked, what they refuse, and what they return."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import export
+from commands.output_lock import sole_writer
+from diffusion.errors import InputError
+from export import Exported, ExportRequest, TensorRtOptions, export_onnx, export_openvino, export_trt
+from runtime.formats.batch_profile import BatchProfile
+from runtime.formats.openvino_description import OpenVinoDescription
+from runtime.formats.plan_description import PlanDescription
+from runtime.formats.sidecar import read_sidecar
+from runtime.process_flags import ProcessFlags
+
+
+def test_what_is_public_is_found() -> None:
+    assert [getattr(export, name).__name__ for name in export.__all__] == export.__all__
+    with pytest.raises(AttributeError, match="no attribute 'export_tensorflow'"):
+        _ = export.export_tensorflow  # type: ignore[attr-defined]
+
+
+def test_paths_may_be_texts() -> None:
+    request = ExportRequest("unet.xml", onnx="unet.onnx")  # type: ignore[arg-type]
+    assert (request.out, request.onnx) == (Path("unet.xml"), Path("unet.onnx"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"checkpoint": Path("a"), "onnx": Path("b.onnx")}, "found a checkpoint a and an ONNX file b.onnx; give one"),
+        ({"precision": "int8"}, "precision is 'int8', expected one of fp32, fp16, bf16"),
+    ],
+)
+def test_requests_that_say_two_things(fields: dict[str, Any], says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        ExportRequest(Path("unet.onnx"), **fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"flavor": "cuda"}, "flavor is 'cuda', expected one of auto, tensorrt, rtx"),
+        ({"group_norm": "layer"}, "group_norm is 'layer', expected one of instance, group"),
+        ({"optimization_level": 6}, "optimization_level is 6, expected one of None, 0, 1, 2, 3, 4, 5"),
+        ({"hardware_compatibility": "all"}, "hardware_compatibility is 'all', expected one of none, ampere_plus"),
+        ({"profiles": ()}, "profiles is empty, expected at least one"),
+        ({"static": True}, "static with several batch sizes, expected one profile whose min, opt and max are equal"),
+    ],
+)
+def test_options_that_no_builder_has(fields: dict[str, Any], says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        TensorRtOptions(**fields)
+
+
+def test_an_exporter_refuses_what_it_does_not_make(gaussian: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="precision is 'fp16', expected one of fp32, bf16"):
+        export_openvino(ExportRequest(tmp_path / "unet.xml", onnx=gaussian, precision="fp16"))
+    with pytest.raises(InputError, match="is ONNX already, expected a checkpoint"):
+        export_onnx(ExportRequest(tmp_path / "unet.onnx", onnx=gaussian))
+    with pytest.raises(InputError, match="fold is False, expected True"):
+        export_onnx(ExportRequest(tmp_path / "unet.onnx", fold=False))
+    with pytest.raises(InputError, match="process flags are for --onnx"):
+        export_onnx(ExportRequest(tmp_path / "unet.onnx", process=ProcessFlags(beta_schedule="linear")))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_writer_at_a_time(networks: Path, tmp_path: Path) -> None:
+    out = tmp_path / "unet.onnx"
+    with sole_writer(out), pytest.raises(InputError, match="another program is writing it"):
+        export_onnx(ExportRequest(out, networks / "digits"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def check(exported: Exported, source: Path, precision: str) -> None:
+    """What holds of any result."""
+    assert (exported.source, exported.precision) == (source, precision)
+    assert exported.path.is_file()
+    assert exported.verification.passed
+    assert 0 <= exported.verification.worst <= exported.verification.tolerance
+    assert exported.verification.ran_on
+    report = json.loads(json.dumps(exported.report, allow_nan=False))
+    assert report["size_bytes"] == exported.size_bytes
+    assert report["verification"]["passed"]
+    assert report["verification"]["worst_relative_error"] == exported.verification.worst
+    assert report["summary"].endswith(f"--engine {exported.path}")
+
+
+def test_an_onnx_file(networks: Path, tmp_path: Path) -> None:
+    exported = export_onnx(ExportRequest(tmp_path / "unet.onnx", networks / "digits"))
+    check(exported, networks / "digits", "fp32")
+    assert exported.path.read_bytes() == (networks / "digits.onnx").read_bytes()
+
+
+def test_an_openvino_engine(gaussian: Path, tmp_path: Path) -> None:
+    exported = export_openvino(ExportRequest(tmp_path / "unet.xml", onnx=gaussian))
+    check(exported, gaussian, "fp32")
+    assert exported.report["sha256"] == read_sidecar(exported.path, OpenVinoDescription).sha256
+
+
+def test_a_plan(gaussian: Path, tmp_path: Path) -> None:
+    options = TensorRtOptions(flavor="rtx", profiles=(BatchProfile(2, 2, 2),), static=True)
+    exported = export_trt(ExportRequest(tmp_path / "unet.plan", onnx=gaussian), options)
+    check(exported, gaussian, "fp32")
+    assert read_sidecar(exported.path, PlanDescription).engine.profiles == options.profiles
