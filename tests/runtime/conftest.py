@@ -4,7 +4,16 @@ from pathlib import Path
 
 import pytest
 
+from runtime.engines.opening import open_engine
 from tests.runtime.gaussian_folder import NETWORK
+
+
+@pytest.fixture(scope="session")
+def network_is_known(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The comparison at the first use of unet.onnx was made, and what it says was said, whichever test comes first."""
+    path = NETWORK.save_onnx(tmp_path_factory.mktemp("known") / "unet.onnx")
+    for backend in ("auto", "onnxruntime"):
+        open_engine(path, backend=backend, threads=1)
 
 
 @pytest.fixture

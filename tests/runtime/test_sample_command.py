@@ -155,7 +155,7 @@ def test_foreign_files_are_never_overwritten(folder, capsys):
         (["--lambda-min", "50"], 2, "lambda-min is 50.0, expected at most"),
     ],
 )
-def test_bad_input_is_one_line_and_changes_nothing(folder, capsys, arguments, code, says):
+def test_bad_input_is_one_line_and_changes_nothing(network_is_known, folder, capsys, arguments, code, says):
     for name in ("junk.onnx", "junk.txt", "junk.npy", "junk.png"):
         (folder / name).write_text("junk")
     np.save("wrong.npy", np.zeros((2, 1, 4, 4), np.float32))
