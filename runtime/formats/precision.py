@@ -53,7 +53,8 @@ class Precision:
     Attributes:
         name: in flags, messages and sidecars.
         element_type: of most of its tensors.
-        tolerance: largest relative L2 error of a prediction, and of x_0, against the float32 reference.
+        tolerance: largest relative L2 error of a prediction, and of x_0, against the float32 reference; and of
+            predictions in a batch against those of each sample alone.
         tolerance_on_gpu: the same of ONNX Runtime on a GPU against itself on the CPU, whose sums have another order.
     """
 

@@ -21,7 +21,9 @@ def test_every_precision_has_its_rounding():
     tolerance = [precision.tolerance for precision in PRECISIONS.values()]
     assert roundoff == sorted(roundoff)
     assert tolerance == sorted(tolerance)
-    assert all(precision.tolerance <= precision.tolerance_on_gpu for precision in PRECISIONS.values())
+    # Of a quantized network the tolerance is for a batch against its samples alone, which no GPU has part in.
+    engines = [PRECISIONS[name] for name in ENGINE_PRECISIONS]
+    assert all(precision.tolerance <= precision.tolerance_on_gpu for precision in engines)
 
 
 @pytest.mark.parametrize("name", ["fp16", "fp32"])
