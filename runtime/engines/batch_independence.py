@@ -19,7 +19,7 @@ from diffusion.errors import InputError
 from runtime.engines.cache_folder import keep, read_kept
 from runtime.engines.interface import Engine
 from runtime.engines.verification import Predict, predict_with, relative_error
-from runtime.formats.precision import PRECISIONS
+from runtime.formats.precision import INT8, PRECISIONS
 
 BATCHES = (5, 2)
 """Sizes of the batches that are compared with single samples."""
@@ -106,7 +106,9 @@ def _states(engine: Engine) -> tuple[np.ndarray, np.ndarray]:
     x += np.linspace(-0.5, 0.5, num)[:, None, None, None]
     last = engine.process.schedule.num_train_timesteps - 1
     t = np.linspace(0, last, num).round()
-    if engine.shares_timestep:  # one for each batch: samples at different ones are never called together
+    # One for each batch: a network with one t for all is never called with samples at different ones; and a chain's
+    # batch has one timestep, so its predictions have one scale, which dynamic quantization takes from the whole batch.
+    if engine.shares_timestep or engine.precision == INT8.name:
         t = np.repeat([last // 2, last], BATCHES)
     return x.astype(np.float32), t.astype(np.float32)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -88,6 +89,7 @@ class OnnxDeviceEngine(OnnxRuntimeEngine, DeviceEngine):
         """As `runtime.engines.interface.Engine.bind`: copies to and from the GPU around each call."""
         if self._own_stream is None:
             self._own_stream = self.memory.make_stream()
+            weakref.finalize(self, self.memory.free_stream, self._own_stream).atexit = False
         return bind_host(self, x, t, prediction, self._own_stream)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -106,6 +107,7 @@ class TorchDeviceEngine(DeviceEngine):
         """As `runtime.engines.interface.Engine.bind`: copies to and from the GPU around each call."""
         if self._stream is None:
             self._stream = self.memory.make_stream()
+            weakref.finalize(self, self.memory.free_stream, self._stream).atexit = False
         return bind_host(self, x, t, prediction, self._stream)
 
 
