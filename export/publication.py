@@ -58,6 +58,10 @@ class Exported:
     verification: Verified
     report: Mapping[str, Any]
 
+    def __getitem__(self, name: str) -> Any:
+        """A field of the report."""
+        return self.report[name]
+
 
 def accuracy(measured: EngineVerification) -> str:
     """The errors of predictions and of a chain, for a summary."""

@@ -62,6 +62,43 @@ class ExportRequest:
         check_out(self.out, suffix)
 
 
+def as_request(
+    given: ExportRequest | Path | str,
+    checkpoint: Path | str | None = None,
+    onnx: Path | str | None = None,
+    precision: str = FP32.name,
+    fold: bool = True,
+    process: ProcessFlags | None = None,
+    allow_pickle: bool = False,
+    debug: bool = False,
+) -> ExportRequest:
+    """The request that an exporter was given, whole or field by field.
+
+    Args:
+        given: a request, or the file to write.
+        checkpoint, onnx, precision, fold, process, allow_pickle, debug: as of `ExportRequest`, where a file was given.
+
+    Raises:
+        InputError: as `ExportRequest`; or a request and fields beside it.
+    """
+    out = given.out if isinstance(given, ExportRequest) else Path(given)
+    fields = ExportRequest(
+        out,
+        None if checkpoint is None else Path(checkpoint),
+        None if onnx is None else Path(onnx),
+        precision,
+        fold,
+        process or ProcessFlags(),
+        allow_pickle,
+        debug,
+    )
+    if not isinstance(given, ExportRequest):
+        return fields
+    if fields != ExportRequest(out):
+        raise InputError("an ExportRequest was given and fields of it beside it; give one of them")
+    return given
+
+
 def check_out(out: Path, suffix: str) -> None:
     """As `ExportRequest.check_out`."""
     if out.suffix != suffix:

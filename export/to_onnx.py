@@ -16,7 +16,7 @@ from commands.program import Report, make_parser, run_program, say
 from commands.whole_files import whole_file
 from diffusion.errors import InputError
 from export.publication import Exported, Verified, accuracy
-from export.request import ExportRequest, add_request_flags, export_request
+from export.request import DEFAULT_CHECKPOINT, ExportRequest, add_request_flags, export_request
 from export.source import DEFAULT_OPSET, OPSETS, Source, open_source
 
 if TYPE_CHECKING:
@@ -25,14 +25,24 @@ if TYPE_CHECKING:
 DEFAULT_OUT = Path("unet.onnx")
 
 
-def export_onnx(request: ExportRequest, opset: int = DEFAULT_OPSET) -> Exported:
+def export_onnx(
+    checkpoint: ExportRequest | Path | str = DEFAULT_CHECKPOINT,
+    out: Path | str = DEFAULT_OUT,
+    opset: int = DEFAULT_OPSET,
+    allow_pickle: bool = False,
+    debug: bool = False,
+    precision: str = "fp32",
+) -> Exported:
     """Export a checkpoint to one ONNX file, check it and publish it.
 
+    In fp32 the file computes its time path and takes t as float32. In fp16 and bf16 the time path is in tables, so that
+    t is int64; x and the prediction are float32. bf16 raises the opset to 22.
+
     Args:
-        request: a checkpoint, and a file called `….onnx`. In `fp32` the file computes its time path and takes t as
-            float32. In `fp16` and `bf16` the time path is in tables, so that t is int64; x and the prediction are
-            float32. `bf16` raises the opset to 22.
+        checkpoint: any diffusers `DDPMPipeline` folder; or a request, which holds what follows but the opset.
+        out: the file to write, `….onnx`.
         opset: of the ONNX standard, one of `OPSETS`.
+        allow_pickle, debug, precision: as of `ExportRequest`.
 
     Returns:
         The file and what was compared; the report holds hash, opset, nodes by kind and the process too.
@@ -41,6 +51,12 @@ def export_onnx(request: ExportRequest, opset: int = DEFAULT_OPSET) -> Exported:
         InputError: a checkpoint that cannot be used, or a file that cannot be written.
         VerificationError: ONNX Runtime and PyTorch disagree; nothing was written.
     """
+    if isinstance(checkpoint, ExportRequest):
+        request = checkpoint
+    else:
+        request = ExportRequest(
+            Path(out), Path(checkpoint), precision=precision, allow_pickle=allow_pickle, debug=debug
+        )
     if opset not in OPSETS:
         raise InputError(f"opset is {opset}, expected {OPSETS[0]} to {OPSETS[-1]}; give --opset {DEFAULT_OPSET}")
     request.check_out(".onnx")
@@ -127,7 +143,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
 
     def run(args: argparse.Namespace) -> Report:
-        return dict(export_onnx(export_request(args), args.opset).report)
+        return dict(export_onnx(export_request(args), opset=args.opset).report)
 
     return run_program(parser, run, argv)
 

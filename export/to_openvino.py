@@ -16,13 +16,14 @@ from commands.program import Report, make_parser, run_program, say
 from commands.reasons import reason
 from diffusion.errors import InputError
 from export.publication import Exported, accuracy, check_passed, publish_engine
-from export.request import ExportRequest, add_request_flags, export_request
+from export.request import ExportRequest, add_request_flags, as_request, export_request
 from export.source import Source, open_source
 from runtime.formats.openvino_description import OpenVinoDescription
 from runtime.formats.precision import BF16, FLOAT32, FP32, INT64
 from runtime.formats.sidecar import Sidecar
 from runtime.formats.tensor_spec import NetworkTensors, TensorSpec
 from runtime.formats.verification_record import VerificationRecord
+from runtime.process_flags import ProcessFlags
 
 if TYPE_CHECKING:
     import onnx
@@ -36,13 +37,28 @@ PRECISIONS = (FP32.name, BF16.name)
 _FOLD_INSTEAD = "Leave out --no-fold-time, which lets bf16 round t and what is computed from it."
 
 
-def export_openvino(request: ExportRequest) -> Exported:
+def export_openvino(
+    out: ExportRequest | Path | str = DEFAULT_OUT,
+    checkpoint: Path | str | None = None,
+    onnx_file: Path | str | None = None,
+    bf16: bool = False,
+    fold: bool = True,
+    flags: ProcessFlags | None = None,
+    allow_pickle: bool = False,
+    debug: bool = False,
+) -> Exported:
     """Convert, verify and publish an OpenVINO engine: `….xml`, its `.bin`, its reference predictions and its sidecar.
 
     The sidecar comes last. Until it is there its hashes do not fit, so a reader sees a whole engine or none.
 
     Args:
-        request: `fp32` or `bf16`, to a file called `….xml`.
+        out: the file to write, `….xml`; or a request, which holds all that follows.
+        checkpoint: any diffusers `DDPMPipeline` folder; its reference is PyTorch.
+        onnx_file: instead of a checkpoint; its reference is ONNX Runtime.
+        bf16: compute in bfloat16 instead of float32.
+        fold: replace the time path by tables.
+        flags: what an ONNX file does not say of its process.
+        allow_pickle, debug: as of `ExportRequest`.
 
     Returns:
         The file and what was verified of it; the report holds the sidecar too.
@@ -52,6 +68,8 @@ def export_openvino(request: ExportRequest) -> Exported:
         DeviceUnavailableError: OpenVINO is not installed, or this CPU has no bf16, so nothing could be verified.
         VerificationError: the engine differs from its reference; nothing was written.
     """
+    precision = BF16.name if bf16 else FP32.name
+    request = as_request(out, checkpoint, onnx_file, precision, fold, flags, allow_pickle, debug)
     request.check_out(".xml")
     request.check_precision(PRECISIONS)
     _check_device(request.precision)

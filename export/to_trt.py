@@ -9,23 +9,40 @@ from pathlib import Path
 
 from commands.program import Report, make_parser, run_program
 from export.publication import Exported, accuracy
-from export.request import ExportRequest, add_request_flags, export_request
+from export.request import ExportRequest, add_request_flags, as_request, export_request
 from export.source import open_source
 from export.tensorrt_flavor import choose_flavor
 from export.tensorrt_options import TensorRtOptions, add_options_flags, build_settings, tensorrt_options
 from runtime.device.driver import driver_facts
+from runtime.process_flags import ProcessFlags
 
 DEFAULT_OUT = Path("unet.plan")
 # A plan holds its weights once, and code of the builder's for each kind of GPU.
 _SHARE_OF_WEIGHTS, _CODE_BYTES = {"fp32": 1.1, "fp16": 0.6, "bf16": 0.6}, 2**24
 
 
-def export_trt(request: ExportRequest, options: TensorRtOptions | None = None) -> Exported:
+def export_trt(
+    out: ExportRequest | Path | str = DEFAULT_OUT,
+    options: TensorRtOptions | None = None,
+    checkpoint: Path | str | None = None,
+    onnx_file: Path | str | None = None,
+    precision: str = "fp32",
+    fold: bool = True,
+    flags: ProcessFlags | None = None,
+    allow_pickle: bool = False,
+    debug: bool = False,
+) -> Exported:
     """Build, verify and publish a TensorRT plan: `….plan`, its reference predictions and, last, its sidecar.
 
     Args:
-        request: to a file called `….plan`.
+        out: the file to write, `….plan`; or a request, which holds what follows but the options.
         options: how it is built; None for the defaults.
+        checkpoint: any diffusers `DDPMPipeline` folder; its reference is PyTorch.
+        onnx_file: instead of a checkpoint; its reference is ONNX Runtime.
+        precision: `fp32`, `fp16` or `bf16`.
+        fold: replace the time path by tables.
+        flags: what an ONNX file does not say of its process.
+        allow_pickle, debug: as of `ExportRequest`.
 
     Returns:
         The file and what was verified of it, which says whether the plan itself ran; the report holds the sidecar too.
@@ -36,6 +53,7 @@ def export_trt(request: ExportRequest, options: TensorRtOptions | None = None) -
         DeviceUnavailableError: no such builder here, or no GPU for what needs one.
         VerificationError: the network differs from its reference; nothing was written.
     """
+    request = as_request(out, checkpoint, onnx_file, precision, fold, flags, allow_pickle, debug)
     out, options = request.out, options or TensorRtOptions()
     request.check_out(".plan")
     driver = driver_facts()

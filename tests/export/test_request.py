@@ -12,6 +12,7 @@ import export
 from commands.output_lock import sole_writer
 from diffusion.errors import InputError
 from export import Exported, ExportRequest, TensorRtOptions, export_onnx, export_openvino, export_trt
+from export.request import as_request
 from runtime.formats.batch_profile import BatchProfile
 from runtime.formats.openvino_description import OpenVinoDescription
 from runtime.formats.plan_description import PlanDescription
@@ -40,6 +41,27 @@ def test_paths_may_be_texts() -> None:
 def test_requests_that_say_two_things(fields: dict[str, Any], says: str) -> None:
     with pytest.raises(InputError, match=says):
         ExportRequest(Path("unet.onnx"), **fields)
+
+
+def test_a_request_may_be_said_field_by_field() -> None:
+    flags = ProcessFlags(beta_schedule="linear")
+    request = as_request("unet.xml", None, "unet.onnx", "bf16", False, flags, True, True)
+    assert request == ExportRequest(Path("unet.xml"), None, Path("unet.onnx"), "bf16", False, flags, True, True)
+    assert as_request("unet.xml") == ExportRequest(Path("unet.xml"))
+    assert as_request(request) is request
+    with pytest.raises(InputError, match="an ExportRequest was given and fields of it beside it"):
+        as_request(request, precision="bf16")
+
+
+def test_exporters_take_a_request_or_its_fields(networks: Path, gaussian: Path, tmp_path: Path) -> None:
+    onnx_file = export_onnx(networks / "digits", tmp_path / "unet.onnx")
+    assert onnx_file.path.read_bytes() == (networks / "digits.onnx").read_bytes()
+    engine = export_openvino(tmp_path / "unet.xml", onnx_file=str(gaussian), fold=False)
+    check(engine, gaussian, "fp32")
+    assert engine["summary"] == engine.report["summary"]
+    assert engine["engine"]["time_path"] == {"folded": False}
+    plan = export_trt(str(tmp_path / "unet.plan"), TensorRtOptions(flavor="rtx"), onnx_file=gaussian)
+    check(plan, gaussian, "fp32")
 
 
 @pytest.mark.parametrize(
