@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.alternating import medians_ms, time_alternately
-from benchmarks.flags import positive
+from benchmarks.flags import positive, report_file
 from benchmarks.machine import measurement_facts
 from commands.memory import check_memory
 from commands.program import Report, make_parser, run_program, say
@@ -116,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--batch-sizes", type=positive, nargs="+", default=[8], metavar="N", help="default: 8")
     parser.add_argument("--steps", type=positive, default=10, help="of the chain (default: 10)")
     parser.add_argument("--rounds", type=positive, default=9, help="measurements of each side (default: 9)")
-    parser.add_argument("--out", type=Path, help="also write the report to this JSON file")
+    parser.add_argument("--out", type=report_file, help="also write the report to this JSON file")
     return run_program(parser, lambda args: benchmark(args, argv), argv)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import tempfile
 from pathlib import Path
 
 from diffusion.philox import MAX_SEED
@@ -30,6 +31,21 @@ def picture(text: str) -> Path:
     if path.suffix.lower() != ".png":
         raise argparse.ArgumentTypeError(f"found {text!r}, expected the name of a file that ends in .png")
     return path
+
+
+def report_file(text: str) -> Path:
+    """A file that can be written, tried before anything is measured and left as it was. Raises ArgumentTypeError."""
+    path = Path(text)
+    try:
+        if path.is_dir():
+            raise argparse.ArgumentTypeError(f"found the folder {text!r}, expected the name of a file")
+        folder = next(place for place in path.absolute().parents if place.exists())
+        with tempfile.NamedTemporaryFile(dir=folder):
+            return path
+    except OSError as error:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} cannot be written ({error.strerror}); choose another file"
+        ) from None
 
 
 def _whole(text: str) -> int:

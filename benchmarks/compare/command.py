@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.compare.peers import PEERS, REFERENCE
+from benchmarks.flags import report_file
 from benchmarks.machine import cpu_count, measurement_facts
 from commands.errors import VerificationError
 from commands.missing_module import require_module
@@ -256,5 +257,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=3, help="measurements of each peer (default: 3)")
     parser.add_argument("--threads", type=int, default=cpu_count(), help="default: every CPU of this process")
     parser.add_argument("--peers", nargs="+", metavar="NAME", help=f"of: {', '.join(PEERS)} (default: all there are)")
-    parser.add_argument("--out", type=Path, help="write the report to this JSON file, and a chart beside it")
+    parser.add_argument("--out", type=report_file, help="write the report to this JSON file, and a chart beside it")
     return run_program(parser, lambda args: benchmark(args, argv), argv)

@@ -11,14 +11,13 @@ import argparse
 import json
 import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from benchmarks.alternating import medians_ms, time_alternately
-from benchmarks.flags import positive
+from benchmarks.flags import positive, report_file
 from benchmarks.kernels.histories import BYTES_PER_ELEMENT, measure_histories
 from benchmarks.kernels.step import Step
 from benchmarks.machine import cpu_count, measurement_facts
@@ -125,5 +124,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--shape", type=positive, nargs=4, default=[64, 3, 32, 32], metavar=("N", "C", "H", "W"))
     parser.add_argument("--threads", type=positive, nargs="+", help="numbers of threads (default: 1 and every CPU)")
     parser.add_argument("--rounds", type=positive, default=200, help="measurements of each side (default: 200)")
-    parser.add_argument("--out", type=Path, help="also write the report to this JSON file")
+    parser.add_argument("--out", type=report_file, help="also write the report to this JSON file")
     return run_program(parser, lambda args: benchmark(args, argv), argv)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.flags import positive, seed
+from benchmarks.flags import positive, report_file, seed
 from benchmarks.likelihood.bound_estimate import BoundEstimate
 from benchmarks.likelihood.bound_evaluation import BoundEvaluator
 from benchmarks.likelihood.bound_plot import check_plot_path, plot_bound
@@ -183,7 +183,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", choices=DEVICES, default="cpu", help="default: cpu")
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="of the CPU; 0 for all (default)")
     parser.add_argument("--allow-pickle", action="store_true", help="read a checkpoint's weights from a pickle")
-    parser.add_argument("--out", type=Path, metavar="FILE.json", help="also write the report to this file")
+    parser.add_argument("--out", type=report_file, metavar="FILE.json", help="also write the report to this file")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the terms over timesteps")
     add_process_flags(parser)
     return run_program(parser, lambda args: benchmark(args, argv), argv)

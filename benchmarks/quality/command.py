@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.alternating import medians_ms, time_alternately
-from benchmarks.flags import positive
+from benchmarks.flags import positive, report_file
 from benchmarks.machine import measurement_facts
 from benchmarks.quality.results import Results
 from benchmarks.quality.samples import SampleStore, all_samplers, all_spacings, check_sampler, method_of
@@ -244,7 +244,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--batch-size", type=positive, default=250, metavar="N", help="default: 250")
     parser.add_argument("--rounds", type=positive, default=9, help="of the timing (default: 9)")
     parser.add_argument("--samples", type=Path, metavar="FOLDER", help="keep all samples here, and use those kept")
-    parser.add_argument("--out", type=Path, default=Path("quality.json"), help="default: quality.json")
+    parser.add_argument("--out", type=report_file, default=Path("quality.json"), help="default: quality.json")
     parser.add_argument("--plot", type=Path, help="default: --out with the suffix .png")
     parser.add_argument("--allow-pickle", action="store_true", help="read a checkpoint's weights from a pickle")
     add_process_flags(parser)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from benchmarks.flags import picture, positive, seed
+from benchmarks.flags import picture, positive, report_file, seed
 from benchmarks.machine import measurement_facts
 from benchmarks.swiss_roll.point_clouds import distance_to_curve, sliced_wasserstein, squared_mmd
 from commands.memory import check_memory
@@ -191,5 +191,5 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--steps", type=positive, metavar="N", help="network calls (default: every timestep of training)"
     )
     parser.add_argument("--picture", type=picture, default=Path("swiss_roll.png"), help="default: swiss_roll.png")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="also write the report to this JSON file")
+    parser.add_argument("--out", type=report_file, metavar="FILE", help="also write the report to this JSON file")
     return run_program(parser, lambda args: benchmark(args, argv), argv)
