@@ -75,10 +75,10 @@ def load_initial_states(
 
 def _read_array(path: Path) -> np.ndarray:
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return loaded
-        with loaded:
+        with path.open("rb") as stream:  # which NumPy leaves open where an archive is damaged
+            loaded = np.load(stream, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                return loaded
             names = loaded.files
             if "arr_0" not in names and len(names) != 1:
                 raise InputError(f"{path}: holds the arrays {', '.join(names)}; expected one, or one named arr_0")
