@@ -124,17 +124,20 @@ print(run_program(make_parser("tool", "For a test."), main, []), signal.getsigna
 
 @pytest.mark.parametrize(("full", "code"), [("stdout", 2), ("stderr", 0)])
 @pytest.mark.parametrize("flags", [[], ["--json"]])
-def test_output_on_a_full_disk_is_no_bug(full, code, flags):
+def test_output_on_a_full_disk_is_no_bug(full, code, flags, tmp_path):
     program = (
+        "import resource\n"
         "from commands.program import make_parser, run_program, say\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\n"  # a regular file takes no byte; pipes are not limited
         "raise SystemExit(run_program(make_parser('tool', 'of a test'), lambda args: say('s') or {'summary': 'x'}))"
     )
-    with Path("/dev/full").open("w") as device:
-        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | {full: device}
-        ended = subprocess.run([sys.executable, "-c", program, *flags], text=True, check=False, **streams)
-    assert ended.returncode == code
+    with (tmp_path / "full").open("w") as file:
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | {full: file}
+        command = [sys.executable, "-B", "-c", program, *flags]  # -B: bytecode is a file as well
+        ended = subprocess.run(command, text=True, check=False, **streams)
+    assert (ended.returncode, (tmp_path / "full").stat().st_size) == (code, 0)
     if full == "stdout":
-        assert ended.stderr.startswith("s\ntool: standard output cannot be written (No space left on device)")
+        assert ended.stderr.startswith("s\ntool: standard output cannot be written (File too large)")
         assert ended.stderr.count("\n") == 2
 
 

@@ -54,7 +54,7 @@ PATHS = (
     "new/deep/out.onnx", "empty", "empty.onnx", "empty.xml", "empty.json", "empty.npz", "empty.png", "empty.npy",
     "junk.onnx", "junk.xml", "junk.json", "junk.npz", "junk.npy", "junk.png", "junk.plan", "folder.onnx",
     "folder.xml", "folder.json", "folder.npz", "folder.png", "empty_folder", "dangling.onnx", "loop.onnx", "nothing",
-    "nothing.onnx", "nothing.json", "nothing.npz", ".", "..", "/", "~", "", "/dev/null", "/dev/full",
+    "nothing.onnx", "nothing.json", "nothing.npz", ".", "..", "/", "~", "", "/dev/null",
     "/proc/self/mem", "/proc/self/environ", "unet.onnx/x", "x" * 300, f"{'x' * 300}.onnx", f"{'d/' * 600}x.onnx",
     "nul\0.onnx", "\udcff.onnx", "ünï.onnx", "a b.xml", "-x.onnx", "new\nline.onnx",
 )  # fmt: skip
