@@ -21,10 +21,10 @@ from commands.memory import check_memory
 from commands.program import Report, make_parser, run_program, say
 from commands.whole_files import write_whole_text
 from diffusion.samplers import make_table
+from runtime.chain.host import HostChain
 from runtime.engines.backend_choice import BACKENDS
 from runtime.engines.interface import Engine
 from runtime.engines.opening import open_engine
-from runtime.host_chain import HostChain
 
 PROG = "benchmarks.chain"
 GOAL = 1.02

@@ -21,8 +21,8 @@ from commands.whole_files import whole_file
 from diffusion.errors import InputError
 from diffusion.samplers import chosen_spacing
 from diffusion.step_table import StepTable
+from runtime.chain.interface import check_seed_range
 from runtime.formats.run_manifest import NonFiniteSample
-from runtime.host_chain import check_seed_range
 from runtime.images import check_drawable
 from runtime.initial_states import load_initial_states
 from runtime.list_samplers import list_samplers
@@ -124,10 +124,7 @@ def _run(
     notes = sampler.notes(with_x_init=x_init is not None)
     for note in notes:
         say(f"note: {note}")
-    plan = sampler.device_plan(num - folder.done, trajectory is not None) if num > folder.done else None
-    if plan is not None:
-        say(f"on the GPU: {plan}")
-    timing = _draw(sampler, folder, writer, num, args, x_init, trajectory, plan is not None)
+    timing = _draw(sampler, folder, writer, num, args, x_init, trajectory)
 
     broken = {broke.sample_index - args.start for broke in folder.non_finite}
     finite = np.array([place not in broken for place in range(num)])
@@ -174,15 +171,19 @@ def _draw(
     args: argparse.Namespace,
     x_init: np.ndarray | None,
     trajectory: Trajectory | None,
-    on_device: bool,
 ) -> dict[str, float]:
     """Draw what is not done yet; return how long it took."""
     done_before, left = folder.done, num - folder.done
     first_step_seconds = 0.0
+    on_device = False
     clock = StepClock(len(sampler.table))
     began = time.perf_counter()
     if left:
-        batches = -(-left // sampler.batch_size_for(left))
+        plan = sampler.plan(left, trajectory is not None)
+        on_device = bool(plan.summary)
+        if plan.summary:
+            say(f"on the GPU: {plan.summary}")
+        batches = -(-left // plan.batch_size)
         with progress_bar(batches * len(sampler.table), "sampling", unit="step") as bar:
 
             def after_step(samples_moved: int) -> None:

@@ -24,7 +24,7 @@ from diffusion.binomial import initial_bits, reverse_states
 from diffusion.binomial_process import BinomialProcess
 from diffusion.errors import InputError
 from diffusion.process import METADATA_KEY
-from runtime.host_chain import check_seed_range
+from runtime.chain.interface import check_seed_range
 from runtime.states import room_for
 
 DEFAULT_ENGINE, DEFAULT_OUT, DEFAULT_NUM, BATCH_SIZE = Path("heartbeat.onnx"), Path("samples/bits.npy"), 64, 1024

@@ -15,8 +15,8 @@ from commands.memory import gib
 from commands.whole_files import cannot_write, whole_file
 from diffusion.errors import InputError
 from diffusion.process import SampleShape
+from runtime.chain.pool import Batch
 from runtime.images import check_drawable, draw_grid, picture, quantize
-from runtime.sampler import Batch
 
 FORMATS = ("grid", "png", "npz", "npy")
 _PARTIAL = "samples.partial.npy"

@@ -25,9 +25,9 @@ from diffusion.forward import q_sample
 from diffusion.process import Process
 from diffusion.samplers import DEFAULT_SAMPLER, SAMPLERS, make_table
 from diffusion.step_table import StepTable
+from runtime.chain.host import HostChain
 from runtime.engines.interface import Engine
 from runtime.engines.opening import open_engine
-from runtime.host_chain import HostChain
 from train.swiss_roll import NOISE_STD, roll_curve, swiss_roll
 
 PROG = "benchmarks.swiss_roll"

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import abc
+import os
 from collections.abc import Callable
+from typing import Self
 
 import numpy as np
 
+from diffusion.errors import InputError
 from diffusion.process import Process
 
 
@@ -33,6 +36,29 @@ class Engine(abc.ABC):
 
     chosen_because: str = ""
     """Why this backend runs the file; empty where the user said so, or where there is no other."""
+
+    _process_id: int
+
+    def __new__(cls, *arguments: object, **options: object) -> Self:
+        """Note the process that opens the engine; here, so that no backend can forget it."""
+        engine = super().__new__(cls)
+        engine._process_id = os.getpid()
+        return engine
+
+    def check_process(self) -> None:
+        """Refuse an engine that was opened before this process was forked.
+
+        Backends keep pools of threads (ONNX Runtime, OpenVINO, OpenMP) or a context of the driver (CUDA). A forked
+        child has their memory but not their threads, and its first call would wait for them for ever.
+
+        Raises:
+            InputError: it was opened in another process.
+        """
+        if os.getpid() != self._process_id:
+            raise InputError(
+                f"{self.name} was opened in process {self._process_id} and is used in its fork {os.getpid()}, "
+                "which has none of its threads; open it in each process, or start them by multiprocessing's 'spawn'"
+            )
 
     def batch_range(self) -> tuple[int, int | None]:
         """The smallest and the largest batch that it takes; None where only memory limits it."""

@@ -25,7 +25,6 @@ from runtime.engines.network_contract import (
 )
 from runtime.engines.onnx_precision import onnx_precision
 from runtime.formats.tensor_spec import TensorSpec
-from runtime.own_process import OwnProcess
 from runtime.process_flags import ProcessFlags
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -79,7 +78,6 @@ class OnnxRuntimeEngine(Engine):
         metadata = self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
         self.process = process_of_onnx(path, metadata, self._x, flags)
         check_shapes(path, self.process, self._x, prediction)
-        self._own_process = OwnProcess(str(path))
         self.sha256 = network_sha256(path)
         low = "" if self.precision == "fp32" else f"{self.precision}, "
         self.name = f"ONNX Runtime {ort.__version__} ({low}{device.upper()})"
@@ -96,7 +94,7 @@ class OnnxRuntimeEngine(Engine):
 
     def bind(self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray) -> Callable[[], None]:
         """As `runtime.engines.interface.Engine.bind`: ONNX Runtime reads and writes the buffers themselves."""
-        self._own_process.check()
+        self.check_process()
         check_batch(self._path, self._x, x.shape[0])
         binding = self._session.io_binding()
         fed_t = FedTimesteps(self._path, self._t, t, self._x, self._t_type)

@@ -35,7 +35,6 @@ from runtime.formats.openvino_description import PRECISION_HINTS, REBUILD, OpenV
 from runtime.formats.place import Place
 from runtime.formats.sidecar import Sidecar, read_hashed, read_sidecar
 from runtime.formats.tensor_spec import TensorSpec
-from runtime.own_process import OwnProcess
 from runtime.process_flags import ProcessFlags
 
 MAX_COMPILED = 3
@@ -87,7 +86,6 @@ class OpenVinoEngine(Engine):
             self.sidecar = sidecar or read_sidecar(path, OpenVinoDescription)
             self._read_engine(flags, self.sidecar)
         self.name = f"OpenVINO {ov.__version__.partition('-')[0]} ({self.precision}, CPU)"
-        self._own_process = OwnProcess(str(path))
         self._compiling = threading.Lock()
         self._compiled: OrderedDict[int, ov.CompiledModel] = OrderedDict()  # what was used longest ago first
 
@@ -154,7 +152,7 @@ class OpenVinoEngine(Engine):
 
     def bind(self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray) -> Callable[[], None]:
         """As `runtime.engines.interface.Engine.bind`: OpenVINO reads and writes the buffers themselves."""
-        self._own_process.check()
+        self.check_process()
         check_batch(self._path, self._x, x.shape[0])
         fed_t = FedTimesteps(self._path, self._t, t, self._x, _TYPES[self._t.element_type])
         request = self._compile(x.shape[0]).create_infer_request()

@@ -25,7 +25,6 @@ from runtime.engines.checkpoint_folder import read_checkpoint_folder
 from runtime.engines.interface import Engine
 from runtime.engines.torch_call import without_tf32
 from runtime.engines.torch_weights import fill, load_weights
-from runtime.own_process import OwnProcess
 from runtime.process_flags import ProcessFlags
 
 
@@ -107,7 +106,6 @@ class TorchEngine(Engine):
         self.name = f"PyTorch {torch.__version__} ({device.upper()})"
         self.precision = "fp32"
         self._folder = checkpoint.folder
-        self._own_process = OwnProcess(str(folder))
         self._network = Network(checkpoint.unet).to(self._device)
 
     def bind(self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray) -> Callable[[], None]:
@@ -115,7 +113,7 @@ class TorchEngine(Engine):
 
         On the CPU, PyTorch reads and writes the NumPy buffers themselves; on a GPU each call copies.
         """
-        self._own_process.check()
+        self.check_process()
         self._check_buffers(x, t, prediction)
         host_x, host_t, host_prediction = map(torch.from_numpy, (x, t, prediction))
         network, device = self._network, self._device

@@ -7,12 +7,12 @@ import torch
 from commands.errors import DeviceUnavailableError
 from diffusion.errors import InputError
 from diffusion.samplers import make_table
-from runtime.device_chain import DeviceChain
+from runtime.chain.device import DeviceChain
+from runtime.chain.host import HostChain
 from runtime.engines.torch_checkpoint import Network, TorchEngine, load_checkpoint
 from runtime.engines.torch_device import TorchDeviceEngine, _Columns, fold_time
 from runtime.engines.verification import relative_error
 from runtime.formats.precision import PRECISIONS
-from runtime.host_chain import HostChain
 from tests.checkpoints import save_tiny_checkpoint
 from tests.runtime.engines.shared_device import kernels, memory
 
