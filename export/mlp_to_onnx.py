@@ -18,7 +18,7 @@ from commands.output_lock import sole_writer
 from commands.program import Report, make_parser, run_program, say
 from commands.whole_files import whole_file
 from ddpm_rt.own_packages import import_own_packages
-from diffusion.binomial_process import BinomialProcess
+from diffusion.binomial import BinomialProcess
 from diffusion.process import METADATA_KEY, Process
 from export.publication import Exported
 from export.request import check_out
