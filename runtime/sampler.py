@@ -14,6 +14,7 @@ from diffusion.philox import MAX_SEED
 from diffusion.process import Process
 from diffusion.samplers import make_table
 from diffusion.step_table import StepTable, start_note
+from runtime.arrays import check_states, room_for
 from runtime.chain.device_pool import DevicePool
 from runtime.chain.host_pool import HostPool
 from runtime.chain.interface import check_seed_range
@@ -26,7 +27,6 @@ from runtime.engines.registry import EngineOptions
 from runtime.formats.run_manifest import NonFiniteSample
 from runtime.images import quantize
 from runtime.process_flags import ProcessFlags
-from runtime.states import check_states, room_for
 from runtime.trajectory import Trajectory
 
 # More than most machines have; a hundred thousand would be made, and the machine would stand still.

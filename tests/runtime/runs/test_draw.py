@@ -7,8 +7,8 @@ import json
 import pytest
 
 from runtime.chain.host import HostChain
+from runtime.runs.draw import StepClock
 from runtime.sample import main
-from runtime.step_clock import StepClock
 
 
 class Time:
@@ -45,7 +45,7 @@ def test_the_commands_figure_is_without_the_first_step(
     folder: object, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now, step = Time(), HostChain._enqueue
-    monkeypatch.setattr("runtime.sample.StepClock", lambda steps: StepClock(steps, now))
+    monkeypatch.setattr("runtime.runs.draw.StepClock", lambda steps: StepClock(steps, now))
 
     def slow_at_first(self: HostChain, num_rows: int) -> None:
         now.seconds += 0.002 if getattr(self, "warm", False) else 30.0

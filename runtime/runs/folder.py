@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,30 @@ from typing import Any
 from commands.output_lock import sole_writer
 from diffusion.errors import InputError
 from diffusion.number_checks import shown
+from diffusion.step_table import StepTable
+from runtime.engines.interface import Engine
 from runtime.formats.run_manifest import MANIFEST, NonFiniteSample, RunManifest
+
+
+def run_identity(
+    engine: Engine, table: StepTable, *, num: int, seed: int, start: int, x_init_sha256: str | None, format_: str
+) -> dict[str, Any]:
+    """Everything that decides the samples of a run and their files: equal identities mean equal samples."""
+    digest = hashlib.sha256(table.timesteps.astype("<i8").tobytes())
+    digest.update(table.cast().astype("<f4").tobytes())
+    digest.update(repr((float(table.clip), table.histories, table.learned, table.h2_is_x_start)).encode())
+    return {
+        "engine_sha256": engine.sha256,
+        "backend": engine.name,  # another rounds otherwise
+        "table_sha256": digest.hexdigest(),
+        "sampler": table.sampler,
+        "steps": len(table),
+        "seed": seed,
+        "start": start,
+        "num": num,
+        "x_init_sha256": x_init_sha256,
+        "format": format_,
+    }
 
 
 class RunFolder:
@@ -27,7 +51,7 @@ class RunFolder:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Everything that decides the samples and their files."""
+        """As `run_identity`."""
         return self._manifest.identity
 
     @property
@@ -100,6 +124,12 @@ class RunFolder:
     def save(self) -> None:
         """Write the manifest, whole. Raises InputError if the folder cannot be written."""
         self._manifest.write(self.path)
+
+
+def samples_done(path: Path) -> int:
+    """How many samples a folder says that it holds. Raises InputError for a manifest that is not one."""
+    found = RunManifest.read(path)
+    return 0 if found is None else found.done
 
 
 @contextlib.contextmanager
