@@ -99,8 +99,8 @@ def _run(
     trajectory: Trajectory | None,
 ) -> dict[str, Any]:
     """Draw and write; return the report."""
-    table, process, identity = sampler.table, sampler.process, folder.identity
-    broken = {sample.sample_index - args.start for sample in folder.non_finite}
+    table, process, identity = sampler.table, sampler.process, folder.manifest.identity
+    broken = {sample.sample_index - args.start for sample in folder.manifest.non_finite}
     writer = open_writer(args.format, args.out, process.sample, num, args.start, folder.done, broken)
     reason = sampler.engine.chosen_because
     chosen = f" because {reason}" if reason else ""
@@ -111,14 +111,14 @@ def _run(
         say(f"note: {note}")
     timing = draw_run(sampler, folder, writer, num, args.seed, args.start, x_init, trajectory)
 
-    broken = {broke.sample_index - args.start for broke in folder.non_finite}
+    broken = {broke.sample_index - args.start for broke in folder.manifest.non_finite}
     finite = np.array([place not in broken for place in range(num)])
     with kept_on_error(folder, num):
         files = writer.finish(finite) if finite.any() else []
     if trajectory is not None:
         files += trajectory.save(args.out)
     if broken:
-        raise VerificationError(_non_finite_message(folder.non_finite, num, args.out))
+        raise VerificationError(_non_finite_message(folder.manifest.non_finite, num, args.out))
     shown = files[0] if len(files) == 1 else args.out
     rate = f"{timing.images_per_second:.3g} images/s, {timing.ms_per_step:.3g} ms per step"
     return {
@@ -148,7 +148,7 @@ def _spacing(args: argparse.Namespace, sampler: Sampler) -> tuple[str | None, st
     return spacing, f" ({spacing} spacing, {said_by})"
 
 
-def _non_finite_message(broken: list[NonFiniteSample], num: int, out: Path) -> str:
+def _non_finite_message(broken: Sequence[NonFiniteSample], num: int, out: Path) -> str:
     shown = "; ".join(str(sample) for sample in broken[:3]) + ("; …" if len(broken) > 3 else "")
     return (
         f"{len(broken)} of {num} samples were not written: {shown}. The others are in {out}; "

@@ -116,6 +116,22 @@ class DeviceChain(Chain):
             return min(1, self.rows_left)
         return min(self.rows_left, max(1, int(CHUNK_SECONDS / max(self.seconds_per_row, 1e-9)) + 1))
 
+    def enqueue(self, num_rows: int) -> None:
+        """Put so many rows on the stream, without waiting for them. Raises RuntimeError as `Chain.enqueue`."""
+        if num_rows < 1:  # a loop on the device takes one turn at least
+            return
+        assert self._launcher is not None, "closed"
+        if not self._rows_enqueued:
+            self._enqueued_at = time.perf_counter()
+        self._kernels.nvtx_push(f"{num_rows} rows of {self.batch_size} samples")
+        try:
+            self._launcher.enqueue(num_rows)
+        finally:
+            self._kernels.nvtx_pop()
+        self._rows_enqueued += num_rows
+        self.rows_left = max(0, self.rows_left - num_rows)
+        self._control_is_current = False
+
     def wait(self) -> None:
         """As `Chain.wait`."""
         self._memory.synchronize(self.stream)
@@ -203,18 +219,6 @@ class DeviceChain(Chain):
                 num_elements=self.batch_size * elements,
                 stream=stream,
             )
-
-    def _enqueue(self, num_rows: int) -> None:
-        assert self._launcher is not None, "closed"
-        if not self._rows_enqueued:
-            self._enqueued_at = time.perf_counter()
-        self._kernels.nvtx_push(f"{num_rows} rows of {self.batch_size} samples")
-        try:
-            self._launcher.enqueue(num_rows)
-        finally:
-            self._kernels.nvtx_pop()
-        self._rows_enqueued += num_rows
-        self._control_is_current = False
 
 
 def _runs(slots: np.ndarray) -> Iterator[tuple[int, int, int]]:

@@ -65,6 +65,13 @@ class HostChain(Chain):
         """One row: the next one would not be done sooner with it."""
         return min(1, self.rows_left)
 
+    def enqueue(self, num_rows: int) -> None:
+        """Run so many rows; they are done when this returns."""
+        for _ in range(num_rows):
+            self._call()
+            self._step()
+        self.rows_left = max(0, self.rows_left - num_rows)
+
     def wait(self) -> None:
         """Nothing is left to wait for."""
 
@@ -109,8 +116,3 @@ class HostChain(Chain):
         self._x[slots] = x_init
         for history in self._histories:
             history[slots] = 0.0
-
-    def _enqueue(self, num_rows: int) -> None:
-        for _ in range(num_rows):
-            self._call()
-            self._step()

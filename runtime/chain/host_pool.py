@@ -7,9 +7,10 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 
+from diffusion.philox import MAX_SEED
 from diffusion.step_table import StepTable
 from runtime.chain.host import HostChain
-from runtime.chain.plan import ChainPlan, check_host_batch, host_batch_size, host_slots
+from runtime.chain.plan import ChainPlan, check_host_batch, host_batch_size
 from runtime.chain.pool import Batch, BatchOnChain, ChainPool, NewBatch
 from runtime.engines.interface import Engine
 
@@ -37,6 +38,7 @@ class HostPool(ChainPool):
         if batch_size is not None:
             check_host_batch(engine, table, batch_size)
         self._engine, self._table, self._batch_size, self._threads = engine, table, batch_size, threads
+        self._largest = host_batch_size(engine, MAX_SEED, batch_size)
         self._changed = threading.Condition()
         self._leased: Counter[int] = Counter()  # how many by each thread
         self._idle: list[tuple[tuple[int, bool], HostChain]] = []  # what was used longest ago first
@@ -50,14 +52,15 @@ class HostPool(ChainPool):
     ) -> Iterator[Batch]:
         """As `ChainPool.run`, one batch after the other. Only batches that a trajectory follows keep x_start."""
         for batch in batches:
-            slots = host_slots(self._engine, len(batch.seeds), self._batch_size)
+            num = len(batch.seeds)  # slots that are left over stay idle
+            slots = self._engine.fixed_batch or min(self._largest, self._engine.padded_batch(num))
             with self.lease(slots, batch.trajectory is not None) as chain:
                 running = BatchOnChain(chain, batch)
                 while running.result is None:
                     running.launch()
-                    for num in running.finish():
+                    for moved in running.finish():
                         if after_step is not None:
-                            after_step(num)
+                            after_step(moved)
             yield running.result
 
     @contextlib.contextmanager

@@ -91,16 +91,13 @@ class Chain(abc.ABC):
         self._fill(places, x_init, others_idle=slots is None)
         self.rows_left = len(self._timesteps)
 
+    @abc.abstractmethod
     def enqueue(self, num_rows: int) -> None:
         """Run so many rows, one network call each; on a GPU, put them on the stream and return.
 
         Raises:
             RuntimeError: CUDA, or the engine, refused.
         """
-        if num_rows < 1:  # a loop on the device takes one turn at least
-            return
-        self._enqueue(num_rows)
-        self.rows_left = max(0, self.rows_left - num_rows)
 
     @abc.abstractmethod
     def wait(self) -> None:
@@ -188,10 +185,6 @@ class Chain(abc.ABC):
     @abc.abstractmethod
     def _fill(self, slots: np.ndarray, x_init: np.ndarray | None, *, others_idle: bool) -> None:
         """Write the states that the samples of these slots begin with, and empty histories."""
-
-    @abc.abstractmethod
-    def _enqueue(self, num_rows: int) -> None:
-        """As `enqueue`, of at least one row."""
 
 
 def check_seed_range(seed: int, start: int, num: int) -> tuple[int, int, int]:

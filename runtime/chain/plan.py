@@ -8,7 +8,6 @@ from pathlib import Path
 
 from commands.memory import available_bytes, gib
 from diffusion.errors import InputError
-from diffusion.philox import MAX_SEED
 from diffusion.process import Process
 from diffusion.step_table import StepTable
 from runtime.chain.device_buffers import chain_layout
@@ -20,19 +19,10 @@ MAX_CHAINS = 2
 """In flight at once on a GPU: one runs while the host reads the other, or where one alone leaves the GPU idle."""
 
 
-@dataclass(frozen=True)
-class _DefaultBatch:
-    """A batch that is chosen where none was asked for: large for small images, small for large ones."""
-
-    elements: int
-    samples: int
-
-    def size(self, process: Process, num: int) -> int:
-        return max(1, min(num, self.samples, self.elements // process.sample.num_elements))
-
-
-# So many elements keep a CPU busy; more gain nothing and only take memory. A GPU is filled by more.
-_ON_HOST, _ON_DEVICE = _DefaultBatch(1 << 16, 64), _DefaultBatch(1 << 20, 256)
+# A batch of so many elements, or so many samples where each is small, keeps a CPU, or a GPU, busy: a larger one gains
+# nothing and only takes memory.
+_HOST_ELEMENTS, _HOST_SAMPLES = 1 << 16, 64
+_DEVICE_ELEMENTS, _DEVICE_SAMPLES = 1 << 20, 256
 
 
 @dataclass(frozen=True)
@@ -60,12 +50,8 @@ def host_batch_size(engine: Engine, num: int, wanted: int | None) -> int:
         num: samples.
         wanted: a batch size that was asked for; None to choose.
     """
-    return engine.fixed_batch or min(num, wanted or _ON_HOST.size(engine.process, num))
-
-
-def host_slots(engine: Engine, num: int, wanted: int | None) -> int:
-    """Slots of the chain that runs `num` samples, as `host_batch_size`; those that are left over stay idle."""
-    return engine.fixed_batch or min(host_batch_size(engine, MAX_SEED, wanted), engine.padded_batch(num))
+    size = wanted or max(1, min(_HOST_SAMPLES, _HOST_ELEMENTS // engine.process.sample.num_elements))
+    return engine.fixed_batch or min(num, size)
 
 
 def check_host_batch(engine: Engine, table: StepTable, batch_size: int) -> None:
@@ -131,7 +117,7 @@ def device_batch_size(engine: DeviceEngine, num: int, wanted: int | None) -> int
                 f"batch size is {wanted}, and {engine.name} takes {takes}; change --batch-size, or build another engine"
             )
         return max(smallest, min(num, wanted))
-    size = _ON_DEVICE.size(engine.process, num)
+    size = max(1, min(num, _DEVICE_SAMPLES, _DEVICE_ELEMENTS // engine.process.sample.num_elements))
     return max(smallest, size if largest is None else min(size, largest))
 
 

@@ -62,9 +62,6 @@ def draw_run(
     clock = StepClock(len(sampler.table))
     began = time.perf_counter()
 
-    def rate() -> float:
-        return (folder.done - done_before) / (time.perf_counter() - began)
-
     def after_step(samples_moved: int) -> None:
         nonlocal first_step_seconds
         if not clock.steps:
@@ -85,7 +82,8 @@ def draw_run(
                     for batch in sampler.batches(left, seed, start + done_before, states, after_step, trajectory):
                         writer.add(batch)
                         folder.record(len(batch.x) + len(batch.non_finite), batch.non_finite)
-                        bar.set_postfix_str(f"{rate():.3g} images/s", refresh=False)
+                        rate = (folder.done - done_before) / (time.perf_counter() - began)
+                        bar.set_postfix_str(f"{rate:.3g} images/s", refresh=False)
             except KeyboardInterrupt:
                 raise StoppedError(
                     f"interrupted; {folder.done} of {num} samples are kept in {folder.path}: "

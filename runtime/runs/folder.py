@@ -43,26 +43,23 @@ class RunFolder:
 
     Args:
         path: the folder.
-        manifest: what its `run.json` says, or shall say.
+        manifest: what its `run.json` shall say.
+
+    Attributes:
+        manifest: what its `run.json` says.
+
+    Raises:
+        InputError: the folder cannot be written.
     """
 
     def __init__(self, path: Path, manifest: RunManifest) -> None:
-        self.path, self._manifest = path, manifest
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """As `run_identity`."""
-        return self._manifest.identity
+        manifest.write(path)
+        self.path, self.manifest = path, manifest
 
     @property
     def done(self) -> int:
         """How many of the run's samples are finished and on disk, counted from the first."""
-        return self._manifest.done
-
-    @property
-    def non_finite(self) -> list[NonFiniteSample]:
-        """Those among them that broke and were not written."""
-        return list(self._manifest.non_finite)
+        return self.manifest.done
 
     @classmethod
     def claim(
@@ -95,9 +92,7 @@ class RunFolder:
                     f"{path}: {_difference(found.identity, identity)}; "
                     "--resume goes on with the same run only: give the same flags, or another --out"
                 )
-            folder = cls(path, replace(found, files=tuple(files)))
-            folder.save()
-            return folder
+            return cls(path, replace(found, files=tuple(files)))
         if found is not None and not mine and not overwrite:
             raise InputError(
                 f"{path}: holds another run's samples ({_difference(found.identity, identity)}); "
@@ -111,19 +106,14 @@ class RunFolder:
             for pattern in found.files:
                 for old in path.glob(pattern):
                     old.unlink()
-        folder = cls(path, RunManifest(identity, tuple(files)))
-        folder.save()
-        return folder
+        return cls(path, RunManifest(identity, tuple(files)))
 
     def record(self, num: int, non_finite: list[NonFiniteSample]) -> None:
-        """Note that `num` more samples are done, these among them not finite. Raises InputError as `save`."""
-        recorded = replace(self._manifest, done=self.done + num, non_finite=(*self._manifest.non_finite, *non_finite))
-        recorded.write(self.path)
-        self._manifest = recorded
-
-    def save(self) -> None:
-        """Write the manifest, whole. Raises InputError if the folder cannot be written."""
-        self._manifest.write(self.path)
+        """Note that `num` more samples are done, these among them not finite. Raises InputError as the constructor."""
+        before = self.manifest
+        after = replace(before, done=before.done + num, non_finite=(*before.non_finite, *non_finite))
+        after.write(self.path)  # first: what could not be noted does not count as done
+        self.manifest = after
 
 
 def samples_done(path: Path) -> int:

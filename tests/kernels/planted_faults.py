@@ -229,8 +229,8 @@ FAULTS = (
     Fault(
         "stale: what the host knows of the rows",
         _CHAIN,
-        "        self._control_is_current = False\n\n\ndef _runs",
-        "\n\ndef _runs",
+        "        self._control_is_current = False\n\n    def wait",
+        "\n    def wait",
         _CHAINS,
     ),
     Fault(

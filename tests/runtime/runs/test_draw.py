@@ -44,7 +44,7 @@ def test_chains_of_one_step_count_it_whole() -> None:
 def test_the_commands_figure_is_without_the_first_step(
     folder: object, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    now, step = Time(), HostChain._enqueue
+    now, step = Time(), HostChain.enqueue
     monkeypatch.setattr("runtime.runs.draw.StepClock", lambda steps: StepClock(steps, now))
 
     def slow_at_first(self: HostChain, num_rows: int) -> None:
@@ -52,6 +52,6 @@ def test_the_commands_figure_is_without_the_first_step(
         self.warm = True  # type: ignore[attr-defined]
         step(self, num_rows)
 
-    monkeypatch.setattr(HostChain, "_enqueue", slow_at_first)
+    monkeypatch.setattr(HostChain, "enqueue", slow_at_first)
     assert main(["--num", "2", "--steps", "5", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["ms_per_step"] == pytest.approx(2.0)
