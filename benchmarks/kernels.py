@@ -15,9 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.alternating import medians_ms, time_alternately
 from benchmarks.flags import positive, report_file
-from benchmarks.machine import cpu_count, measurement_facts
+from benchmarks.measurement import cpu_count, measurement_facts, medians_ms, time_alternately
 from commands.errors import VerificationError
 from commands.memory import check_memory
 from commands.program import Report, make_parser, run_program

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.flags import picture, positive, report_file, seed
-from benchmarks.machine import measurement_facts
+from benchmarks.measurement import measurement_facts
 from commands.memory import check_memory
 from commands.missing_module import require_module
 from commands.program import Report, make_parser, run_program, say

@@ -22,7 +22,7 @@ import numpy as np
 
 from benchmarks.compare.peers import PEERS, REFERENCE
 from benchmarks.flags import report_file
-from benchmarks.machine import cpu_count, measurement_facts
+from benchmarks.measurement import cpu_count, measurement_facts
 from commands.errors import VerificationError
 from commands.missing_module import require_module
 from commands.program import Report, make_parser, run_program, say

@@ -27,7 +27,7 @@ from benchmarks.likelihood.timestep_plan import (
     pilot_evaluations,
     timestep_probability,
 )
-from benchmarks.machine import measurement_facts
+from benchmarks.measurement import measurement_facts
 from commands.program import Report, make_parser, run_program, say
 from commands.progress import progress_bar
 from commands.whole_files import write_whole_text

@@ -18,9 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.alternating import medians_ms, time_alternately
 from benchmarks.flags import positive, report_file
-from benchmarks.machine import measurement_facts
+from benchmarks.measurement import measurement_facts, medians_ms, time_alternately
 from benchmarks.quality.results import Results
 from benchmarks.quality.samples import SampleStore, all_samplers, all_spacings, check_sampler, method_of
 from benchmarks.quality.score import Features, Scorer
