@@ -62,14 +62,14 @@ _PAIR = _Kind(
     lambda value: isinstance(value, list | tuple) and len(value) == 2 and all(map(_SIDE.accepts, value)), "[H, W]"
 )
 
-# The arguments of diffusers' DDPMScheduler and DDIMScheduler.
+# The arguments of diffusers' schedulers that say something of the process.
 _SCHEDULER: dict[str, _Kind] = {
     "num_train_timesteps": _whole(1, MAX_TRAIN_TIMESTEPS),
     "beta_start": _number(),
     "beta_end": _number(),
     "beta_schedule": _TEXT,
     "trained_betas": _or_null(_list_of(_number(), MAX_TRAIN_TIMESTEPS, "a list of numbers")),
-    "variance_type": _TEXT,
+    "variance_type": _or_null(_TEXT),
     "clip_sample": _FLAG,
     "clip_sample_range": _number(),
     "prediction_type": _TEXT,
@@ -80,6 +80,9 @@ _SCHEDULER: dict[str, _Kind] = {
     "steps_offset": _whole(-MAX_TRAIN_TIMESTEPS, MAX_TRAIN_TIMESTEPS),
     "rescale_betas_zero_snr": _FLAG,
     "set_alpha_to_one": _FLAG,
+    "use_flow_sigmas": _or_null(_FLAG),
+    "timestep_type": _TEXT,
+    "predict_epsilon": _or_null(_FLAG),
 }
 # The arguments of diffusers' UNet2DModel; those of class-conditional networks are refused elsewhere.
 _UNET: dict[str, _Kind] = {

@@ -66,9 +66,8 @@ def export_mlp(folder: Path, out: Path | None = None) -> Exported:
 def _write_checked(trained: TrainedMlp, path: Path) -> tuple[Verification, dict[str, Any]]:
     import onnx
 
-    from export.module_trace import trace_module
     from export.onnx_check import verify_onnx
-    from export.onnx_graph import finish_graph
+    from export.onnx_graph import finish_graph, trace_module
 
     process = trained.process
     # The check and the clean-up ask a process for its shape and its timesteps alone.
