@@ -1,4 +1,4 @@
-"""How to measure: candidates by turns; and what a figure is worthless without: machine, versions, commit, command."""
+"""How to measure: candidates by turns, with the machine, versions, commit and command of every figure."""
 
 from __future__ import annotations
 

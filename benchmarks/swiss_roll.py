@@ -119,8 +119,8 @@ def draw_trajectories(engine: Engine, table: StepTable, num: int, seed: int) -> 
 def measure(samples: np.ndarray) -> dict[str, Any]:
     """Distances of samples [N, 2] to fresh data, beside those of fresh data and of a Gaussian with the data's moments.
 
-    The first is what is in question, the second what equal distributions show by chance, the third what a model that
-    learned nothing but mean and covariance would have.
+    Fresh data shows what equal distributions have by chance; the Gaussian, what a model that learned only mean and
+    covariance would have.
     """
     generator = np.random.default_rng(_DATA_SEED)
     num = len(samples)
@@ -140,7 +140,7 @@ def measure(samples: np.ndarray) -> dict[str, Any]:
 
 
 def draw_picture(process: Process, trajectories: Trajectories, path: Path) -> None:
-    """Three rows as in Sohl-Dickstein et al. 2015, figure 1: data into noise, noise into data, and what is aimed at."""
+    """Three rows as in Sohl-Dickstein et al. 2015, figure 1: data into noise, noise into data, predicted x_0."""
     import matplotlib
 
     matplotlib.use("Agg")

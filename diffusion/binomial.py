@@ -153,7 +153,7 @@ def q_x_prev_given_x_t(
 def p_x_prev_given_x_t(
     schedule: NoiseSchedule, x_start_probability: np.ndarray, x_t: np.ndarray, timestep: int | np.ndarray
 ) -> np.ndarray:
-    """p(x_{t−1} | x_t) of a model that holds x_0 = 1 for this probable, bit by bit: f_b(x_t, t) of table App.1.
+    """p(x_{t−1} | x_t) of a model that gives x_0 = 1 this probability, bit by bit: f_b(x_t, t) of table App.1.
 
     The posterior averaged over both values of x_0. A bit's posterior given x_t and all of x_0 depends on its own
     x_0 alone, so with the true probabilities this is the true q(x_{t−1} | x_t) of each bit: of all reverse kernels

@@ -152,7 +152,7 @@ def _one_of_each(seeds: Any, sample_indices: Any, draws: Any) -> tuple[Any, Any,
 
 
 def _integers(name: str, values: Any, bits: int) -> np.ndarray[Any, np.dtype[np.uint64]]:
-    # Through Python integers, because NumPy wraps -1 and rounds numbers above 2^63 without a word.
+    # Through Python integers, because NumPy wraps -1 and rounds numbers above 2^63 silently.
     integers = [operator.index(value) for value in values]
     for value in integers:
         if not 0 <= value < 1 << bits:

@@ -81,7 +81,7 @@ def compare(
 
     Raises:
         InputError: a peer that ends.
-        VerificationError: peers that do not visit the same timesteps, whose times and images say nothing of each other.
+        VerificationError: peers that do not visit the same timesteps, whose times and images cannot be compared.
     """
     with contextlib.ExitStack() as stack:
         workers = []
@@ -175,7 +175,7 @@ def prepare(folder: Path, checkpoint: Path | None, num_steps: int, allow_pickle:
 
 
 def _copy_as_safetensors(checkpoint: Path, copy: Path) -> None:
-    """A pickle is read once, here; the peers need no permission for what they are given."""
+    """Read a pickle once, here, so that the peers need no permission for it."""
     from runtime.engines.torch_checkpoint import load_checkpoint
 
     unet = load_checkpoint(checkpoint, allow_pickle=True).unet

@@ -92,7 +92,7 @@ class OurChain:
 
 
 class PlainOnnxLoop:
-    """What one writes in an afternoon: `session.run` in a loop, the posterior and `standard_normal` in NumPy."""
+    """A straightforward loop: `session.run`, the posterior and `standard_normal` in NumPy."""
 
     def __init__(self, path: Path, batch_size: int, num_steps: int, threads: int) -> None:
         import onnxruntime as ort

@@ -1,8 +1,8 @@
-"""From weighted terms to bits per dimension, with the two standard errors that must not be mixed up; and their picture.
+"""From weighted terms to bits per dimension, with two different standard errors; and their picture.
 
-Monte-Carlo error: how far the number is from the bound's mean over these very images; more evaluations lower it.
-Population error: how far it is from the mean over all images of this kind; only more images lower it. The latter counts
-the former in.
+Monte-Carlo error: how far the number is from the bound's mean over these images; more evaluations lower it.
+Population error: how far it is from the mean over all images of this kind; only more images lower it. It includes the
+Monte-Carlo error.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ class BoundEstimate:
 
 
 def check_plot_path(path: Path) -> Path:
-    """The path, if a picture can be written there. Raises InputError for a suffix of no known format.
+    """The path, if a picture can be written there. Raises InputError for an unknown suffix.
 
     Raises ModuleNotFoundError where matplotlib is not installed.
     """

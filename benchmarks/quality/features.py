@@ -141,7 +141,6 @@ class TorchScriptFeatures:
                 with torch.inference_mode():
                     features = self._module(x, **self._options)
             except RuntimeError as error:
-                # A script's last line is what went wrong, the ones before are where.
                 last = str(error).strip().splitlines()[-1]  # behind the script's own traceback
                 raise InputError(
                     f"--features {self._path}: fails on uint8 {list(x.shape)} ({last}); expected a module that "
