@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-import weakref
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
 from diffusers import UNet2DModel
 from diffusers.models.resnet import ResnetBlock2D
@@ -20,7 +18,6 @@ from commands.errors import DeviceUnavailableError
 from diffusion.errors import InputError
 from runtime.device.interface import DeviceEngine, DeviceMemory
 from runtime.device.memory import open_device_memory
-from runtime.engines.host_call import bind_host
 from runtime.engines.torch_call import TorchCall, tensor_at
 from runtime.engines.torch_checkpoint import load_checkpoint
 from runtime.formats.precision import ENGINE_PRECISIONS, PRECISIONS
@@ -69,6 +66,7 @@ class TorchDeviceEngine(DeviceEngine):
             _expect_cuda()
         self.memory = open_device_memory() if memory is None else memory
         checkpoint = load_checkpoint(folder, allow_pickle)
+        self.path = checkpoint.folder
         self.process = (flags or ProcessFlags()).applied_to(checkpoint.process, str(folder))
         self.precision, self.io_type = precision, PRECISIONS[precision].element_type.name
         # Another precision is another network: a run that was begun with one is not finished with the other.
@@ -90,7 +88,6 @@ class TorchDeviceEngine(DeviceEngine):
             # Of diffusers' own functions, which ask for a version once and keep the answer.
             warnings.filterwarnings("ignore", message="Dynamo detected a call to a `functools.lru_cache`")
             self._run = torch.compile(network, mode=_COMPILE_MODE, dynamic=False)
-        self._stream: int | None = None
 
     def bind_device(self, x: int, t: int, prediction: int, batch_size: int, stream: int) -> TorchCall:
         """As `DeviceEngine.bind_device`: PyTorch reads and writes the buffers themselves."""
@@ -102,13 +99,6 @@ class TorchDeviceEngine(DeviceEngine):
             tensor_at(prediction, (batch_size, channels, shape.height, shape.width), kind, self._device),
         )
         return TorchCall(self.name, self._run, tensors, self._device, self.memory)
-
-    def bind(self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray) -> Callable[[], None]:
-        """As `runtime.engines.interface.Engine.bind`: copies to and from the GPU around each call."""
-        if self._stream is None:
-            self._stream = self.memory.make_stream()
-            weakref.finalize(self, self.memory.free_stream, self._stream).atexit = False
-        return bind_host(self, x, t, prediction, self._stream)
 
 
 class _Call(torch.nn.Module):
