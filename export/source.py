@@ -17,6 +17,7 @@ from commands.program import say
 from diffusion.errors import InputError
 from diffusion.process import Process
 from export.checkpoints.registry import check_foreign, is_foreign, read_foreign
+from export.process_line import folder_origins, onnx_origins, process_line
 from export.request import DEFAULT_CHECKPOINT, ExportRequest
 from runtime.engines.checkpoint_folder import read_checkpoint_folder
 from runtime.process_flags import ProcessFlags
@@ -136,8 +137,12 @@ def _from_checkpoint(request: ExportRequest, opset: int) -> Source:
     checkpoint: Checkpoint | ForeignCheckpoint
     if is_foreign(path):
         checkpoint = read_foreign(path, request.checkpoint_flags, request.allow_pickle)
+        origins = checkpoint.origins
+        for note in checkpoint.notes:
+            say(note)
     else:
-        checkpoint = load_checkpoint(path, request.allow_pickle)
+        checkpoint, origins = load_checkpoint(path, request.allow_pickle), folder_origins(path)
+    say(f"{path}: {process_line(checkpoint.process, origins)}")
     model = _trace(checkpoint, path, opset, request.debug)
     sha256 = hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
     return Source(
@@ -175,6 +180,7 @@ def _from_onnx(path: Path, flags: ProcessFlags) -> Source:
             f"give its checkpoint or a float32 file of it{ours}"
         )
     engine = OnnxRuntimeEngine(path, flags=flags)
+    say(f"{path}: {process_line(engine.process, onnx_origins(flags))}")
     model, predict = read_network(path), predict_with(engine)
     bring_ends_in_order(model, engine.process.sample, flags.output_name, str(path))
     _check_batches(path, engine.process, predict)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ class ForeignCheckpoint:
             a tensor, a default of the project.
         unet_config: the arguments of diffusers' `UNet2DModel` where that computes the same, else None.
         not_expressible: why there is no `unet_config`.
+        notes: what else the user is told, a line each: of several networks in the file, which was read.
     """
 
     path: Path
@@ -36,7 +37,7 @@ class ForeignCheckpoint:
     origins: Mapping[str, str]
     unet_config: Mapping[str, Any] | None = None
     not_expressible: str = ""
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
 
     @property
     def num_parameters(self) -> int:

@@ -68,6 +68,11 @@ class CheckpointFlag:
         return f"one of {', '.join(self.choices)}" if self.choices else _KINDS[self.kind][1]
 
 
+# Flags that several projects have, under one name.
+IMAGE_SIZE = CheckpointFlag("image_size", int, "height and width")
+NUM_RES_BLOCKS = CheckpointFlag("num_res_blocks", int, "residual blocks per level")
+
+
 @dataclass(frozen=True)
 class GivenFlags:
     """What the user said of a checkpoint.

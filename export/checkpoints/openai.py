@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from diffusion.errors import InputError
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import Process, SampleShape
-from export.checkpoints.flags import CheckpointFlag, GivenFlags
+from export.checkpoints.flags import IMAGE_SIZE, NUM_RES_BLOCKS, CheckpointFlag, GivenFlags
 from export.checkpoints.formats import Format
 from export.checkpoints.openai_layout import OpenAiLayout, read_layout
 from export.checkpoints.openai_models import OPENAI_MODELS
@@ -31,7 +31,7 @@ _MULTIPLIERS: dict[int, tuple[tuple[float, ...], ...]] = {
 }
 # Everything that the projects' scripts take, so that a user can paste the flags of a README.
 _FLAGS = (
-    CheckpointFlag("image_size", int, "height and width"),
+    IMAGE_SIZE,
     CheckpointFlag("large_size", int, "of a super-resolution model, instead of image_size"),
     CheckpointFlag("small_size", int, "of the image that it enlarges"),
     CheckpointFlag("num_heads", int, "attention heads, however wide the layer"),
@@ -47,7 +47,7 @@ _FLAGS = (
     CheckpointFlag("class_cond", bool, "whether it is given class labels"),
     CheckpointFlag("num_channels", int, "width to which channel_mult refers"),
     CheckpointFlag("channel_mult", str, "such as 1,2,2,2"),
-    CheckpointFlag("num_res_blocks", int, "residual blocks per level"),
+    NUM_RES_BLOCKS,
     CheckpointFlag("attention_resolutions", str, "such as 16,8"),
     CheckpointFlag("use_scale_shift_norm", bool, "whether the embedding scales, too"),
     CheckpointFlag("resblock_updown", bool, "whether residual blocks change the size"),

@@ -11,11 +11,10 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
 
 from diffusion.errors import InputError
+from export.checkpoints.places import Place, Shape, layer
 
-Shape = tuple[int, ...]
 # Of every group normalization in these projects.
 NORM_GROUPS = 32
 _RESIDUAL = {
@@ -27,19 +26,6 @@ _RESIDUAL = {
     "skip_connection": "conv_shortcut",
 }
 _OTHER = "expected a U-Net of improved- or guided-diffusion; choose such a checkpoint"
-
-
-class Place(NamedTuple):
-    """One tensor: its name and shape in the checkpoint, and its name in UNet2DModel.
-
-    `how` says how it gets there: as it is; as three tensors for q, k and v, whose names follow `to`; without its last
-    axis.
-    """
-
-    name: str
-    shape: Shape
-    to: str
-    how: Literal["same", "qkv", "squeeze"] = "same"
 
 
 @dataclass(frozen=True)
@@ -81,11 +67,11 @@ class OpenAiLayout:
     def places(self) -> Iterator[Place]:
         """Every tensor of the network."""
         embedded = 4 * self.model_channels
-        yield from _layer("time_embed.0", "time_embedding.linear_1", (embedded, self.model_channels))
-        yield from _layer("time_embed.2", "time_embedding.linear_2", (embedded, embedded))
+        yield from layer("time_embed.0", "time_embedding.linear_1", (embedded, self.model_channels))
+        yield from layer("time_embed.2", "time_embedding.linear_2", (embedded, embedded))
         if self.num_classes is not None:
             yield Place("label_emb.weight", (self.num_classes, embedded), "class_embedding.weight")
-        yield from _layer("input_blocks.0.0", "conv_in", (self.widths[0], self.in_channels, 3, 3))
+        yield from layer("input_blocks.0.0", "conv_in", (self.widths[0], self.in_channels, 3, 3))
         last, block, width, skipped = len(self.widths) - 1, 0, self.widths[0], [self.widths[0]]
         for level, next_width in enumerate(self.widths):
             ours = f"down_blocks.{level}"
@@ -116,8 +102,8 @@ class OpenAiLayout:
                     after = 2 if self.attention[level] else 1
                     yield from self._resampler(f"{theirs}.{after}", f"{ours}.upsamplers.0", "conv", width)
                 block += 1
-        yield from _layer("out.0", "conv_norm_out", (width,))
-        yield from _layer("out.2", "conv_out", (self.out_channels, width, 3, 3))
+        yield from layer("out.0", "conv_norm_out", (width,))
+        yield from layer("out.2", "conv_out", (self.out_channels, width, 3, 3))
 
     def _residual(self, theirs: str, ours: str, width: int, next_width: int) -> Iterator[Place]:
         shapes: dict[str, Shape] = {
@@ -130,13 +116,13 @@ class OpenAiLayout:
         if width != next_width:
             shapes["skip_connection"] = (next_width, width, 1, 1)
         for name, shape in shapes.items():
-            yield from _layer(f"{theirs}.{name}", f"{ours}.{_RESIDUAL[name]}", shape)
+            yield from layer(f"{theirs}.{name}", f"{ours}.{_RESIDUAL[name]}", shape)
 
     def _resampler(self, theirs: str, ours: str, convolution: str, width: int) -> Iterator[Place]:
         if self.updown:
             yield from self._residual(theirs, ours, width, width)
         else:
-            yield from _layer(f"{theirs}.{convolution}", f"{ours}.conv", (width, width, 3, 3))
+            yield from layer(f"{theirs}.{convolution}", f"{ours}.conv", (width, width, 3, 3))
 
 
 def read_layout(path: Path, shapes: Mapping[str, Shape]) -> OpenAiLayout:
@@ -194,14 +180,8 @@ def _count(shapes: Mapping[str, Shape], kind: str) -> int:
     return len({name.split(".")[1] for name in shapes if re.match(rf"{kind}\.\d+\.", name)})
 
 
-def _layer(theirs: str, ours: str, shape: Shape) -> Iterator[Place]:
-    yield Place(f"{theirs}.weight", shape, f"{ours}.weight")
-    yield Place(f"{theirs}.bias", shape[:1], f"{ours}.bias")
-
-
 def _attention(theirs: str, ours: str, width: int) -> Iterator[Place]:
-    yield from _layer(f"{theirs}.norm", f"{ours}.group_norm", (width,))
+    yield from layer(f"{theirs}.norm", f"{ours}.group_norm", (width,))
     for kind, shape in (("weight", (3 * width, width, 1)), ("bias", (3 * width,))):
         yield Place(f"{theirs}.qkv.{kind}", shape, f"{ours}.{{}}.{kind}", "qkv")
-    yield Place(f"{theirs}.proj_out.weight", (width, width, 1), f"{ours}.to_out.0.weight", "squeeze")
-    yield Place(f"{theirs}.proj_out.bias", (width,), f"{ours}.to_out.0.bias")
+    yield from layer(f"{theirs}.proj_out", f"{ours}.to_out.0", (width, width, 1), "matrix")

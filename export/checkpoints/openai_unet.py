@@ -13,7 +13,8 @@ from diffusers.models.attention_processor import Attention
 from diffusers.models.embeddings import Timesteps
 
 from diffusion.errors import InputError
-from export.checkpoints.openai_layout import NORM_GROUPS, OpenAiLayout, Place
+from export.checkpoints.openai_layout import NORM_GROUPS, OpenAiLayout
+from export.checkpoints.places import Place, placed
 
 
 @dataclass(frozen=True)
@@ -133,26 +134,15 @@ def make_unet(layout: OpenAiLayout, heads: Heads, image_size: int, weights: Mapp
             width = module.to_q.in_features
             module.heads = heads.at(width, upsampling=name.startswith("up_blocks"))
             module.scale = (width // module.heads) ** -0.5
-    ours: dict[str, torch.Tensor] = {}
-    for place in layout.places():
-        ours.update(_placed(place, weights[place.name], heads))
-    unet.load_state_dict(ours, strict=True, assign=True)
+
+    def split_qkv(place: Place, weight: torch.Tensor) -> torch.Tensor:
+        width, upsampling = place.shape[0] // 3, place.to.startswith("up_blocks")
+        rest = weight.shape[1:2]  # [3C, C, 1], or [3C] of a bias
+        if heads.new_order:
+            return weight.reshape(3, width, *rest)
+        num_heads = heads.at(width, upsampling)
+        grouped = weight.reshape(num_heads, 3, width // num_heads, *rest)  # q, k and v of each head together
+        return grouped.transpose(0, 1).reshape(3, width, *rest)
+
+    unet.load_state_dict(placed(layout.places(), weights, split_qkv), strict=True, assign=True)
     return unet.requires_grad_(False)
-
-
-def _placed(place: Place, weight: torch.Tensor, heads: Heads) -> dict[str, torch.Tensor]:
-    if place.how == "same":
-        return {place.to: weight}
-    if place.how == "squeeze":
-        return {place.to: weight.squeeze(-1)}
-    width = place.shape[0] // 3
-    num_heads = heads.at(width, upsampling=place.to.startswith("up_blocks"))
-    flat = weight.squeeze(-1) if weight.ndim == 3 else weight  # [3C, C], or [3C] of a bias
-    if heads.new_order:
-        parts = flat.reshape(3, width, *flat.shape[1:])
-    else:  # [heads, 3, width of a head, …]
-        grouped = flat.reshape(num_heads, 3, width // num_heads, *flat.shape[1:])
-        parts = grouped.transpose(0, 1).reshape(3, width, *flat.shape[1:])
-    return {
-        place.to.format(name): part.contiguous() for name, part in zip(("to_q", "to_k", "to_v"), parts, strict=True)
-    }

@@ -11,6 +11,7 @@ import torch
 
 from export.checkpoints.registry import read_foreign
 from tests.export.checkpoints.openai_networks import FLAGS, guided_network, improved_network, save
+from tests.export.checkpoints.relative_errors import relative_errors
 
 TOLERANCE = 1e-5
 
@@ -38,20 +39,6 @@ GUIDED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"image_size": 20},
     ),
 }
-
-
-def relative_errors(network: torch.nn.Module, ours: torch.nn.Module, chw: tuple[int, ...], total: int, scale: float):
-    """Of our prediction against the original's: at 16 timesteps, in batches of 1, 2, 5 and 8 different samples."""
-    generator = torch.Generator().manual_seed(1)
-    x, t = torch.randn(16, *chw, generator=generator), torch.linspace(0, total - 1, 16).round()
-    errors = []
-    with torch.no_grad():
-        for part in torch.arange(16).split([1, 2, 5, 8]):
-            expected = network(x[part], t[part] * scale)
-            difference = ours(x[part], t[part]) - expected
-            errors += (difference.flatten(1).norm(dim=1) / expected.flatten(1).norm(dim=1)).tolist()
-    assert len(errors) == 16
-    return errors
 
 
 def read(network: torch.nn.Module, folder: Path, **flags: Any):
