@@ -21,7 +21,7 @@ from diffusion.normal import draw_number
 from diffusion.step_table import StepTable
 from runtime.chain.device_buffers import ChainBuffers
 from runtime.chain.interface import Chain
-from runtime.chain.launchers import GRAPH_KINDS, ROWS_PER_TURN, RowLauncher, make_launcher
+from runtime.chain.launchers import GRAPH_KINDS, MEASURED, ROWS_PER_TURN, RowLauncher, make_launcher
 from runtime.device.interface import DeviceCall, DeviceEngine
 from runtime.kernels_module import import_kernels
 
@@ -37,12 +37,11 @@ class DeviceChain(Chain):
         table: the rows.
         batch_size: N; another batch is another chain, with a graph of its own.
         with_x_start: whether `x_start` holds the prediction of x_0 after every step.
-        graph: one of `runtime.chain.launchers.GRAPH_KINDS`, to be used if it works.
+        graph: one of `runtime.chain.launchers.GRAPH_KINDS`, to be used if it works; `MEASURED` for the faster one.
         rows_per_turn: of a loop on the device; fewer rows than that are launched one by one.
 
     Attributes:
         stream: a `cudaStream_t` of the chain's own; put nothing on it while rows are running.
-        graph: the kind that is used.
         fall_backs: why it is not the one that was asked for; empty if it is.
         seconds_per_row: measured in the last chunk, waiting included; None before the first.
 
@@ -58,10 +57,10 @@ class DeviceChain(Chain):
         batch_size: int,
         with_x_start: bool = False,
         *,
-        graph: str = "while",
+        graph: str = MEASURED,
         rows_per_turn: int = ROWS_PER_TURN,
     ) -> None:
-        if graph not in GRAPH_KINDS:
+        if graph not in (MEASURED, *GRAPH_KINDS):
             raise InputError(f"graph is {graph!r}, expected one of {', '.join(GRAPH_KINDS)}")
         super().__init__(engine, table, batch_size)
         self._kernels = import_kernels()
@@ -80,7 +79,7 @@ class DeviceChain(Chain):
             # process the driver frees everything, in an order of its own.
             self._give_back = weakref.finalize(self, undo.pop_all().close)
             self._give_back.atexit = False
-        self.graph = self._launcher.kind
+        self._graph = self._launcher.kind
         self.seconds_per_row: float | None = None
         self._control_is_current = False
         self._rows_enqueued = 0
@@ -109,6 +108,11 @@ class DeviceChain(Chain):
         )
         turns_left = address("turns_left")
         return make_launcher(self._kernels, self._call, step, self.stream, turns_left, graph, rows_per_turn)
+
+    @property
+    def graph(self) -> str:
+        """The kind that is used, one of `runtime.chain.launchers.GRAPH_KINDS`; the last one if this is closed."""
+        return self._graph if self._launcher is None else self._launcher.kind
 
     def next_chunk(self) -> int:
         """About `CHUNK_SECONDS` of rows; one as long as nothing was measured."""
@@ -168,6 +172,7 @@ class DeviceChain(Chain):
         """Wait for what is running, and give the graph and the buffers back."""
         if self._launcher is None:
             return
+        self._graph = self.graph
         self._give_back()
         self._launcher = self._call = None
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from diffusion.errors import InputError
 from diffusion.step_table import StepTable
 from runtime.chain.device import DeviceChain
+from runtime.chain.launchers import MEASURED
 from runtime.chain.plan import ChainPlan, plan_device
 from runtime.chain.pool import Batch, BatchOnChain, ChainPool, NewBatch
 from runtime.device.interface import DeviceEngine
@@ -68,7 +69,7 @@ class DevicePool(ChainPool):
         InputError: a batch size that the engine does not take, or that does not fit into memory.
     """
 
-    def __init__(self, engine: DeviceEngine, table: StepTable, batch_size: int | None, graph: str = "while") -> None:
+    def __init__(self, engine: DeviceEngine, table: StepTable, batch_size: int | None, graph: str = MEASURED) -> None:
         if batch_size is not None:
             plan_device(engine, table, batch_size, batch_size)
         self._engine, self._table, self._batch_size, self._graph = engine, table, batch_size, graph

@@ -61,14 +61,9 @@ def check_host_batch(engine: Engine, table: StepTable, batch_size: int) -> None:
     at batch 1, or at the only one that the file takes, tells what the network takes per sample.
 
     Raises:
-        InputError: the file fixes another batch, or the batch needs more than the memory that is available.
+        InputError: the engine takes no such batch, or it needs more than the memory that is available.
     """
-    fixed = engine.fixed_batch
-    if fixed is not None and batch_size != fixed:
-        raise InputError(
-            f"batch size is {batch_size}, and {engine.name} has a file that takes batches of {fixed} alone; "
-            f"leave --batch-size out, or export it again with a dynamic first axis"
-        )
+    engine.check_batch(batch_size)
     own = host_bytes_per_sample(engine.process, table)
     available = available_bytes()
     needed = own * batch_size
@@ -111,11 +106,7 @@ def device_batch_size(engine: DeviceEngine, num: int, wanted: int | None) -> int
     """
     smallest, largest = engine.batch_range()
     if wanted is not None:
-        if wanted < smallest or (largest is not None and wanted > largest):
-            takes = f"{smallest} or more" if largest is None else f"{smallest} to {largest}"
-            raise InputError(
-                f"batch size is {wanted}, and {engine.name} takes {takes}; change --batch-size, or build another engine"
-            )
+        engine.check_batch(wanted)
         return max(smallest, min(num, wanted))
     size = max(1, min(num, _DEVICE_SAMPLES, _DEVICE_ELEMENTS // engine.process.sample.num_elements))
     return max(smallest, size if largest is None else min(size, largest))

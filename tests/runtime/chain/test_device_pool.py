@@ -178,7 +178,9 @@ def test_the_batch_is_one_that_the_engine_takes(memory, batch_range, num, wanted
     assert device_batch_size(DeviceNetwork(PROCESS, memory, batch_range=batch_range), num, wanted) == size
 
 
-@pytest.mark.parametrize(("wanted", "says"), [(9, "takes 4 to 8"), (2, "takes 4 to 8")])
+@pytest.mark.parametrize(
+    ("wanted", "says"), [(9, "takes batches of 4 to 8, found 9"), (2, "takes batches of 4 to 8, found 2")]
+)
 def test_a_batch_outside_the_engines_range_is_refused(memory, wanted, says):
     with pytest.raises(InputError, match=says):
         Sampler(DeviceNetwork(PROCESS, memory, batch_range=(4, 8)), batch_size=wanted)

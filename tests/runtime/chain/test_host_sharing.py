@@ -109,7 +109,7 @@ class Watched(HostNetwork):
         self.bound: list[int] = []
         self._lock = threading.Lock()
 
-    def bind(self, x, t, prediction):
+    def _bind(self, x, t, prediction):
         self.bound.append(len(x))
 
         def call() -> None:
@@ -209,4 +209,4 @@ def test_a_fork_is_refused_instead_of_waiting_for_threads_that_it_does_not_have(
         child.kill()
         child.join()
     for each in said:
-        assert f"{sampler.engine.name} was opened in process" in each
+        assert f"{networks[backend]['engine']} was opened in process" in each
