@@ -89,9 +89,9 @@ def _exported(request: ExportRequest, source: Source) -> Exported:
     """Convert, verify and publish."""
     out, model, folding = request.out, source.model, None
     if request.fold:
-        from export.low_precision import fold_and_report
+        from export.fold_time import fold_time
 
-        model, folding = fold_and_report(model, source.process.schedule.num_train_timesteps, str(source.path))
+        model, folding = fold_time(model, source.process.schedule.num_train_timesteps, str(source.path))
     network, weights, rewriting = _convert(model, str(source.path))
     sidecar, golden, verification = _verified(source, folding, rewriting, request, network, weights)
     publish_engine(out, sidecar, golden, {out.with_suffix(".bin"): weights, out: network})
