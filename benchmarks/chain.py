@@ -17,8 +17,8 @@ import numpy as np
 from benchmarks.alternating import medians_ms, time_alternately
 from benchmarks.flags import positive, report_file
 from benchmarks.machine import measurement_facts
-from commands.memory import check_memory
 from commands.program import Report, make_parser, run_program, say
+from commands.system import check_memory
 from commands.whole_files import write_whole_text
 from diffusion.samplers import make_table
 from runtime.engines.backend_choice import BACKENDS

@@ -15,8 +15,8 @@ import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
+from commands.errors import reason
 from commands.program import say
-from commands.reasons import reason
 from diffusion.errors import InputError
 from export.graph_facts import MAX_ONNX_BYTES, GraphFacts, all_names, free_name, name_nodes, reads, rename_reads
 from export.network_io import tell_inputs_apart

@@ -22,8 +22,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from commands.errors import reason
 from commands.program import say
-from commands.reasons import reason
 from diffusion.errors import InputError
 from export.graph_facts import all_names, free_name, is_standard, name_nodes, reads, rename_reads, subgraphs
 from export.network_io import T, X, set_io_type, tensor_types

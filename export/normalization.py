@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from commands.reasons import reason
+from commands.errors import reason
 from diffusion.errors import InputError
 from export.graph_facts import (
     OPEN,

@@ -24,7 +24,7 @@ from polygraphy.common import TensorMetadata
 from polygraphy.comparator import Comparator, IterationResult, RunResults
 from polygraphy.logger import G_LOGGER
 
-from commands.reasons import reason
+from commands.errors import reason
 from diffusion.errors import InputError
 from diffusion.process import Process
 from export.low_precision import emulate_rounding

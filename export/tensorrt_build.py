@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from commands.errors import reason
 from commands.progress import progress_bar
-from commands.reasons import reason
 from commands.whole_files import whole_file
 from diffusion.errors import InputError
 from export.tensorrt_options import BuildSettings

@@ -10,8 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from commands.errors import DeviceUnavailableError
-from commands.reasons import reason
+from commands.errors import DeviceUnavailableError, reason
 from diffusion.errors import InputError
 from runtime.device.driver import DriverFacts, require_gpu
 from runtime.engines.cache_folder import can_keep, user_cache_folder

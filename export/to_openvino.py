@@ -11,9 +11,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from commands.errors import DeviceUnavailableError
+from commands.errors import DeviceUnavailableError, reason
 from commands.program import Report, make_parser, run_program, say
-from commands.reasons import reason
 from diffusion.errors import InputError
 from export.publication import Exported, accuracy, check_passed, publish_engine
 from export.request import ExportRequest, add_request_flags, as_request, check_out, export_request

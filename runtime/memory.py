@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from commands.memory import available_bytes, gib
+from commands.system import available_bytes, gib
 from diffusion.errors import InputError
 from diffusion.process import Process
 from diffusion.step_table import StepTable

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from commands.errors import StoppedError, VerificationError
-from commands.process_age import seconds_since_process_start
 from commands.program import run_program, say
 from commands.progress import progress_bar
+from commands.system import seconds_since_process_start
 from commands.whole_files import whole_file
 from diffusion.errors import InputError
 from diffusion.samplers import chosen_spacing

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from commands.memory import check_memory
+from commands.system import check_memory
 from diffusion.errors import InputError
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from commands.process_age import seconds_since_process_start
+from commands.system import seconds_since_process_start
 
 
 def serve(name: str, folder: Path, batch_size: int, num_steps: int, threads: int) -> None:

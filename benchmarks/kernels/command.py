@@ -22,8 +22,8 @@ from benchmarks.kernels.histories import BYTES_PER_ELEMENT, measure_histories
 from benchmarks.kernels.step import Step
 from benchmarks.machine import cpu_count, measurement_facts
 from commands.errors import VerificationError
-from commands.memory import check_memory
 from commands.program import Report, make_parser, run_program
+from commands.system import check_memory
 from commands.whole_files import write_whole_text
 from diffusion.errors import InputError
 from diffusion.normal import draw_number, normal_batch

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.likelihood.bound_estimate import BoundEstimate, estimate
-from commands.missing_module import require_module
+from commands.errors import require_module
 from commands.whole_files import whole_file
 from diffusion.errors import InputError
 

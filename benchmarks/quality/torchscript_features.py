@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from commands.reasons import reason
+from commands.errors import reason
 from diffusion.errors import InputError
 
 _AT_ONCE = 64

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from commands.reasons import reason
+from commands.errors import reason
 from diffusion.errors import InputError
 from runtime.device.interface import DeviceCall, DeviceEngine
 from runtime.formats.precision import ELEMENT_TYPES, to_element_type, to_float32
