@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import codecs
 import contextlib
-import importlib
 import io
 import json
 import os
@@ -127,26 +126,6 @@ def run_program(
     finally:
         signal.signal(signal.SIGTERM, previous)
     return EXIT_DONE
-
-
-def launch(command: str, module: str, argv: Sequence[str] | None = None) -> int:
-    """Import `module` and run its `main(argv)`; return the exit code.
-
-    Args:
-        command: as users start it, such as `benchmarks.kernels`.
-        module: where its `main` is.
-        argv: the command line; None for that of this process.
-    """
-    try:
-        main = importlib.import_module(module).main
-    except ModuleNotFoundError as error:
-        missing = missing_module(error, command)
-        if missing is None or "--debug" in (sys.argv if argv is None else argv):
-            raise
-        say(f"{command}: {missing}")
-        return EXIT_DEVICE
-    code: int = main(argv)
-    return code
 
 
 def let_output_be_plain() -> None:
