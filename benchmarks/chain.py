@@ -15,8 +15,8 @@ import numpy as np
 
 from benchmarks.flags import positive, report_file
 from benchmarks.measurement import measurement_facts, medians_ms, time_alternately, write_report
-from commands.memory import check_memory
 from commands.program import Report, make_parser, run_program, say
+from commands.system import check_memory
 from diffusion.samplers import make_table
 from runtime.chain.host import HostChain
 from runtime.engines.backend_choice import BACKENDS

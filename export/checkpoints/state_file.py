@@ -15,7 +15,7 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from commands.reasons import reason
+from commands.errors import reason
 from diffusion.errors import InputError
 from runtime.engines.checkpoint_weights import read_weight_file
 
