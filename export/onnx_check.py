@@ -1,4 +1,4 @@
-"""An exported network against PyTorch: the same predictions for every timestep and batch, or no file."""
+"""An exported float32 network compared with PyTorch, for every timestep and batch size."""
 
 from __future__ import annotations
 
