@@ -15,8 +15,8 @@ from commands.system import gib
 from commands.whole_files import cannot_write, whole_file
 from diffusion.errors import InputError
 from diffusion.process import SampleShape
+from runtime.chain.pool import Batch
 from runtime.images import check_drawable, draw_grid, picture, quantize
-from runtime.sampler import Batch
 
 FORMATS = ("grid", "png", "npz", "npy")
 _PARTIAL = "samples.partial.npy"
@@ -62,9 +62,8 @@ def check_fits(format_: str, folder: Path, shape: SampleShape, num: int) -> None
     needed = num * shape.num_elements * _dtype(format_).itemsize
     there = next((place for place in (folder, *folder.absolute().parents) if place.is_dir()), Path("/"))
     disk = shutil.disk_usage(there)
-    if (
-        disk.total and needed > disk.free
-    ):  # of no size at all are places where nothing can be written, which is said then
+    # A file system of no size at all, such as /proc, cannot be written; that is said when it is tried.
+    if disk.total and needed > disk.free:
         raise InputError(
             f"{folder}: {num} samples take {gib(needed)}, {gib(disk.free)} are free; give another --out, or a "
             "smaller --num"
@@ -87,7 +86,7 @@ def open_writer(
     """The writer of a format.
 
     Args:
-        format_: one of `FORMATS`.
+        format_: one of `FORMATS`; `check_fits` has seen it.
         folder: of the run, exists.
         shape: of one sample.
         num: samples of the run.
@@ -96,11 +95,8 @@ def open_writer(
         broken: places in the run, from 0, of those among them that are not, because they were not finite.
 
     Raises:
-        InputError: samples that are no pictures, a grid too large to look at, no room on the disk, or samples that are
-            said to be on disk and are not.
+        InputError: samples that are said to be on disk and are not, or a folder that cannot be written.
     """
-    if not done:
-        check_fits(format_, folder, shape, num)
     kept = [place for place in range(done) if place not in broken]
     if format_ == "png":
         return _PngWriter(folder, start, kept)

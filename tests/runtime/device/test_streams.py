@@ -1,11 +1,11 @@
-"""Recording: the graph lives as long as its owner, and a failure leaves a stream that can be used."""
+"""Recording work: the graph lives as long as its owner, and a failure leaves a stream that can be used."""
 
 import gc
 
 import numpy as np
 import pytest
 
-from runtime.device.capture import capture_graph
+from runtime.device.streams import capture_graph
 from tests.runtime.device.software_device import array_from
 
 

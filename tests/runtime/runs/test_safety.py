@@ -12,13 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runtime import sample_files
+from diffusion.errors import InputError
+from diffusion.process import SampleShape
+from runtime.runs import files
+from runtime.runs.files import FORMATS
 from runtime.sample import main
-from runtime.sample_files import FORMATS
 from tests.gaussian import GaussianNetwork
 from tests.runtime.gaussian_folder import PROCESS
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 RUN = ["--num", "5", "--batch-size", "2", "--steps", "2", "--backend", "onnxruntime"]
 
 
@@ -43,7 +45,7 @@ def killing(monkeypatch):
 
         monkeypatch.setattr(owner, name, counted)
 
-    kills(sample_files, "_write_at")
+    kills(files, "_write_at")
     kills(os, "fdatasync")
     kills(os, "fsync")
     kills(Path, "replace")
@@ -265,3 +267,12 @@ def test_broken_samples_leave_holes_that_are_left_out(tmp_path, monkeypatch):
     assert np.load("npy/samples.npy").shape == (3, 1, 8, 8)
     with np.load("npz/samples.npz") as file:
         assert file["arr_0"].shape == (3, 8, 8, 1)
+
+
+def test_a_grid_has_at_most_134_million_pixels(tmp_path):
+    """Pillow warns above 89 million and refuses above 179 million when a picture is read back."""
+    shape = SampleShape(1, 128, 64)
+    files.check_fits("grid", tmp_path, shape, 2**14)
+    with pytest.raises(InputError, match="16385 images of 64x128 make more than 134,217,728 pixels; use --format png"):
+        files.check_fits("grid", tmp_path, shape, 2**14 + 1)
+    files.check_fits("npz", tmp_path, shape, 2**14 + 1)

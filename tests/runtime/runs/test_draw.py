@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from runtime.host_chain import HostChain
+from runtime.chain.host import HostChain
+from runtime.runs.draw import StepClock
 from runtime.sample import main
-from runtime.step_clock import StepClock
 
 
 class Time:
@@ -44,14 +44,14 @@ def test_chains_of_one_step_count_it_whole() -> None:
 def test_the_commands_figure_is_without_the_first_step(
     folder: object, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    now, step = Time(), HostChain.step
-    monkeypatch.setattr("runtime.sample.StepClock", lambda steps: StepClock(steps, now))
+    now, step = Time(), HostChain.enqueue
+    monkeypatch.setattr("runtime.runs.draw.StepClock", lambda steps: StepClock(steps, now))
 
-    def slow_at_first(self: HostChain) -> None:
+    def slow_at_first(self: HostChain, num_rows: int) -> None:
         now.seconds += 0.002 if getattr(self, "warm", False) else 30.0
         self.warm = True  # type: ignore[attr-defined]
-        step(self)
+        step(self, num_rows)
 
-    monkeypatch.setattr(HostChain, "step", slow_at_first)
+    monkeypatch.setattr(HostChain, "enqueue", slow_at_first)
     assert main(["--num", "2", "--steps", "5", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["ms_per_step"] == pytest.approx(2.0)

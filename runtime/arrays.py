@@ -1,13 +1,19 @@
-"""Arrays of samples: room for them, and states that come from outside, taken by their value or refused."""
+"""Arrays of samples: room for them, and what comes from outside, read, taken by its value or refused."""
 
 from __future__ import annotations
 
 import math
+import zipfile
+import zlib
 
 import numpy as np
 
 from commands.system import check_memory
 from diffusion.errors import InputError
+
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
+"""What `numpy.load(…, allow_pickle=False)`, used as a context, and reading an archive's arrays raise for a file that is
+cut, damaged or something else. NumPy goes by the content, not by the suffix."""
 
 
 def check_states(states: object, expected: tuple[int, ...], name: str = "initial states") -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,30 @@ from typing import Any
 from commands.whole_files import sole_writer
 from diffusion.errors import InputError
 from diffusion.number_checks import shown
+from diffusion.step_table import StepTable
+from runtime.engines.interface import Engine
 from runtime.formats.run_manifest import MANIFEST, NonFiniteSample, RunManifest
+
+
+def run_identity(
+    engine: Engine, table: StepTable, *, num: int, seed: int, start: int, x_init_sha256: str | None, format_: str
+) -> dict[str, Any]:
+    """Everything that decides the samples of a run and their files: equal identities mean equal samples."""
+    digest = hashlib.sha256(table.timesteps.astype("<i8").tobytes())
+    digest.update(table.cast().astype("<f4").tobytes())
+    digest.update(repr((float(table.clip), table.histories, table.learned, table.h2_is_x_start)).encode())
+    return {
+        "engine_sha256": engine.sha256,
+        "backend": engine.name,  # another rounds otherwise
+        "table_sha256": digest.hexdigest(),
+        "sampler": table.sampler,
+        "steps": len(table),
+        "seed": seed,
+        "start": start,
+        "num": num,
+        "x_init_sha256": x_init_sha256,
+        "format": format_,
+    }
 
 
 class RunFolder:
@@ -19,26 +43,23 @@ class RunFolder:
 
     Args:
         path: the folder.
-        manifest: what its `run.json` says, or shall say.
+        manifest: what its `run.json` shall say.
+
+    Attributes:
+        manifest: what its `run.json` says.
+
+    Raises:
+        InputError: the folder cannot be written.
     """
 
     def __init__(self, path: Path, manifest: RunManifest) -> None:
-        self.path, self._manifest = path, manifest
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """Everything that decides the samples and their files."""
-        return self._manifest.identity
+        manifest.write(path)
+        self.path, self.manifest = path, manifest
 
     @property
     def done(self) -> int:
         """How many of the run's samples are finished and on disk, counted from the first."""
-        return self._manifest.done
-
-    @property
-    def non_finite(self) -> list[NonFiniteSample]:
-        """Those among them that broke and were not written."""
-        return list(self._manifest.non_finite)
+        return self.manifest.done
 
     @classmethod
     def claim(
@@ -71,9 +92,7 @@ class RunFolder:
                     f"{path}: {_difference(found.identity, identity)}; "
                     "--resume goes on with the same run only: give the same flags, or another --out"
                 )
-            folder = cls(path, replace(found, files=tuple(files)))
-            folder.save()
-            return folder
+            return cls(path, replace(found, files=tuple(files)))
         if found is not None and not mine and not overwrite:
             raise InputError(
                 f"{path}: holds another run's samples ({_difference(found.identity, identity)}); "
@@ -87,19 +106,20 @@ class RunFolder:
             for pattern in found.files:
                 for old in path.glob(pattern):
                     old.unlink()
-        folder = cls(path, RunManifest(identity, tuple(files)))
-        folder.save()
-        return folder
+        return cls(path, RunManifest(identity, tuple(files)))
 
     def record(self, num: int, non_finite: list[NonFiniteSample]) -> None:
-        """Note that `num` more samples are done, these among them not finite. Raises InputError as `save`."""
-        recorded = replace(self._manifest, done=self.done + num, non_finite=(*self._manifest.non_finite, *non_finite))
-        recorded.write(self.path)
-        self._manifest = recorded
+        """Note that `num` more samples are done, these among them not finite. Raises InputError as the constructor."""
+        before = self.manifest
+        after = replace(before, done=before.done + num, non_finite=(*before.non_finite, *non_finite))
+        after.write(self.path)  # first: what could not be noted does not count as done
+        self.manifest = after
 
-    def save(self) -> None:
-        """Write the manifest, whole. Raises InputError if the folder cannot be written."""
-        self._manifest.write(self.path)
+
+def samples_done(path: Path) -> int:
+    """How many samples a folder says that it holds. Raises InputError for a manifest that is not one."""
+    found = RunManifest.read(path)
+    return 0 if found is None else found.done
 
 
 @contextlib.contextmanager

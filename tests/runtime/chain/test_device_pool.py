@@ -9,8 +9,8 @@ from diffusion.errors import InputError
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import Process, SampleShape
 from runtime import NonFiniteError, Sampler
-from runtime.device.chain_buffers import chain_layout
-from runtime.device.plan import device_batch_size, plan_device
+from runtime.chain.device_buffers import chain_layout
+from runtime.chain.plan import device_batch_size, plan_device
 from runtime.trajectory import Trajectory
 from tests.runtime.device.host_network import HostNetwork
 from tests.runtime.device.software_device import DeviceNetwork
@@ -140,7 +140,7 @@ def test_one_batch_in_flight_where_two_do_not_fit(kernels, memory, caplog):
     with caplog.at_level(logging.WARNING):
         np.testing.assert_array_equal(sampler.sample_float32(9), host.sample_float32(9))
     assert [record.getMessage()[:34] for record in caplog.records] == ["one batch in flight instead of 2: "]
-    assert "beside what the network takes" in str(sampler.device_plan(9))
+    assert "beside what the network takes" in sampler.plan(9).summary
     for address in taken:
         memory.free(address)
     caplog.clear()  # the error's traceback holds the chain that could be made
@@ -148,10 +148,11 @@ def test_one_batch_in_flight_where_two_do_not_fit(kernels, memory, caplog):
 
 def test_the_plan_is_said_in_one_line(kernels, memory):
     _, device = both(memory)
-    plan = device.device_plan(9)
-    assert str(plan).startswith("2 chains in flight, each of 3 samples; 0.0 MiB of device memory, 16.0 MiB are free")
+    assert device.plan(9).summary.startswith(
+        "2 chains in flight, each of 3 samples; 0.0 MiB of device memory, 16.0 MiB are free"
+    )
     host, _ = both(memory)
-    assert host.device_plan(9) is None
+    assert not host.plan(9).summary
 
 
 def test_a_batch_too_large_is_refused_before_it_is_taken(kernels, memory):
@@ -177,7 +178,9 @@ def test_the_batch_is_one_that_the_engine_takes(memory, batch_range, num, wanted
     assert device_batch_size(DeviceNetwork(PROCESS, memory, batch_range=batch_range), num, wanted) == size
 
 
-@pytest.mark.parametrize(("wanted", "says"), [(9, "takes 4 to 8"), (2, "takes 4 to 8")])
+@pytest.mark.parametrize(
+    ("wanted", "says"), [(9, "takes batches of 4 to 8, found 9"), (2, "takes batches of 4 to 8, found 2")]
+)
 def test_a_batch_outside_the_engines_range_is_refused(memory, wanted, says):
     with pytest.raises(InputError, match=says):
         Sampler(DeviceNetwork(PROCESS, memory, batch_range=(4, 8)), batch_size=wanted)

@@ -11,9 +11,9 @@ from diffusion.noise_schedule import NoiseSchedule
 from diffusion.normal import normal_batch
 from diffusion.process import Process, SampleShape
 from diffusion.samplers import make_table
-from runtime.device.chain_buffers import chain_layout
-from runtime.device_chain import DeviceChain
-from runtime.host_chain import HostChain
+from runtime.chain.device import DeviceChain
+from runtime.chain.device_buffers import chain_layout
+from runtime.chain.host import HostChain
 from runtime.kernels_module import import_kernels
 from tests.runtime.device.host_network import TYPES, HostNetwork, as_float32, rounded
 from tests.runtime.device.software_device import DeviceNetwork
@@ -265,15 +265,48 @@ def test_samples_of_one_batch_may_stand_at_different_rows(kernels, memory):
     for each in (chain, host):
         each.begin(SEEDS, INDICES, states)
     rows = np.array([4, -1, 2], np.int32)
-    chain.row = rows
-    host.row[:] = rows
-    host._t[[0, 2]] = table.timesteps[[4, 2]]
-    assert chain.rows_left == 5
-    chain.run()
-    for _ in range(5):
-        host.step()
+    for each in (chain, host):
+        each.row = rows
+        assert each.rows_left == 5
+        each.run()
     assert_same(chain, host)
     np.testing.assert_array_equal(chain.x[1], states[1])
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "dpmpp_2m", "unipc"])
+@pytest.mark.parametrize("slots", [[3], [2, 0], [1, 2, 4]])
+def test_samples_begin_in_slots_while_the_others_go_on(kernels, memory, sampler, slots):
+    process = a_process()
+    table = table_of(process, sampler)
+    timestep = int(table.timesteps[2])
+    states = np.random.default_rng(1).normal(size=(len(slots), *SHAPE.chw)).astype(np.float32)
+    new = ([8, 2**64 - 1, 9][: len(slots)], [1, 2, 2**40][: len(slots)])
+    for x_init in (None, states):
+        chain = DeviceChain(DeviceNetwork(process, memory=memory, break_at=(2, timestep)), table, 5, with_x_start=True)
+        host = HostChain(HostNetwork(process, break_at=(2, timestep)), table, 5, with_x_start=True)
+        for each in (chain, host):
+            each.begin([*SEEDS, 1, 2], [*INDICES, 4, 5])
+            for _ in range(4):
+                each.step()
+            assert not each.finite()[2]
+            each.begin(*new, x_init, slots=slots)
+            assert each.rows_left == len(table)
+            each.run()
+        assert_same(chain, host)
+
+
+@pytest.mark.parametrize("io_type", ["float16", "bfloat16"])
+def test_a_rounded_copy_of_x_is_that_of_every_slot(kernels, memory, io_type):
+    process = a_process()
+    table = table_of(process)
+    chain, alone = (DeviceChain(DeviceNetwork(process, memory, io_type), table, 3) for _ in range(2))
+    alone.begin(SEEDS, INDICES)
+    alone.run()
+    chain.begin(SEEDS[:1], INDICES[:1])
+    chain.step()
+    chain.begin(SEEDS[1:], INDICES[1:], slots=[1, 2])
+    chain.run()
+    np.testing.assert_array_equal(chain.x, alone.x)
 
 
 def test_chunks_follow_the_time_that_was_measured(kernels, memory, monkeypatch):
@@ -293,7 +326,7 @@ def test_chunks_follow_the_time_that_was_measured(kernels, memory, monkeypatch):
         enqueue(num_rows)
 
     monkeypatch.setattr(chain._launcher, "enqueue", slow_enqueue)
-    monkeypatch.setattr("runtime.device_chain.time.perf_counter", lambda: now)
+    monkeypatch.setattr("runtime.chain.device.time.perf_counter", lambda: now)
     assert wait is not None
     calls = []
     chain.begin(SEEDS, INDICES)
@@ -331,7 +364,7 @@ def test_what_is_taken_is_what_was_planned_and_is_given_back(kernels, memory):
     planned = chain_layout(engine, table, 3, with_x_start=True).size_bytes
     before = memory.free_bytes()
     chain = DeviceChain(engine, table, 3, with_x_start=True)
-    assert before - memory.free_bytes() == planned == chain.device_bytes
+    assert before - memory.free_bytes() == planned == chain.buffer_bytes
     names = ("x", "prediction", "next_input", "x_start", "t", "coefficients")  # what others read above all
     assert all(chain.address(name) and chain.address(name) % 256 == 0 for name in names)
     chain.close()

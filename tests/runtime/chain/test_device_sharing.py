@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from runtime.trajectory import Trajectory
-from tests.runtime.device.test_device_batches import PROCESS, both
+from tests.runtime.chain.test_device_pool import PROCESS, both
 
 THREADS = 8
 
@@ -114,7 +114,7 @@ def test_an_error_reaches_the_caller_whose_batch_it_is(kernels, memory):
     host, device = both(memory)
     run = device.batches(9, seed=1)
     next(run)
-    chain = device._device_chains._holder.running[0][0]
+    chain = device._chains._holder.running[0].chain
     wait = chain.wait
 
     def fail():

@@ -13,9 +13,9 @@ from diffusion.process import PREDICTION_TYPES, Process, SampleShape
 from diffusion.reference_loop import initial_noise, reference_loop
 from diffusion.samplers import make_table
 from diffusion.step_table import COLUMNS, StepTable
+from runtime.chain.host import HostChain
 from runtime.engines.interface import Engine
 from runtime.engines.onnx_runtime import OnnxRuntimeEngine
-from runtime.host_chain import HostChain
 from tests.gaussian import GaussianNetwork
 
 SHAPE = SampleShape(1, 4, 4)
@@ -153,7 +153,7 @@ def test_one_batch_holds_samples_of_different_requests_at_different_rows(tmp_pat
     chain = HostChain(engine, table, 3)
     seeds, indices = [1, 2**63, 3], [0, 2**64 - 1, 7]
     chain.begin(seeds, indices)
-    chain.row[2] = -1  # idle
+    chain.row = np.array([0, 0, -1])  # the last is idle
     idle = chain.x[2].copy()
     for _ in range(4):
         chain.step()
@@ -169,6 +169,38 @@ def test_one_batch_holds_samples_of_different_requests_at_different_rows(tmp_pat
     chain.step()  # everyone is at the end: nothing moves
     np.testing.assert_array_equal(chain.x, at_the_end)
     np.testing.assert_array_equal(chain.row, [10, 10, -1])
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "dpmpp_2m", "unipc"])
+def test_a_sample_begins_in_a_slot_while_the_others_go_on(tmp_path, sampler):
+    process = a_process(variance_type="fixed_large")
+    table = make_table(process, sampler, 9)
+    engine = OnnxRuntimeEngine(GaussianNetwork(process, MEAN, STD).save_onnx(tmp_path / "g.onnx"), threads=1)
+    chain = HostChain(engine, table, 4)
+    chain.begin([1, 2], [10, 20])
+    for _ in range(4):
+        chain.step()
+    state = np.full((1, *SHAPE.chw), 0.25, dtype=np.float32)
+    chain.begin([3, 2**63], [30, 2**64 - 1], slots=[3, 0])  # one into a slot that was idle, one in place of another
+    chain.begin([4], [40], state, slots=[2])
+    np.testing.assert_array_equal(chain.row, [0, 4, 0, 0])
+    assert chain.rows_left == 9
+    chain.run()
+    for slot, (seed, index, x_init) in enumerate(
+        [(2**63, 2**64 - 1, None), (2, 20, None), (4, 40, state), (3, 30, None)]
+    ):
+        alone = HostChain(engine, table, 1)
+        alone.begin([seed], [index], x_init)
+        alone.run()
+        np.testing.assert_array_equal(chain.x[slot], alone.x[0], err_msg=f"slot {slot}")
+
+
+@pytest.mark.parametrize("slots", [[0], [0, 0], [0, 4], [-1, 0]])
+def test_impossible_slots(slots):
+    process = a_process()
+    chain = HostChain(BreaksAt(process, 0, -1, 0.0), make_table(process, timesteps=[300, 0]), 4)
+    with pytest.raises(InputError, match="expected 2 different ones, 0 to 3"):
+        chain.begin([0, 0], [0, 1], slots=slots)
 
 
 class BreaksAt(Engine):
