@@ -178,7 +178,7 @@ def _from_onnx(path: Path, flags: ProcessFlags) -> Source:
 
     precision = onnx_precision(path)
     if precision != "fp32":
-        way = f" (export it without --{precision})" if precision in LOW_PRECISIONS else ""
+        way = f", or export it without --{precision}" if precision in LOW_PRECISIONS else ""
         raise InputError(
             f"{path}: computes in {precision}, expected the float32 network, against which an engine is verified; "
             f"give its checkpoint or a float32 file of it{way}"
