@@ -24,8 +24,7 @@ from benchmarks.quality.results import Results
 from benchmarks.quality.samples import SampleStore, all_samplers, all_spacings, check_sampler, method_of
 from benchmarks.quality.score import Features, Scorer
 from benchmarks.quality.search import Search
-from commands.errors import StoppedError
-from commands.missing_module import require_module
+from commands.errors import StoppedError, require_module
 from commands.program import Report, make_parser, run_program, say
 from commands.progress import progress_bar
 from diffusion.errors import InputError

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from commands.memory import available_bytes, gib
+from commands.system import available_bytes, gib
 from diffusion.errors import InputError
 from diffusion.process import Process
 from diffusion.step_table import StepTable

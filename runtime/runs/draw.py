@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from commands.errors import StoppedError
-from commands.process_age import seconds_since_process_start
 from commands.program import say
 from commands.progress import progress_bar
+from commands.system import seconds_since_process_start
 from diffusion.errors import InputError
 from runtime.runs.files import SampleWriter
 from runtime.runs.folder import RunFolder, samples_done

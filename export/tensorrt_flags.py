@@ -1,46 +1,127 @@
-"""Which batches a TensorRT engine takes: optimization profiles, in our words and in trtexec's."""
+"""The command line flags of a TensorRT plan, in our words and in trtexec's."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import fields
+from pathlib import Path
 
 from diffusion.errors import InputError
+from export.tensorrt_options import (
+    DEFAULT_CAPABILITIES,
+    DEFAULT_PROFILE,
+    FLAVOR_FLAGS,
+    GROUP_NORMS,
+    OPTIMIZATION_LEVELS,
+    Shapes,
+    TensorRtOptions,
+)
 from runtime.formats.batch_profile import BatchProfile
+from runtime.formats.flavor import RTX
+from runtime.formats.plan_description import HARDWARE_COMPATIBILITIES
 
-DEFAULT_PROFILE = BatchProfile()
+_MAX_DIGITS = 9  # of mebibytes: TensorRT's sizes have 63 bits
+_UNITS = {"B": 1, "K": 2**10, "M": 2**20, "G": 2**30}
 
 
-@dataclass(frozen=True)
-class Shapes:
-    """A profile's shapes as trtexec spells them, such as `x:8x3x32x32,t:8`, by input."""
+def add_options_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of `TensorRtOptions`."""
+    parser.add_argument(
+        "--flavor",
+        choices=FLAVOR_FLAGS,
+        default=FLAVOR_FLAGS[0],
+        help="the builder (default: the one that is installed and fits the GPU that is here)",
+    )
+    parser.add_argument(
+        "--group-norm",
+        choices=GROUP_NORMS,
+        default=GROUP_NORMS[0],
+        help="write group normalizations as InstanceNormalization (default) or as GroupNormalization of opset 21",
+    )
+    add_batch_flags(parser)
+    _add_builder_flags(parser)
 
-    sizes: Mapping[str, tuple[int, ...]]
 
-    @property
-    def batch(self) -> int:
-        """The first size, which all inputs share."""
-        return next(iter(self.sizes.values()))[0]
+def tensorrt_options(args: argparse.Namespace) -> TensorRtOptions:
+    """What `add_options_flags` parsed.
 
-    def check(self, flag: str, expected: Mapping[str, Sequence[int]]) -> None:
-        """Raises InputError if the sizes behind the batch are not the network's.
+    Raises:
+        InputError: flags that exclude each other, or a profile out of order.
+    """
+    profiles, static = batch_profiles(args)
+    given = {each.name: getattr(args, each.name) for each in fields(TensorRtOptions) if each.name in args}
+    return TensorRtOptions(**given | {"profiles": profiles, "static": static, "shapes": given_shapes(args)})
 
-        Args:
-            flag: for the error.
-            expected: by input, the sizes behind the batch.
-        """
-        for name, sizes in self.sizes.items():
-            if name not in expected:
-                raise InputError(
-                    f"{flag}: the network has no input {name!r}, expected {' and '.join(expected)}; "
-                    "name the inputs so, or give --max-batch"
-                )
-            if list(sizes[1:]) != list(expected[name]):
-                wanted = "x".join(map(str, ["N", *expected[name]]))
-                raise InputError(
-                    f"{flag}: {name} is {'x'.join(map(str, sizes))}, expected {wanted}; the network's size is fixed"
-                )
+
+def _add_builder_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("builder")
+    group.add_argument(
+        "--compute-capabilities",
+        "--computeCapabilities",
+        metavar="8.6,8.9,…",
+        help=f"GPUs that a plan of {RTX.title} is for (default {','.join(DEFAULT_CAPABILITIES)} and the GPU here)",
+    )
+    group.add_argument(
+        "--workspace",
+        "--memPoolSize",
+        dest="workspace_bytes",
+        type=_mebibytes,
+        metavar="MIB",
+        help="most scratch memory on the GPU, in MiB or with a unit (default: the builder's)",
+    )
+    group.add_argument(
+        "--builder-optimization-level",
+        "--builderOptimizationLevel",
+        dest="optimization_level",
+        type=_optimization_level,
+        metavar="0..5",
+        help="how long to look for fast kernels (default: the builder's)",
+    )
+    group.add_argument(
+        "--timing-cache",
+        "--timingCacheFile",
+        metavar="FILE|none",
+        help="where TensorRT keeps what it measured (default: a file in the user's cache folder)",
+    )
+    group.add_argument(
+        "--version-compatible", "--versionCompatible", action="store_true", help="for later TensorRT, and the lean one"
+    )
+    group.add_argument("--strip", "--stripWeights", action="store_true", help="leave the weights out of the plan")
+    group.add_argument("--refit", action="store_true", help="let the weights be changed later")
+    group.add_argument(
+        "--hardware-compatibility",
+        choices=HARDWARE_COMPATIBILITIES,
+        default=HARDWARE_COMPATIBILITIES[0],
+        help="let a plan of TensorRT run on other GPUs than this one",
+    )
+    group.add_argument(
+        "--export-layers",
+        "--exportLayerInfo",
+        dest="layers",
+        type=Path,
+        metavar="FILE",
+        help="write the plan's layers as JSON",
+    )
+    group.add_argument("--verbose", action="store_true", help="print the builder's whole log")
+    # trtexec needs these flags; here they are always on.
+    for spelling in ("--noTF32", "--stronglyTyped", "--skipInference", "--buildOnly"):
+        group.add_argument(spelling, action="store_true", help=argparse.SUPPRESS)
+
+
+def _optimization_level(text: str) -> int:
+    if text not in map(str, OPTIMIZATION_LEVELS):
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected 0 to 5")
+    return int(text)
+
+
+def _mebibytes(text: str) -> int:
+    """`4096`, `4096M`, `4G` or trtexec's `workspace:4096M` → bytes; MiB where no unit is given."""
+    number = text.removeprefix("workspace:")
+    unit = _UNITS.get(number[-1:].upper())
+    digits = number if unit is None else number[:-1]
+    if not digits.isdecimal() or len(digits) > _MAX_DIGITS or int(digits) == 0:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a size such as 4096 (MiB), 4096M or 4G")
+    return int(digits) * (unit or _UNITS["M"])
 
 
 def parse_shapes(text: str) -> Shapes:

@@ -1,14 +1,21 @@
-"""Which builder, and for which GPUs: decided from what is installed and what is here."""
+"""Options of a plan: which builder and which GPUs, from what is installed and what is here."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from commands.errors import DeviceUnavailableError
 from diffusion.errors import InputError
-from export.tensorrt_flavor import choose_flavor, load_flavor, target_capabilities
+from export.tensorrt_options import (
+    TensorRtOptions,
+    choose_flavor,
+    default_timing_cache,
+    load_flavor,
+    target_capabilities,
+)
 from runtime.device.driver import DriverFacts, Gpu
 from runtime.formats.flavor import RTX, TENSORRT, Flavor
 
@@ -97,3 +104,24 @@ def test_capabilities(
 def test_capabilities_that_are_none(flavor: Flavor, requested: str, precision: str, says: str) -> None:
     with pytest.raises(InputError, match=says):
         target_capabilities(flavor, requested, machine("9.0"), precision)
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"flavor": "cuda"}, "flavor is 'cuda', expected one of auto, tensorrt, rtx"),
+        ({"group_norm": "layer"}, "group_norm is 'layer', expected one of instance, group"),
+        ({"optimization_level": 6}, "optimization_level is 6, expected one of None, 0, 1, 2, 3, 4, 5"),
+        ({"hardware_compatibility": "all"}, "hardware_compatibility is 'all', expected one of none, ampere_plus"),
+        ({"profiles": ()}, "profiles is empty, expected at least one"),
+        ({"static": True}, "static with several batch sizes, expected one profile whose min, opt and max are equal"),
+    ],
+)
+def test_options_that_no_builder_has(fields: dict[str, Any], says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        TensorRtOptions(**fields)
+
+
+def test_one_for_each_version_and_kind_of_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/cache")
+    assert str(default_timing_cache("10.16.1", "9.0")) == "/cache/ddpm-rt/timing/tensorrt-10.16.1-sm90.cache"

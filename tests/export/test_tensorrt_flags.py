@@ -7,7 +7,7 @@ import argparse
 import pytest
 
 from diffusion.errors import InputError
-from export.batch_profile import Shapes, add_batch_flags, batch_profiles, given_shapes, parse_shapes
+from export.tensorrt_flags import Shapes, add_batch_flags, batch_profiles, given_shapes, parse_shapes
 from runtime.formats.batch_profile import BatchProfile
 
 
