@@ -15,13 +15,13 @@ import numpy as np
 
 from benchmarks.flags import positive, report_file
 from benchmarks.measurement import measurement_facts, medians_ms, time_alternately, write_report
-from commands.memory import check_memory
 from commands.program import Report, make_parser, run_program, say
+from commands.system import check_memory
 from diffusion.samplers import make_table
+from runtime.chain.host import HostChain
 from runtime.engines.backend_choice import BACKENDS
 from runtime.engines.interface import Engine
 from runtime.engines.opening import open_engine
-from runtime.host_chain import HostChain
 
 PROG = "benchmarks.chain"
 GOAL = 1.02

@@ -23,8 +23,7 @@ import numpy as np
 from benchmarks.compare.peers import PEERS, REFERENCE
 from benchmarks.flags import positive, report_file
 from benchmarks.measurement import cpu_count, measurement_facts, write_report
-from commands.errors import VerificationError
-from commands.missing_module import require_module
+from commands.errors import VerificationError, require_module
 from commands.program import Report, make_parser, run_program, say
 from commands.whole_files import whole_file
 from ddpm_rt.own_packages import command_of_own_process
