@@ -21,8 +21,8 @@ from commands.memory import check_memory
 from commands.program import Report, make_parser, run_program, say
 from commands.whole_files import write_whole_text
 from diffusion.samplers import make_table
-from runtime.engines.backend_choice import BACKENDS
 from runtime.engines.interface import Engine
+from runtime.engines.onnx_opening import BACKENDS
 from runtime.engines.opening import open_engine
 from runtime.host_chain import HostChain
 

@@ -18,6 +18,7 @@ from diffusion.errors import InputError
 from export.publication import Exported, Verified, accuracy
 from export.request import DEFAULT_CHECKPOINT, ExportRequest, add_request_flags, as_request, check_out, export_request
 from export.source import DEFAULT_OPSET, OPSETS, Source, open_source
+from runtime.formats.onnx_seal import sealed
 
 if TYPE_CHECKING:
     import onnx
@@ -73,7 +74,7 @@ def export_onnx(
 def _write_checked(source: Source, path: Path, request: ExportRequest) -> tuple[Verified, dict[str, Any]]:
     from export.onnx_check import verify_onnx
 
-    report = _write(source.model, source, path, request.out)
+    report = _write(source.model, source, path, request.out, "fp32")
     say("comparing ONNX Runtime with PyTorch")
     verification = verify_onnx(path, source.process, source.predict)
     summary = (
@@ -89,7 +90,7 @@ def _write_low_precision(source: Source, path: Path, request: ExportRequest) -> 
     from export.low_precision_onnx import make_low_precision_onnx
 
     made = make_low_precision_onnx(source, request)
-    report, verification = _write(made.model, source, path, request.out), made.verification
+    report, verification = _write(made.model, source, path, request.out, request.precision), made.verification
     # ONNX Runtime's CPU provider has no bf16 convolutions.
     how = "" if verification.executed else "; bf16 was not run but emulated, as it cannot be run on a CPU"
     summary = (
@@ -106,11 +107,11 @@ def _write_low_precision(source: Source, path: Path, request: ExportRequest) -> 
     }
 
 
-def _write(model: onnx.ModelProto, source: Source, path: Path, out: Path) -> dict[str, Any]:
+def _write(model: onnx.ModelProto, source: Source, path: Path, out: Path, precision: str) -> dict[str, Any]:
     """Write the file; returns its part of the report."""
     from export.onnx_graph import count_ops
 
-    content, ops = model.SerializeToString(deterministic=True), count_ops(model)
+    content, ops = sealed(model.SerializeToString(deterministic=True), precision), count_ops(model)
     path.write_bytes(content)
     return {
         "onnx": str(out),

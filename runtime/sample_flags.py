@@ -9,7 +9,7 @@ from commands.program import OneLineParser, make_parser
 from diffusion.errors import InputError
 from diffusion.samplers import DEFAULT_SAMPLER, SAMPLERS, check_invertible
 from diffusion.spacing import DEFAULT_SPACING, SPACINGS
-from runtime.engines.backend_choice import BACKENDS
+from runtime.engines.onnx_opening import BACKENDS
 from runtime.engines.opening import DEVICES
 from runtime.host_chain import check_seed_range
 from runtime.process_flags import add_process_flags

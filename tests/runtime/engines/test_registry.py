@@ -15,7 +15,7 @@ from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import Process, SampleShape
 from runtime.engines import registry
 from runtime.engines.interface import Engine
-from runtime.engines.onnx_precision import onnx_precision
+from runtime.engines.onnx_file import OnnxFile, read_onnx
 from runtime.engines.opening import open_engine
 from runtime.engines.registry import BACKENDS, Backend, EngineOptions, find_backend
 from runtime.sample import main
@@ -126,16 +126,14 @@ def test_a_batch_that_a_backend_does_not_take(
 
 
 @pytest.mark.parametrize("backend", ["auto", "openvino", "onnxruntime"])
-def test_the_precision_of_an_onnx_file_is_read_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str
-) -> None:
+def test_an_onnx_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
     path, asked = GaussianNetwork(PROCESS, 0.1, 0.4).save_onnx(tmp_path / "unet.onnx"), []
 
-    def counted(path: Path) -> str:
+    def counted(path: Path) -> OnnxFile:
         asked.append(path)
-        return onnx_precision(path)
+        return read_onnx(path)
 
     for module in ("onnx_opening", "onnx_runtime", "openvino_cpu"):
-        monkeypatch.setattr(f"runtime.engines.{module}.onnx_precision", counted)
+        monkeypatch.setattr(f"runtime.engines.{module}.read_onnx", counted)
     assert open_engine(path, backend=backend).precision == "fp32"
     assert asked == [path]
