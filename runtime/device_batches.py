@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from diffusion.errors import InputError
 from diffusion.step_table import StepTable
 from runtime.chain_batch import ChainBatch
+from runtime.device.chain_graph import MEASURED
 from runtime.device.interface import DeviceEngine
 from runtime.device.plan import DevicePlan, plan_device
 from runtime.device_chain import DeviceChain
@@ -65,7 +66,7 @@ class DeviceChains:
         graph: one of `runtime.device.chain_graph.GRAPH_KINDS`, see `DeviceChain`.
     """
 
-    def __init__(self, engine: DeviceEngine, table: StepTable, graph: str = "while") -> None:
+    def __init__(self, engine: DeviceEngine, table: StepTable, graph: str = MEASURED) -> None:
         self._engine, self._table, self._graph = engine, table, graph
         self._own_process = OwnProcess()
         self._key = (0, False)

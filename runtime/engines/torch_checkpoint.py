@@ -67,10 +67,15 @@ class Checkpoint:
         """How many numbers the network has learned."""
         return sum(parameter.numel() for parameter in self.unet.parameters())
 
+    @property
+    def network(self) -> Network:
+        """The network under its contract."""
+        return Network(self.unet)
+
     def predict(self, x: np.ndarray, t: np.ndarray) -> np.ndarray:
         """The reference prediction, float32 [N, C or 2C, H, W], for x [N, C, H, W] and t [N], float32."""
         with torch.inference_mode():
-            prediction: np.ndarray = Network(self.unet)(torch.from_numpy(x), torch.from_numpy(t)).numpy()
+            prediction: np.ndarray = self.network(torch.from_numpy(x), torch.from_numpy(t)).numpy()
         return prediction
 
 
