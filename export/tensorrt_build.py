@@ -18,8 +18,7 @@ from commands.reasons import reason
 from diffusion.errors import InputError
 from export.batch_profile import DEFAULT_PROFILE
 from export.timing_cache import timing_cache
-from runtime.engines.collector_pause import collector_paused
-from runtime.engines.tensorrt_log import collecting_log
+from runtime.engines.tensorrt_modules import collecting_log, collector_paused
 from runtime.formats.batch_profile import BatchProfile
 
 # Flags of `BuilderFlag`, by what they are asked for as.

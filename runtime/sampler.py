@@ -20,8 +20,7 @@ from runtime.device.interface import DeviceEngine
 from runtime.device.plan import DevicePlan, device_batch_size, plan_device
 from runtime.device_batches import DeviceChains
 from runtime.engines.interface import Engine
-from runtime.engines.opening import open_engine
-from runtime.engines.registry import EngineOptions
+from runtime.engines.opening import EngineOptions, open_engine
 from runtime.formats.run_manifest import NonFiniteSample
 from runtime.host_chain import check_seed_range
 from runtime.host_chains import HostChains, check_fixed_batch

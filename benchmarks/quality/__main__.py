@@ -33,8 +33,7 @@ from diffusion.process import SampleShape
 from diffusion.samplers import DEFAULT_SAMPLER, make_table
 from diffusion.spacing import SPACINGS
 from runtime.engines.interface import Engine
-from runtime.engines.opening import DEVICES, open_engine
-from runtime.engines.registry import EngineOptions
+from runtime.engines.opening import DEVICES, EngineOptions, open_engine
 from runtime.host_chain import HostChain
 from runtime.images import quantize
 from runtime.process_flags import add_process_flags, process_flags

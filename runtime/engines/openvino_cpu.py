@@ -18,9 +18,8 @@ from commands.errors import DeviceUnavailableError
 from commands.reasons import reason
 from diffusion.errors import InputError
 from diffusion.process import METADATA_KEY, Process
-from runtime.engines.first_use import ensure_verified
+from runtime.engines.cache_folder import compile_cached
 from runtime.engines.interface import Engine
-from runtime.engines.model_cache import compile_cached
 from runtime.engines.network_contract import (
     FedTimesteps,
     call_failed,
@@ -31,6 +30,7 @@ from runtime.engines.network_contract import (
     timesteps_shape,
 )
 from runtime.engines.onnx_file import OnnxFile, read_onnx
+from runtime.engines.verification import ensure_verified
 from runtime.formats.openvino_description import PRECISION_HINTS, REBUILD, OpenVinoDescription
 from runtime.formats.place import Place
 from runtime.formats.sidecar import Sidecar, read_hashed, read_sidecar
