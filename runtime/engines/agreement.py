@@ -17,9 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from commands.errors import VerificationError
+from commands.errors import VerificationError, reason
 from commands.program import say
-from commands.reasons import reason
 from runtime.engines.cache_folder import keep, read_kept
 from runtime.engines.interface import Engine
 from runtime.engines.onnx_runtime import OnnxRuntimeEngine

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from commands.errors import DeviceUnavailableError
-from commands.reasons import reason
+from commands.errors import DeviceUnavailableError, reason
 from diffusion.errors import InputError
 from runtime.engines.onnx_precision import model_precision
 from runtime.formats.onnx_seal import SEAL_BYTES, sealed_precision

@@ -17,9 +17,8 @@ from collections.abc import Iterator, Mapping
 from types import ModuleType
 from typing import Any, Protocol
 
-from commands.errors import DeviceUnavailableError
+from commands.errors import DeviceUnavailableError, reason
 from commands.program import say
-from commands.reasons import reason
 from runtime.formats.flavor import RTX
 
 # Everything that is touched, by class; `tests/runtime/engines/` holds it against the real modules.
