@@ -71,7 +71,7 @@ class Sampler:
         threads: of the CPU; 0 for as many as this process may use.
         flags: what the engine's file does not say of its process, and preferences for variance and clip.
         allow_pickle: whether a checkpoint's weights may be a pickle.
-        backend: which library runs an ONNX file, see `runtime.engines.onnx_opening.BACKENDS`.
+        backend: which library runs an ONNX file, see `runtime.engines.onnx_opening.ONNX_BACKENDS`.
         precision, compiled: of a checkpoint folder on a GPU, see `runtime.engines.opening.open_engine`.
         force: run a table although it turns the rounding of a low-precision engine into visible error.
 

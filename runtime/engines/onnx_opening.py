@@ -18,7 +18,7 @@ from runtime.process_flags import ProcessFlags
 if TYPE_CHECKING:
     from runtime.engines.onnx_runtime import OnnxRuntimeEngine
 
-BACKENDS = ("auto", "onnxruntime", "openvino")
+ONNX_BACKENDS = ("auto", "onnxruntime", "openvino")
 _TITLES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 # OpenVINO generates its convolutions for these; without them it is not known to be the faster of the two.
 _NEEDED_FLAGS = frozenset({"avx2", "fma"})
@@ -40,7 +40,7 @@ def choose_backend(backend: str, device: str, precision: str = "fp32") -> Backen
     Runtime: OpenVINO runs fp16 ones in float32, and bf16 ones in bf16 even where it was told, and says, float32.
 
     Args:
-        backend: one of `BACKENDS`; anything but "auto" is obeyed.
+        backend: one of `ONNX_BACKENDS`; anything but "auto" is obeyed.
         device: "cpu" or "cuda"; OpenVINO runs on the CPU alone.
         precision: of the file, see `runtime.engines.onnx_precision`.
 
@@ -48,31 +48,30 @@ def choose_backend(backend: str, device: str, precision: str = "fp32") -> Backen
         InputError: an unknown backend, or OpenVINO for a GPU.
         DeviceUnavailableError: the library is not installed.
     """
-    if backend not in BACKENDS:
-        raise InputError(f"backend is {backend!r}, expected one of {', '.join(BACKENDS)}")
+    if backend not in ONNX_BACKENDS:
+        raise InputError(f"backend is {backend!r}, expected one of {', '.join(ONNX_BACKENDS)}")
     if backend == "openvino" and device != "cpu":
         raise InputError(f"--backend openvino runs on the CPU, but --device is {device}; give --device cpu")
     if backend != "auto":
-        if not _installed(backend):
-            raise _missing(_TITLES[backend], backend)
-        return BackendChoice(backend)
-    if device != "cpu":
-        if not _installed("onnxruntime"):
-            raise _missing(_TITLES["onnxruntime"], "onnxruntime")
-        return BackendChoice("onnxruntime", "it alone runs ONNX files on a GPU")
-    if precision != "fp32":
-        if not _installed("onnxruntime"):
-            raise _missing(_TITLES["onnxruntime"], "onnxruntime")
-        return BackendChoice("onnxruntime", f"OpenVINO does not run {precision} files as they are")
-    have = [name for name in ("onnxruntime", "openvino") if _installed(name)]
-    if not have:
-        raise _missing("ONNX Runtime or OpenVINO", "onnxruntime")
-    if len(have) == 1:
-        other = _TITLES["openvino" if have == ["onnxruntime"] else "onnxruntime"]
-        return BackendChoice(have[0], f"{other} is not installed")
-    if platform.machine() in ("x86_64", "AMD64") and _cpu_flags() >= _NEEDED_FLAGS:
-        return BackendChoice("openvino", "this CPU has AVX2")
-    return BackendChoice("onnxruntime", "this CPU has no AVX2")
+        choice = BackendChoice(backend)
+    elif device != "cpu":
+        choice = BackendChoice("onnxruntime", "it alone runs ONNX files on a GPU")
+    elif precision != "fp32":
+        choice = BackendChoice("onnxruntime", f"OpenVINO does not run {precision} files as they are")
+    else:
+        have = [name for name in _TITLES if _installed(name)]
+        if not have:
+            raise _missing("ONNX Runtime or OpenVINO", "onnxruntime")
+        if len(have) == 1:
+            other = next(title for name, title in _TITLES.items() if name not in have)
+            choice = BackendChoice(have[0], f"{other} is not installed")
+        elif platform.machine() in ("x86_64", "AMD64") and _cpu_flags() >= _NEEDED_FLAGS:
+            choice = BackendChoice("openvino", "this CPU has AVX2")
+        else:
+            choice = BackendChoice("onnxruntime", "this CPU has no AVX2")
+    if not _installed(choice.backend):
+        raise _missing(_TITLES[choice.backend], choice.backend)
+    return choice
 
 
 def _installed(module: str) -> bool:

@@ -16,6 +16,9 @@ from runtime.engines.interface import Engine
 from runtime.engines.onnx_opening import not_installed
 from runtime.process_flags import ProcessFlags
 
+DEVICES = ("cpu", "cuda")
+_WHERE = {"cpu": "on the CPU", "cuda": "on an NVIDIA GPU"}
+
 FOLDER = "/"
 """In place of a suffix: the backend opens folders."""
 
@@ -29,7 +32,7 @@ class EngineOptions:
         threads: of the CPU; 0 for as many as this process may use.
         flags: what the file does not say of its process.
         allow_pickle: whether a checkpoint's weights may be a pickle.
-        backend: for an ONNX file, one of `runtime.engines.onnx_opening.BACKENDS`.
+        backend: for an ONNX file, one of `runtime.engines.onnx_opening.ONNX_BACKENDS`.
         precision: of a checkpoint folder on a GPU: "fp32" (None too), "fp16" or "bf16".
         compiled: whether torch.compile makes the kernels of a checkpoint folder on a GPU.
     """
@@ -136,10 +139,6 @@ def find_backend(path: Path) -> Backend | None:
     """The one that opens a path; None where none does. Whether the path exists is not asked of a file."""
     kind = FOLDER if path.is_dir() else path.suffix
     return next((backend for backend in BACKENDS if backend.suffix == kind), None)
-
-
-DEVICES = ("cpu", "cuda")
-_WHERE = {"cpu": "on the CPU", "cuda": "on an NVIDIA GPU"}
 
 
 def open_engine(path: Path | str, options: EngineOptions | None = None, **changes: Any) -> Engine:
