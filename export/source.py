@@ -172,18 +172,20 @@ def _trace(checkpoint: Checkpoint | ForeignCheckpoint, path: Path, opset: int, d
 def _from_onnx(path: Path, flags: ProcessFlags) -> Source:
     from export.foreign_network import read_network
     from export.network_io import bring_ends_in_order
-    from runtime.engines.onnx_precision import LOW_PRECISIONS, onnx_precision
+    from runtime.engines.onnx_file import read_onnx
+    from runtime.engines.onnx_precision import LOW_PRECISIONS
     from runtime.engines.onnx_runtime import OnnxRuntimeEngine
     from runtime.engines.verification import predict_with
 
-    precision = onnx_precision(path)
+    file = read_onnx(path)
+    precision = file.precision
     if precision != "fp32":
         way = f", or export it without --{precision}" if precision in LOW_PRECISIONS else ""
         raise InputError(
             f"{path}: computes in {precision}, expected the float32 network, against which an engine is verified; "
             f"give its checkpoint or a float32 file of it{way}"
         )
-    engine = OnnxRuntimeEngine(path, flags=flags)
+    engine = OnnxRuntimeEngine(path, flags=flags, file=file)
     say(f"{path}: {process_line(engine.process, onnx_origins(flags))}")
     model, predict = read_network(path), predict_with(engine)
     bring_ends_in_order(model, engine.process.sample, flags.output_name, str(path))

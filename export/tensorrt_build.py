@@ -20,8 +20,7 @@ from commands.progress import progress_bar
 from commands.whole_files import whole_file
 from diffusion.errors import InputError
 from export.tensorrt_options import BuildSettings
-from runtime.engines.collector_pause import collector_paused
-from runtime.engines.tensorrt_log import collecting_log
+from runtime.engines.tensorrt_modules import collecting_log, collector_paused
 
 # Flags of `BuilderFlag`, by what they are asked for as.
 _FLAG_OF = {"version_compatible": "VERSION_COMPATIBLE", "strip": "STRIP_PLAN", "refit": "REFIT"}
