@@ -24,7 +24,7 @@ class SchedulerClass:
     Attributes:
         beta_kinds: the values of `beta_schedule` that it knows, the default first.
         beta_start, beta_end: its defaults.
-        clips: its default of `clip_sample`; the class of None never clips.
+        clips: its default of `clip_sample`; a class that has None never clips.
         timestep_spacing: its default; of a class without the field, the spacing it always takes.
         rescales: whether it knows `rescale_betas_zero_snr`.
         ends_at_data: whether `set_alpha_to_one: false` changes what one of our samplers would draw.
@@ -53,8 +53,12 @@ SCHEDULER_CLASSES: Mapping[str, SchedulerClass] = {
     "DDPMParallelScheduler": _DDPM,
     "DDIMScheduler": _DDIM,
     "DDIMParallelScheduler": _DDIM,
+    "DDIMInverseScheduler": _DDIM,
+    "RePaintScheduler": SchedulerClass((*_COMMON_KINDS, "sigmoid"), clips=True, timestep_spacing="leading"),
+    "UnCLIPScheduler": SchedulerClass(("squaredcos_cap_v2",), clips=True),
     "PNDMScheduler": SchedulerClass(timestep_spacing="leading"),
     "DPMSolverMultistepScheduler": _RESCALING_SOLVER,
+    "DPMSolverMultistepInverseScheduler": _SOLVER,
     "DPMSolverSinglestepScheduler": _SOLVER,
     "DPMSolverSDEScheduler": _OF_K_DIFFUSION,
     "DEISMultistepScheduler": _SOLVER,
