@@ -17,7 +17,7 @@ from commands.program import say
 from diffusion.errors import InputError
 from diffusion.process import Process
 from export.request import DEFAULT_CHECKPOINT, ExportRequest
-from runtime.engines.checkpoint_folder import read_checkpoint_folder
+from runtime.engines.checkpoint_folder import holds_network_alone, read_checkpoint_folder
 from runtime.process_flags import ProcessFlags
 
 if TYPE_CHECKING:
@@ -64,12 +64,16 @@ def check_source(request: ExportRequest) -> None:
     """Find out what is known before torch is imported, which takes seconds.
 
     Raises:
-        InputError: no such checkpoint folder, or process flags beside a checkpoint.
+        InputError: no such checkpoint folder, or process flags beside one that describes its process.
     """
     if request.onnx is None:
-        if request.process != ProcessFlags():
-            raise InputError("process flags are for --onnx, a checkpoint describes its process itself; leave them out")
-        read_checkpoint_folder(request.checkpoint or DEFAULT_CHECKPOINT)
+        folder = request.checkpoint or DEFAULT_CHECKPOINT
+        if request.process != ProcessFlags() and not holds_network_alone(folder):
+            raise InputError(
+                "process flags are for --onnx, and for a network without scheduler_config.json; a checkpoint describes "
+                "its process itself; leave them out"
+            )
+        read_checkpoint_folder(folder, request.process)
 
 
 def read_source(request: ExportRequest, opset: int = DEFAULT_OPSET) -> Source:
@@ -85,7 +89,7 @@ def read_source(request: ExportRequest, opset: int = DEFAULT_OPSET) -> Source:
     check_source(request)
     if request.onnx is not None:
         return _from_onnx(request.onnx, request.process)
-    return _from_checkpoint(request.checkpoint or DEFAULT_CHECKPOINT, opset, request.allow_pickle, request.debug)
+    return _from_checkpoint(request, opset)
 
 
 @contextlib.contextmanager
@@ -110,15 +114,16 @@ def open_source(
         yield source
 
 
-def _from_checkpoint(folder: Path, opset: int, allow_pickle: bool, debug: bool) -> Source:
+def _from_checkpoint(request: ExportRequest, opset: int) -> Source:
+    folder = request.checkpoint or DEFAULT_CHECKPOINT
     say(f"reading {folder}")
     let_idle_threads_sleep()
     import torch
 
     from runtime.engines.torch_checkpoint import load_checkpoint
 
-    checkpoint = load_checkpoint(folder, allow_pickle)
-    model = _trace(checkpoint, opset, debug)
+    checkpoint = load_checkpoint(folder, request.allow_pickle, request.process)
+    model = _trace(checkpoint, opset, request.debug)
     sha256 = hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
     return Source(
         folder, checkpoint.process, model, sha256, checkpoint.predict, f"PyTorch {torch.__version__} (fp32, CPU)"
