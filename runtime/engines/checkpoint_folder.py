@@ -144,7 +144,8 @@ def _process_of_files(
     folder: Path, scheduler_name: str | None, unet_path: Path, unet_config: Mapping[str, Any]
 ) -> Process:
     path = (folder if scheduler_name is None else _part(folder, "scheduler")) / SCHEDULER_CONFIG
-    config = effective_fields(_read_json(path), str(path))
+    # diffusers writes -Infinity for the lambda_min_clipped of its DPM-Solvers.
+    config = effective_fields(_read_json(path, with_infinity=True), str(path))
     if scheduler_name is not None:
         if "_class_name" in config:  # the class that wrote it may be of another process
             scheduler_class(config, str(path))
@@ -174,12 +175,13 @@ def _process_of_flags(folder: Path, unet_path: Path, config: Mapping[str, Any], 
     return process
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path, with_infinity: bool = False) -> dict[str, Any]:
     return read_json_object(
         path,
         "copy or train the checkpoint again",
         "expected a folder that `python -m train.run` or diffusers' DDPMPipeline.save_pretrained wrote; "
         "choose or copy the whole folder",
+        with_infinity,
     )
 
 

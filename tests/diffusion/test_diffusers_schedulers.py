@@ -41,7 +41,10 @@ def test_defaults_are_those_of_the_class(name: str) -> None:
     assert ours.clips == theirs.get("clip_sample")
     of_its_own = {"RePaintScheduler": "leading"}.get(name, "linspace")
     assert ours.timestep_spacing == theirs.get("timestep_spacing", of_its_own)
-    assert ours.rescales == ("rescale_betas_zero_snr" in theirs)
+    passed_over = {"rescale_betas_zero_snr", "trained_betas"} - theirs.keys()
+    if name == "RePaintScheduler":  # hands the list to torch.from_numpy
+        passed_over |= {"trained_betas"}
+    assert set(ours.passes_over) == passed_over
     assert theirs["num_train_timesteps"] == 1000
     assert theirs.get("prediction_type", "epsilon") == "epsilon"
     assert theirs.get("variance_type") in (None, "fixed_small", "fixed_small_log")
@@ -97,7 +100,12 @@ def test_unknown_classes_are_refused(name: Any) -> None:
         ("UniPCMultistepScheduler", {"use_flow_sigmas": True}, "use_flow_sigmas is true.*a flow"),
         ("UniPCMultistepScheduler", {"thresholding": True}, "dynamic thresholding"),
         ("PNDMScheduler", {"steps_offset": 1}, "steps_offset is 1"),
-        ("PNDMScheduler", {"rescale_betas_zero_snr": True}, "which PNDMScheduler passes over"),
+        (
+            "PNDMScheduler",
+            {"rescale_betas_zero_snr": True},
+            "rescale_betas.* is given, which PNDMScheduler passes over",
+        ),
+        ("UnCLIPScheduler", {"trained_betas": [0.1]}, "trained_betas is given, which UnCLIPScheduler passes over"),
         ("EulerDiscreteScheduler", {"timestep_type": "continuous"}, "timestep_type is 'continuous'.*σ"),
         ("EulerDiscreteScheduler", {"rescale_betas_zero_snr": True}, "alpha_bar = 0, where epsilon"),
         ("DEISMultistepScheduler", {"prediction_type": "flow_prediction"}, "prediction_type is 'flow_prediction'"),
