@@ -14,9 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.alternating import medians_ms, time_alternately
 from benchmarks.flags import positive, report_file
-from benchmarks.machine import measurement_facts
+from benchmarks.measurement import measurement_facts, medians_ms, time_alternately
 from commands.memory import check_memory
 from commands.program import Report, make_parser, run_program, say
 from commands.whole_files import write_whole_text

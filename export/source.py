@@ -16,6 +16,8 @@ from commands.output_lock import check_room, sole_writer
 from commands.program import say
 from diffusion.errors import InputError
 from diffusion.process import Process
+from export.checkpoints.registry import check_foreign, is_foreign, read_foreign
+from export.process_line import folder_origins, onnx_origins, process_line
 from export.request import DEFAULT_CHECKPOINT, ExportRequest
 from runtime.engines.checkpoint_folder import holds_network_alone, read_checkpoint_folder
 from runtime.process_flags import ProcessFlags
@@ -23,6 +25,7 @@ from runtime.process_flags import ProcessFlags
 if TYPE_CHECKING:
     import onnx
 
+    from export.checkpoints.checkpoint import ForeignCheckpoint
     from runtime.engines.torch_checkpoint import Checkpoint
     from runtime.engines.verification import Predict
     from runtime.formats.golden import Golden
@@ -64,16 +67,28 @@ def check_source(request: ExportRequest) -> None:
     """Find out what is known before torch is imported, which takes seconds.
 
     Raises:
-        InputError: no such checkpoint folder, or process flags beside one that describes its process.
+        InputError: no such checkpoint, process flags beside one, or another project's flags beside anything else.
     """
     if request.onnx is None:
-        folder = request.checkpoint or DEFAULT_CHECKPOINT
-        if request.process != ProcessFlags() and not holds_network_alone(folder):
+        path = request.checkpoint or DEFAULT_CHECKPOINT
+        if request.process != ProcessFlags() and not holds_network_alone(path):
             raise InputError(
                 "process flags are for --onnx, and for a network without scheduler_config.json; a checkpoint describes "
                 "its process itself; leave them out"
             )
-        read_checkpoint_folder(folder, request.process)
+        if is_foreign(path):
+            check_foreign(path, request.checkpoint_flags, request.allow_pickle)
+        elif request.checkpoint_flags:
+            raise InputError(
+                f"{path}: --{min(request.checkpoint_flags)} is for the file of another project, a folder describes its "
+                "network itself; leave it out"
+            )
+        else:
+            read_checkpoint_folder(path, request.process)
+    elif request.checkpoint_flags:
+        raise InputError(
+            f"{request.onnx}: --{min(request.checkpoint_flags)} is for the checkpoint of another project; leave it out"
+        )
 
 
 def read_source(request: ExportRequest, opset: int = DEFAULT_OPSET) -> Source:
@@ -115,22 +130,30 @@ def open_source(
 
 
 def _from_checkpoint(request: ExportRequest, opset: int) -> Source:
-    folder = request.checkpoint or DEFAULT_CHECKPOINT
-    say(f"reading {folder}")
+    path = request.checkpoint or DEFAULT_CHECKPOINT
+    say(f"reading {path}")
     let_idle_threads_sleep()
     import torch
 
     from runtime.engines.torch_checkpoint import load_checkpoint
 
-    checkpoint = load_checkpoint(folder, request.allow_pickle, request.process)
-    model = _trace(checkpoint, opset, request.debug)
+    checkpoint: Checkpoint | ForeignCheckpoint
+    if is_foreign(path):
+        checkpoint = read_foreign(path, request.checkpoint_flags, request.allow_pickle)
+        origins = checkpoint.origins
+        for note in checkpoint.notes:
+            say(note)
+    else:
+        checkpoint, origins = load_checkpoint(path, request.allow_pickle, request.process), folder_origins(path)
+    say(f"{path}: {process_line(checkpoint.process, origins)}")
+    model = _trace(checkpoint, path, opset, request.debug)
     sha256 = hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
     return Source(
-        folder, checkpoint.process, model, sha256, checkpoint.predict, f"PyTorch {torch.__version__} (fp32, CPU)"
+        path, checkpoint.process, model, sha256, checkpoint.predict, f"PyTorch {torch.__version__} (fp32, CPU)"
     )
 
 
-def _trace(checkpoint: Checkpoint, opset: int, debug: bool) -> onnx.ModelProto:
+def _trace(checkpoint: Checkpoint | ForeignCheckpoint, path: Path, opset: int, debug: bool) -> onnx.ModelProto:
     from export.graph_facts import MAX_ONNX_BYTES
     from export.network_trace import trace_network
     from export.onnx_graph import finish_graph
@@ -138,7 +161,7 @@ def _trace(checkpoint: Checkpoint, opset: int, debug: bool) -> onnx.ModelProto:
     weight_bytes = 4 * checkpoint.num_parameters
     if weight_bytes > MAX_ONNX_BYTES:
         raise InputError(
-            f"{checkpoint.folder}: {weight_bytes / 1e9:.1f} GB of float32 weights, expected at most "
+            f"{path}: {weight_bytes / 1e9:.1f} GB of float32 weights, expected at most "
             f"{MAX_ONNX_BYTES / 1e9:.1f} GB, as one ONNX file can hold; choose a smaller network"
         )
     say(f"tracing the network ({checkpoint.num_parameters:,} parameters) at opset {opset}")
@@ -160,6 +183,7 @@ def _from_onnx(path: Path, flags: ProcessFlags) -> Source:
             f"give its checkpoint or a float32 file of it{ours}"
         )
     engine = OnnxRuntimeEngine(path, flags=flags)
+    say(f"{path}: {process_line(engine.process, onnx_origins(flags))}")
     model, predict = read_network(path), predict_with(engine)
     bring_ends_in_order(model, engine.process.sample, flags.output_name, str(path))
     _check_batches(path, engine.process, predict)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from diffusion.errors import InputError
 from diffusion.step_table import StepTable
 from runtime.chain_batch import ChainBatch
+from runtime.device.chain_graph import MEASURED
 from runtime.device.interface import DeviceEngine
 from runtime.device.plan import DevicePlan, plan_device
 from runtime.device_chain import DeviceChain
@@ -65,9 +66,9 @@ class DeviceChains:
         graph: one of `runtime.device.chain_graph.GRAPH_KINDS`, see `DeviceChain`.
     """
 
-    def __init__(self, engine: DeviceEngine, table: StepTable, graph: str = "while") -> None:
+    def __init__(self, engine: DeviceEngine, table: StepTable, graph: str = MEASURED) -> None:
         self._engine, self._table, self._graph = engine, table, graph
-        self._own_process = OwnProcess("a sampler")
+        self._own_process = OwnProcess()
         self._key = (0, False)
         self._chains: list[DeviceChain] = []
         self._turn = threading.Lock()  # of everything here, and of every run
@@ -98,7 +99,7 @@ class DeviceChains:
             InputError: too little device memory for a single chain, or a process that was forked since.
             RuntimeError: CUDA, or the engine, failed.
         """
-        self._own_process.check()
+        self._own_process.check("a sampler")
         run = _Run(plan, batches, with_x_start)
         try:
             while True:

@@ -21,7 +21,7 @@ from diffusion.errors import InputError
 from diffusion.normal import draw_number
 from diffusion.step_table import StepTable
 from runtime.device.chain_buffers import ChainBuffers
-from runtime.device.chain_graph import GRAPH_KINDS, ROWS_PER_TURN, RowLauncher, make_launcher
+from runtime.device.chain_graph import GRAPH_KINDS, MEASURED, ROWS_PER_TURN, RowLauncher, make_launcher
 from runtime.device.interface import DeviceCall, DeviceEngine
 from runtime.formats.run_manifest import NonFiniteSample
 from runtime.kernels_module import import_kernels
@@ -41,13 +41,12 @@ class DeviceChain:
         table: the rows.
         batch_size: N, fixed: another batch is another chain, with a graph of its own.
         with_x_start: whether `x_start` holds the prediction of x_0 after every step.
-        graph: one of `runtime.device.chain_graph.GRAPH_KINDS`, to be used if it works.
+        graph: one of `runtime.device.chain_graph.GRAPH_KINDS`, to be used if it works; `MEASURED` for the faster one.
         rows_per_turn: of a loop on the device; fewer rows than that are launched one by one.
 
     Attributes:
         batch_size: N.
         stream: a `cudaStream_t` of the chain's own; put nothing on it while rows are running.
-        graph: the kind that is used.
         fall_backs: why it is not the one that was asked for; empty if it is.
         device_bytes: memory of the chain's own buffers.
         rows_left: how many rows the sample with the most of them has still to be put on the stream.
@@ -65,10 +64,10 @@ class DeviceChain:
         batch_size: int,
         with_x_start: bool = False,
         *,
-        graph: str = "while",
+        graph: str = MEASURED,
         rows_per_turn: int = ROWS_PER_TURN,
     ) -> None:
-        if graph not in GRAPH_KINDS:
+        if graph not in (MEASURED, *GRAPH_KINDS):
             raise InputError(f"graph is {graph!r}, expected one of {', '.join(GRAPH_KINDS)}")
         self._kernels = import_kernels()
         self._engine, self._memory = engine, engine.memory
@@ -89,7 +88,7 @@ class DeviceChain:
             # process the driver frees everything, in an order of its own.
             self._give_back = weakref.finalize(self, undo.pop_all().close)
             self._give_back.atexit = False
-        self.graph = self._launcher.kind
+        self._graph = self._launcher.kind
         self.device_bytes = self._buffers.layout.size_bytes
         self.seconds_per_row: float | None = None
         self._control_is_current = False
@@ -121,6 +120,11 @@ class DeviceChain:
         )
         turns_left = address("turns_left")
         return make_launcher(self._kernels, self._call, step, self.stream, turns_left, graph, rows_per_turn)
+
+    @property
+    def graph(self) -> str:
+        """The kind that is used, one of `runtime.device.chain_graph.GRAPH_KINDS`; the last one if this is closed."""
+        return self._graph if self._launcher is None else self._launcher.kind
 
     def begin(self, seeds: Sequence[int], sample_indices: Sequence[int], x_init: np.ndarray | None = None) -> None:
         """Put a new sample into each of the first n ≤ N slots, at row 0; the other slots are idle.
@@ -280,6 +284,7 @@ class DeviceChain:
         """Wait for what is running, and give the graph and the buffers back."""
         if self._launcher is None:
             return
+        self._graph = self.graph
         self._give_back()
         self._launcher = self._call = None
 

@@ -1,4 +1,4 @@
-"""Flags of the training commands: data, objective and noise schedule; and what small networks have instead.
+"""Flags of the training commands: data, objective and noise schedule, and those of small networks.
 
 The data flags are also those of every command that measures against data.
 """
@@ -137,7 +137,7 @@ def objective_fields(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def check_objective_flags(args: argparse.Namespace, config: TrainingConfig) -> None:
-    """Whether the flags say something, and of what is trained.
+    """Check that the flags are in range and apply to what is trained.
 
     Args:
         args: parsed.

@@ -184,7 +184,7 @@ def cache_key(paths: Sequence[Path], options: str) -> str:
 
 
 def read_pixels(key: str) -> np.ndarray | None:
-    """The pixels that `keep_pixels` wrote, uint8 [N, C, H, W]; None where there are none, or not as they were."""
+    """The pixels that `keep_pixels` wrote, uint8 [N, C, H, W]; None where there are none, or their checksum differs."""
     path = _path(key)
     if path is None:
         return None
@@ -202,7 +202,7 @@ def read_pixels(key: str) -> np.ndarray | None:
     ):
         return None
     with contextlib.suppress(OSError):
-        path.touch()  # used just now
+        path.touch()  # marks it as recently used
     return np.asarray(pixels)
 
 

@@ -67,7 +67,7 @@ def main(args: argparse.Namespace, argv: Sequence[str]) -> Report:
         )
     config = _config(preset, args)
     if data == "digits" and args.flip is None:
-        config = replace_given(config, flips=False)  # a mirrored digit is none
+        config = replace_given(config, flips=False)  # a mirrored digit is not a digit
     let_idle_threads_sleep()
     from train.training import Run, train
 
@@ -111,7 +111,7 @@ def _config(preset: Preset, args: argparse.Namespace) -> TrainingConfig:
         **objective_fields(args),
     )
     check_objective_flags(args, config)
-    config.process(SampleShape(1, 1, 1))  # a mistake there is known at once: torch takes seconds to import
+    config.process(SampleShape(1, 1, 1))  # fails at once: torch takes seconds to import
     return config
 
 

@@ -73,7 +73,8 @@ def measure(context: StageContext, engine: DeviceEngine, batch_size: int) -> dic
         for kind in GRAPH_KINDS:
             chains[kind] = DeviceChain(engine, table, batch_size, graph=kind)
         for turn in OTHER_TURNS if batch_size == 1 else ():
-            chains[f"while, {turn} rows a turn"] = DeviceChain(engine, table, batch_size, rows_per_turn=turn)
+            name = f"while, {turn} rows a turn"
+            chains[name] = DeviceChain(engine, table, batch_size, graph="while", rows_per_turn=turn)
         chain = chains["while"]
         network = chain.call.graph(chain.stream)
         assert network is not None, "PyTorch's call was not captured"

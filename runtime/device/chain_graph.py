@@ -4,11 +4,14 @@
     step    the same graph without the loop, launched once for each row
     none    the network's own call and the step's launch, for networks that cannot be captured
 
-All three run the same kernels in the same order, so they give the same bits.
+All three run the same kernels in the same order, so they give the same bits. Unless one is asked for, the first two are
+timed on the first rows of a chain, and the faster one runs the rest: a loop is one launch, but turning it costs time on
+the device, and gains nothing where the host keeps ahead.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
 from types import ModuleType
 from typing import Any, Protocol
@@ -19,11 +22,19 @@ from runtime.device.interface import DeviceCall
 GRAPH_KINDS = ("while", "step", "none")
 """From the fewest launches to the most."""
 
+MEASURED = "measured"
+"""In place of a kind: a loop or one graph a row, whichever is faster here."""
+
 # What the body of a conditional node may hold, by the CUDA runtime's documentation of cudaConditionalNodeParams.
 BODY_NODE_TYPES = frozenset({"kernel", "memcpy", "memset", "empty", "child graph", "conditional"})
 
 ROWS_PER_TURN = 4
 """Rows in one turn of a loop: the time that a device takes to decide on another turn is shared by so many."""
+
+_PARTS = 4
+"""Loop and single rows by turns, twice."""
+_CLEARLY_FASTER = 0.99
+"""Else the loop stays, which leaves the host free."""
 
 _log = logging.getLogger(__name__)
 
@@ -31,8 +42,9 @@ _log = logging.getLogger(__name__)
 class RowLauncher(Protocol):
     """Puts rows on a stream."""
 
-    kind: str
-    """One of `GRAPH_KINDS`."""
+    @property
+    def kind(self) -> str:
+        """One of `GRAPH_KINDS`."""
 
     def enqueue(self, num_rows: int) -> None:
         """Put so many rows on the stream, without waiting. Raises RuntimeError with CUDA's text."""
@@ -106,13 +118,11 @@ class WhileLauncher:
     ) -> None:
         self._kernels, self._stream, self._turns_left, self._num_rows = kernels, stream, turns_left, num_rows
         self._loop = _Executable(kernels, kernels.cuda_while_graph(network, step, turns_left, num_rows), stream)
-        self._rest: StepLauncher | None = None
-        if num_rows > 1:
-            try:
-                self._rest = StepLauncher(kernels, network, step, stream)
-            except RuntimeError:
-                self._loop.close()
-                raise
+        try:
+            self.single = StepLauncher(kernels, network, step, stream)
+        except RuntimeError:
+            self._loop.close()
+            raise
 
     def enqueue(self, num_rows: int) -> None:
         """As `RowLauncher.enqueue`."""
@@ -120,14 +130,74 @@ class WhileLauncher:
         if turns:
             self._kernels.cuda_set_uint32(self._turns_left, turns, self._stream)
             self._loop.launch()
-        if self._rest is not None:
-            self._rest.enqueue(rest)
+        self.single.enqueue(rest)
 
     def close(self) -> None:
         """Destroy the graphs."""
         self._loop.close()
-        if self._rest is not None:
-            self._rest.close()
+        self.single.close()
+
+
+class MeasuredLauncher:
+    """A loop, until a graph for each row has been seen to be faster.
+
+    The first chunk that is long enough runs in parts: one turn of the loop, so that the host is ahead of the device,
+    then the loop and single rows twice, each part between two events. They are read when the next chunk is launched.
+
+    Args:
+        kernels: the compiled module.
+        loop: with the graph for single rows; closed with this object.
+        stream: of both.
+        rows_per_turn: of the loop.
+    """
+
+    def __init__(self, kernels: ModuleType, loop: WhileLauncher, stream: int, rows_per_turn: int) -> None:
+        self._kernels, self._loop, self._stream, self._turn = kernels, loop, stream, rows_per_turn
+        self._faster: RowLauncher | None = None
+        self._events: list[int] = []
+
+    @property
+    def kind(self) -> str:
+        """As `RowLauncher.kind`: the one that is used from now on."""
+        return (self._decided() or self._loop).kind
+
+    def enqueue(self, num_rows: int) -> None:
+        """As `RowLauncher.enqueue`."""
+        launcher = self._decided()
+        if launcher is not None or self._events or num_rows < (_PARTS + 1) * self._turn:
+            (launcher or self._loop).enqueue(num_rows)
+            return
+        part = (num_rows - self._turn) // _PARTS // self._turn * self._turn
+        self._loop.enqueue(self._turn)
+        self._record()
+        for number in range(_PARTS):
+            (self._loop.single if number % 2 else self._loop).enqueue(part)
+            self._record()
+        self._loop.enqueue(num_rows - self._turn - _PARTS * part)
+
+    def close(self) -> None:
+        """Destroy the graphs and the events."""
+        self._loop.close()
+        self._forget_events()
+
+    def _record(self) -> None:
+        self._events.append(self._kernels.cuda_event_create())
+        self._kernels.cuda_event_record(self._events[-1], self._stream)
+
+    def _decided(self) -> RowLauncher | None:
+        if self._faster is None and self._events:
+            try:
+                times = [self._kernels.cuda_event_elapsed_ms(*pair) for pair in itertools.pairwise(self._events)]
+            except RuntimeError:  # the chunk is still running
+                return None
+            self._forget_events()
+            loop, single = min(times[0::2]), min(times[1::2])
+            self._faster = self._loop.single if single < _CLEARLY_FASTER * loop else self._loop
+        return self._faster
+
+    def _forget_events(self) -> None:
+        while self._events:
+            self._kernels.cuda_event_destroy(self._events.pop())
 
 
 class _Executable:
@@ -168,7 +238,7 @@ def make_launcher(
         step: a `CudaStep` on the same buffers.
         stream: with nothing on it.
         turns_left: address of a uint32.
-        wanted: one of `GRAPH_KINDS`.
+        wanted: one of `GRAPH_KINDS`, or `MEASURED`.
         rows_per_turn: of a loop on the device.
     """
     reasons: list[str] = []
@@ -181,14 +251,15 @@ def make_launcher(
         else:
             if network is None:
                 reasons.append("no graph: this backend's call cannot be captured; launched one by one")
-    if network is not None and wanted == "while":
+    if network is not None and wanted in ("while", MEASURED):
         types = kernels.cuda_graph_node_types(network)
         odd = sorted(f"{types[name]} × {name}" for name in types if name not in BODY_NODE_TYPES)
         if odd:
             reasons.append(f"no loop on the device: the network's graph holds {', '.join(odd)}")
         else:
             try:
-                return WhileLauncher(kernels, network, step, stream, turns_left, rows_per_turn), reasons
+                loop = WhileLauncher(kernels, network, step, stream, turns_left, rows_per_turn)
+                return (MeasuredLauncher(kernels, loop, stream, rows_per_turn) if wanted == MEASURED else loop), reasons
             except RuntimeError as error:
                 reasons.append(f"no loop on the device: {reason(error)}")
         reasons[-1] += "; one graph launch for each row"

@@ -8,8 +8,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from benchmarks.compare import command
-from benchmarks.compare.command import compare, main, prepare
+from benchmarks.compare import __main__ as command
+from benchmarks.compare.__main__ import compare, main, prepare
 from benchmarks.compare.peers import PEERS
 from commands.errors import VerificationError
 from diffusion.errors import InputError

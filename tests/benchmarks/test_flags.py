@@ -3,8 +3,8 @@
 import pytest
 
 from benchmarks.chain import main as chain
-from benchmarks.kernels.command import main as kernels
-from benchmarks.swiss_roll.command import main as swiss_roll
+from benchmarks.kernels import main as kernels
+from benchmarks.swiss_roll import main as swiss_roll
 
 
 @pytest.mark.parametrize(

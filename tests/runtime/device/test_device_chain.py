@@ -167,6 +167,48 @@ def test_fall_backs_are_logged_and_change_no_bit(kernels, memory, caplog, wanted
     assert kernels.state("graphs") <= 1  # the network's own, which its call keeps
 
 
+@pytest.mark.parametrize(
+    ("loop_ms", "single_ms", "kept"), [(8.0, 7.0, "step"), (8.0, 7.95, "while"), (7.0, 8.0, "while")]
+)
+def test_a_loop_and_single_rows_are_timed_in_the_first_chunk_and_the_faster_is_kept(
+    kernels, memory, monkeypatch, loop_ms, single_ms, kept
+):
+    process = a_process()
+    table = table_of(process, num_steps=50)
+    chain = DeviceChain(DeviceNetwork(process, memory), table, 3, with_x_start=True)
+    times = itertools.cycle([loop_ms, single_ms])
+    honest = kernels.cuda_event_elapsed_ms
+    monkeypatch.setattr(kernels, "cuda_event_elapsed_ms", lambda *pair: (honest(*pair), next(times))[1], raising=False)
+    launches = kernels.state("cudaGraphLaunch")
+    chain.begin(SEEDS, INDICES)
+    chain.enqueue(1)
+    assert (chain.graph, kernels.state("events")) == ("while", 0)  # too few to tell
+    chain.enqueue(37)  # a turn, 8 rows of each kind, twice, and one more
+    assert kernels.state("events") == 5
+    assert kernels.state("cudaGraphLaunch") - launches == 1 + 1 + 2 * (1 + 8) + 1
+    chain.enqueue(1)  # nothing has run yet, so nothing is known yet
+    assert (chain.graph, kernels.state("events")) == ("while", 5)
+    chain.wait()
+    launches = kernels.state("cudaGraphLaunch")
+    chain.enqueue(8)
+    assert (chain.graph, kernels.state("events")) == (kept, 0)
+    assert kernels.state("cudaGraphLaunch") - launches == {"step": 8, "while": 1}[kept]
+    chain.wait()
+    chain.run()
+    assert_same(chain, host_run(process, table))
+    chain.close()
+    assert chain.graph == kept
+
+
+def test_a_chain_that_is_closed_before_its_times_are_read_gives_its_events_back(kernels, memory):
+    process = a_process()
+    chain = DeviceChain(DeviceNetwork(process, memory), table_of(process, num_steps=50), 3)
+    chain.begin(SEEDS, INDICES)
+    chain.enqueue(40)
+    chain.close()
+    assert kernels.state("events") == 0
+
+
 def test_a_sample_that_breaks_is_named_and_its_neighbours_are_untouched(kernels, memory):
     process = a_process(clip_sample=1.0)
     table = table_of(process)

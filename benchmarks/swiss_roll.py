@@ -13,8 +13,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.flags import picture, positive, report_file, seed
-from benchmarks.machine import measurement_facts
-from benchmarks.swiss_roll.point_clouds import distance_to_curve, sliced_wasserstein, squared_mmd
+from benchmarks.measurement import measurement_facts
 from commands.memory import check_memory
 from commands.missing_module import require_module
 from commands.program import Report, make_parser, run_program, say
@@ -36,6 +35,48 @@ _PICTURED = (1.0, 0.4, 0.2, 0.1, 0.0)  # which parts of the chain are still to c
 _DATA_SEED = 20_150_312
 _COLORS = 32
 _BYTES_PER_POINT = 1000  # trajectories, and the projections that they are compared by
+
+
+def sliced_wasserstein(first: np.ndarray, second: np.ndarray, num_directions: int = 64) -> float:
+    """Root mean square, over directions, of the 2-Wasserstein distance of the projections (Rabin et al. 2012).
+
+    Args:
+        first, second: [N, 2], as many points each.
+        num_directions: evenly spaced over half a turn.
+    """
+    angles = np.pi * np.arange(num_directions) / num_directions
+    directions = np.stack([np.cos(angles), np.sin(angles)])  # [2, directions]
+    # On a line the best transport pairs the points in their order.
+    projected, other = (np.sort(points @ directions, axis=0) for points in (first, second))
+    return float(np.sqrt(np.mean((projected - other) ** 2)))
+
+
+def squared_mmd(first: np.ndarray, second: np.ndarray, bandwidth: float) -> float:
+    """Maximum mean discrepancy, squared, unbiased, with a Gaussian kernel (Gretton et al. 2012, lemma 6).
+
+    Zero on average for equal distributions, hence negative about half of the time.
+
+    Args:
+        first, second: [N, 2] and [M, 2].
+        bandwidth: standard deviation of the kernel: the size of the differences that count.
+    """
+    n, m = len(first), len(second)
+    within_first = (_kernel(first, first, bandwidth).sum() - n) / (n * (n - 1))  # k(x, x) = 1 is left out
+    within_second = (_kernel(second, second, bandwidth).sum() - m) / (m * (m - 1))
+    return float(within_first + within_second - 2.0 * _kernel(first, second, bandwidth).mean())
+
+
+def distance_to_curve(points: np.ndarray, curve: np.ndarray) -> np.ndarray:
+    """Distance of points [N, 2] to the nearest of closely spaced points [K, 2] of a curve: float64 [N]."""
+    return np.sqrt(np.maximum(_squared_distances(points, curve), 0.0).min(axis=1))
+
+
+def _kernel(first: np.ndarray, second: np.ndarray, bandwidth: float) -> np.ndarray:
+    return np.exp(-_squared_distances(first, second) / (2.0 * bandwidth**2))
+
+
+def _squared_distances(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    return (first[:, None, 0] - second[None, :, 0]) ** 2 + (first[:, None, 1] - second[None, :, 1]) ** 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,8 +119,8 @@ def draw_trajectories(engine: Engine, table: StepTable, num: int, seed: int) -> 
 def measure(samples: np.ndarray) -> dict[str, Any]:
     """Distances of samples [N, 2] to fresh data, beside those of fresh data and of a Gaussian with the data's moments.
 
-    The first is what is in question, the second what equal distributions show by chance, the third what a model that
-    learned nothing but mean and covariance would have.
+    Fresh data shows what equal distributions have by chance; the Gaussian, what a model that learned only mean and
+    covariance would have.
     """
     generator = np.random.default_rng(_DATA_SEED)
     num = len(samples)
@@ -99,7 +140,7 @@ def measure(samples: np.ndarray) -> dict[str, Any]:
 
 
 def draw_picture(process: Process, trajectories: Trajectories, path: Path) -> None:
-    """Three rows as in Sohl-Dickstein et al. 2015, figure 1: data into noise, noise into data, and what is aimed at."""
+    """Three rows as in Sohl-Dickstein et al. 2015, figure 1: data into noise, noise into data, predicted x_0."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -193,3 +234,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--picture", type=picture, default=Path("swiss_roll.png"), help="default: swiss_roll.png")
     parser.add_argument("--out", type=report_file, metavar="FILE", help="also write the report to this JSON file")
     return run_program(parser, lambda args: benchmark(args, argv), argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from benchmarks import machine
+from benchmarks import measurement
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
@@ -18,10 +18,10 @@ def test_the_commit_is_that_of_our_checkout_and_no_other(tmp_path, monkeypatch):
 
     git("init")
     git("commit", "--allow-empty", "--message", "theirs")
-    monkeypatch.setattr(machine, "_ROOT", tmp_path)
-    of_the_repository = machine.commit()
+    monkeypatch.setattr(measurement, "_ROOT", tmp_path)
+    of_the_repository = measurement.commit()
     assert of_the_repository is not None
     assert len(of_the_repository) == 40
     (tmp_path / "environment").mkdir()
-    monkeypatch.setattr(machine, "_ROOT", tmp_path / "environment")
-    assert machine.commit() is None
+    monkeypatch.setattr(measurement, "_ROOT", tmp_path / "environment")
+    assert measurement.commit() is None

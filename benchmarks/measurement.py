@@ -1,19 +1,48 @@
-"""What a measurement is worthless without: the machine, the versions, the commit and the command."""
+"""How to measure: candidates by turns, with the machine, versions, commit and command of every figure."""
 
 from __future__ import annotations
 
 import os
 import platform
 import shutil
+import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 _PACKAGES = ("numpy", "torch", "diffusers", "onnx", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "pycuda")
 _ROOT = Path(__file__).resolve().parents[1]
+
+
+def time_alternately(
+    candidates: Mapping[str, Callable[[], object]], rounds: int, warmup: int = 5
+) -> dict[str, list[float]]:
+    """Run each candidate once per round; seconds of every run, by name.
+
+    Args:
+        candidates: what to run; each call is one measurement.
+        rounds: measurements of each.
+        warmup: runs of each before the first measurement.
+    """
+    for _ in range(warmup):
+        for run in candidates.values():
+            run()
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    for _ in range(rounds):
+        for name, run in candidates.items():
+            begin = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - begin)
+    return seconds
+
+
+def medians_ms(seconds: Mapping[str, list[float]]) -> dict[str, float]:
+    """The median of each candidate, in milliseconds."""
+    return {name: 1e3 * statistics.median(values) for name, values in seconds.items()}
 
 
 def measurement_facts(prog: str, argv: Sequence[str] | None) -> dict[str, Any]:

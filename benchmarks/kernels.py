@@ -14,24 +14,87 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
-from benchmarks.alternating import medians_ms, time_alternately
 from benchmarks.flags import positive, report_file
-from benchmarks.kernels.histories import BYTES_PER_ELEMENT, measure_histories
-from benchmarks.kernels.step import Step
-from benchmarks.machine import cpu_count, measurement_facts
+from benchmarks.measurement import cpu_count, measurement_facts, medians_ms, time_alternately
 from commands.errors import VerificationError
 from commands.memory import check_memory
 from commands.program import Report, make_parser, run_program
 from commands.whole_files import write_whole_text
 from diffusion.errors import InputError
+from diffusion.noise_schedule import NoiseSchedule
 from diffusion.normal import draw_number, normal_batch
+from diffusion.process import Process, SampleShape
+from diffusion.samplers import DEFAULT_SAMPLER, SAMPLERS, make_table
+from diffusion.step_table import COLUMNS
 from runtime.kernels_module import import_kernels
 
 PROG = "benchmarks.kernels"
 GOAL = 4.0
 TORCH = "torch"
+BYTES_PER_ELEMENT = (12, 20, 28)
+"""By the number of histories, float32: x and each history read and written, the prediction read."""
+# Noise is the larger part of a step's arithmetic, so each sampler is compared with one that draws as much of it.
+_WITH_NOISE, _WITHOUT_NOISE = "ddpm", "ddim"
+
+
+class Step:
+    """A batch in the middle of a chain, advanced by the compiled step or by PyTorch.
+
+    Args:
+        shape: (N, C, H, W).
+        sampler: one of `diffusion.samplers.SAMPLERS`, with all 1,000 timesteps; PyTorch's side is `ddpm` alone.
+    """
+
+    def __init__(self, shape: tuple[int, int, int, int], sampler: str = DEFAULT_SAMPLER) -> None:
+        import torch
+
+        self._torch = torch
+        num, channels, height, width = shape
+        process = Process(SampleShape(channels, height, width), NoiseSchedule.make("linear"), clip_sample=1.0)
+        self._table = table = make_table(process, sampler)
+        rng = np.random.default_rng(0)
+        self.coefficients, self.timesteps = table.cast(), table.timesteps.astype(np.int32)
+        self.x = rng.normal(size=shape).astype(np.float32)
+        self.prediction = rng.normal(size=shape).astype(np.float32)
+        self.row = np.zeros(num, np.int32)
+        self.flag = np.zeros(num, np.int32)
+        self.seed, self.sample_index = np.zeros(num, np.uint64), np.arange(num, dtype=np.uint64)
+        self.t = np.zeros(num, np.float32)
+        self.histories = {name: np.zeros_like(self.x) for name in ("h1", "h2")[: table.histories]}
+        self.x_torch, self.prediction_torch = torch.from_numpy(self.x.copy()), torch.from_numpy(self.prediction)
+        self.torch_row = 0
+
+    @property
+    def adds_noise(self) -> bool:
+        """Whether any row does."""
+        return bool((self.coefficients[:, COLUMNS.index("s")] != 0).any())
+
+    def compiled(self, isa: str, threads: int) -> Callable[[], None]:
+        """A call that advances the batch by one row with the compiled step."""
+        step = import_kernels().HostStep(
+            self.coefficients, self.timesteps, histories=self._table.histories, learned=False,
+            h2_is_x_start=self._table.h2_is_x_start, clip=1.0, x=self.x, prediction=self.prediction, t=self.t,
+            row=self.row, flag=self.flag, seed=self.seed, sample_index=self.sample_index, isa=isa, threads=threads,
+            **self.histories,
+        )  # fmt: skip
+        last = len(self.timesteps) - 1  # the last row adds no noise
+
+        def run() -> None:
+            if self.row[0] == last:
+                self.row[:] = 0
+            step.run()
+
+        return run
+
+    def pytorch(self, noise: np.ndarray | None = None) -> None:
+        """Advance the batch by one row with PyTorch; `noise` instead of its own, to compare."""
+        values = self.coefficients[self.torch_row % (len(self.timesteps) - 1)].tolist()
+        row = dict(zip(COLUMNS, values, strict=True))
+        z = self._torch.randn_like(self.x_torch) if noise is None else self._torch.from_numpy(noise)
+        x_start = (row["u"] * self.x_torch).add_(self.prediction_torch, alpha=row["v"]).clamp_(-1.0, 1.0)
+        self.x_torch.mul_(row["a"]).add_(x_start, alpha=row["b"]).add_(z, alpha=row["s"])
+        self.torch_row += 1
 
 
 def check(shape: tuple[int, int, int, int], isa: str) -> float:
@@ -43,7 +106,7 @@ def check(shape: tuple[int, int, int, int], isa: str) -> float:
     step = Step(shape)
     noise = normal_batch(shape[1:], step.seed, step.sample_index, draw_number(int(step.timesteps[0])))
     step.compiled(isa, threads=0)()
-    step.pytorch(torch.from_numpy(noise))
+    step.pytorch(noise)
     difference = float(np.abs(step.x - step.x_torch.numpy()).max())
     if not difference < 1e-5:
         raise VerificationError(f"{isa}: the step differs from PyTorch's by {difference:.2g}, expected below 1e-5")
@@ -52,6 +115,8 @@ def check(shape: tuple[int, int, int, int], isa: str) -> float:
 
 def measure(shape: tuple[int, int, int, int], threads: int, rounds: int) -> list[dict[str, Any]]:
     """Time PyTorch and every instruction set with `threads` threads; one entry each, PyTorch first."""
+    import torch
+
     step = Step(shape)
     candidates: dict[str, Callable[[], object]] = {TORCH: step.pytorch}
     candidates |= {isa: step.compiled(isa, threads) for isa in import_kernels().isa_levels()}
@@ -74,8 +139,48 @@ def measure(shape: tuple[int, int, int, int], threads: int, rounds: int) -> list
     ]
 
 
+def measure_histories(shape: tuple[int, int, int, int], threads: int, rounds: int) -> list[dict[str, Any]]:
+    """Time the step of every sampler by turns, with the fastest instruction set.
+
+    Args:
+        shape: (N, C, H, W).
+        threads: of the step.
+        rounds: measurements of each.
+
+    Returns:
+        One entry for each sampler: `ratio`, its time over that of `against`, a sampler without histories, which takes
+        `bytes_ratio` times fewer bytes.
+    """
+    isa = import_kernels().isa_levels()[-1]
+    steps = {sampler: Step(shape, sampler) for sampler in SAMPLERS}
+    calls = {sampler: step.compiled(isa, threads) for sampler, step in steps.items()}
+    milliseconds = medians_ms(time_alternately(calls, rounds))
+    entries = []
+    for sampler, step in steps.items():
+        histories = len(step.histories)
+        against = _WITH_NOISE if step.adds_noise else _WITHOUT_NOISE
+        ms, num_bytes = milliseconds[sampler], step.x.size * BYTES_PER_ELEMENT[histories]
+        entries.append(
+            {
+                "sampler": sampler,
+                "histories": histories,
+                "noise": step.adds_noise,
+                "isa": isa,
+                "threads": threads,
+                "median_ms": ms,
+                "gb_per_s": num_bytes / ms / 1e6,
+                "against": against,
+                "ratio": ms / milliseconds[against],
+                "bytes_ratio": BYTES_PER_ELEMENT[histories] / BYTES_PER_ELEMENT[0],
+            }
+        )
+    return entries
+
+
 def benchmark(args: argparse.Namespace, argv: Sequence[str] | None) -> Report:
     """Check, measure, report."""
+    import torch
+
     torch.manual_seed(0)
     shape = tuple(args.shape)
     check_memory(f"--shape {' '.join(map(str, shape))}: the arrays", math.prod(shape) * 8 * 10, "give a smaller one")
@@ -126,3 +231,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=positive, default=200, help="measurements of each side (default: 200)")
     parser.add_argument("--out", type=report_file, help="also write the report to this JSON file")
     return run_program(parser, lambda args: benchmark(args, argv), argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
