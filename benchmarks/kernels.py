@@ -8,7 +8,6 @@ sides are first checked to compute the same, then timed by turns with the same n
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,11 +15,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.flags import positive, report_file
-from benchmarks.measurement import cpu_count, measurement_facts, medians_ms, time_alternately
+from benchmarks.measurement import cpu_count, measurement_facts, medians_ms, time_alternately, write_report
 from commands.errors import VerificationError
-from commands.memory import check_memory
 from commands.program import Report, make_parser, run_program
-from commands.whole_files import write_whole_text
+from commands.system import check_memory
 from diffusion.errors import InputError
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.normal import draw_number, normal_batch
@@ -216,9 +214,7 @@ def benchmark(args: argparse.Namespace, argv: Sequence[str] | None) -> Report:
         f"{e['ratio']:5.2f}x {e['against']} ({e['bytes_ratio']:.2f}x its bytes)"
         for e in histories
     ]
-    if args.out is not None:
-        write_whole_text(args.out, json.dumps(report, indent=1) + "\n")
-        lines += [str(args.out)]
+    lines += write_report(report, args.out)
     report["summary"] = "\n".join(lines)
     return report
 

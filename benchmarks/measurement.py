@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import shutil
@@ -13,6 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from commands.program import Report
+from commands.whole_files import write_whole_text
 
 _PACKAGES = ("numpy", "torch", "diffusers", "onnx", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "pycuda")
 _ROOT = Path(__file__).resolve().parents[1]
@@ -48,7 +52,23 @@ def medians_ms(seconds: Mapping[str, list[float]]) -> dict[str, float]:
 def measurement_facts(prog: str, argv: Sequence[str] | None) -> dict[str, Any]:
     """The command, the commit and the machine, for the head of a result file."""
     arguments = sys.argv[1:] if argv is None else argv
-    return {"command": " ".join(["python", "-m", prog, *arguments]), "commit": commit(), "machine": machine_facts()}
+    return {
+        "command": " ".join(["python", "-m", prog, *arguments]),
+        "commit": commit(),
+        "machine": machine_facts(),
+    }
+
+
+def write_report(report: Report, out: Path | None) -> list[str]:
+    """Write the report, if it is to be written; return the lines that say where it is.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    if out is None:
+        return []
+    write_whole_text(out, json.dumps(report, indent=1) + "\n")
+    return [str(out)]
 
 
 def machine_facts() -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,20 +12,20 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.flags import picture, positive, report_file, seed
-from benchmarks.measurement import measurement_facts
-from commands.memory import check_memory
-from commands.missing_module import require_module
+from benchmarks.measurement import measurement_facts, write_report
+from commands.errors import require_module
 from commands.program import Report, make_parser, run_program, say
 from commands.progress import progress_bar
-from commands.whole_files import whole_file, write_whole_text
+from commands.system import check_memory
+from commands.whole_files import whole_file
 from diffusion.errors import InputError
 from diffusion.gaussian import q_sample
 from diffusion.process import Process
 from diffusion.samplers import DEFAULT_SAMPLER, SAMPLERS, make_table
 from diffusion.step_table import StepTable
+from runtime.chain.host import HostChain
 from runtime.engines.interface import Engine
 from runtime.engines.opening import open_engine
-from runtime.host_chain import HostChain
 from train.swiss_roll import NOISE_STD, roll_curve, swiss_roll
 
 PROG = "benchmarks.swiss_roll"
@@ -211,9 +210,7 @@ def benchmark(args: argparse.Namespace, argv: Sequence[str] | None) -> Report:
         f"{entry['median_distance_to_roll']:11.4f} {entry['fraction_off_roll']:11.2%}"
         for name, entry in results.items()
     ]
-    if args.out is not None:
-        write_whole_text(args.out, json.dumps(report, indent=1) + "\n")
-        lines.append(str(args.out))
+    lines += write_report(report, args.out)
     return report | {"picture": str(args.picture), "summary": "\n".join([*lines, str(args.picture)])}
 
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from commands.idle_threads import let_idle_threads_sleep
-from commands.output_lock import check_room, sole_writer
 from commands.program import say
+from commands.system import let_idle_threads_sleep
+from commands.whole_files import check_room, sole_writer
 from diffusion.errors import InputError
 from diffusion.process import Process
 from export.checkpoints.registry import check_foreign, is_foreign, read_foreign

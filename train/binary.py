@@ -12,15 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from commands.idle_threads import let_idle_threads_sleep
-from commands.memory import check_memory
 from commands.program import Report, make_parser, run_program, say
+from commands.system import check_memory, let_idle_threads_sleep
 from diffusion.binomial import BinomialProcess, constant_erasure, initial_bits, reverse_loop
 from diffusion.binomial_bound import BinomialBound, OptimalBits, estimate_bound
 from diffusion.errors import InputError
 from diffusion.noise_schedule import MAX_TRAIN_TIMESTEPS
 from diffusion.process import SampleShape
-from train.flags import add_mlp_flags, check_mlp_flags
+from train.flags import add_mlp_flags, check_at_least, check_mlp_flags
 
 HEARTBEAT_LENGTH, HEARTBEAT_PERIOD = 20, 5
 _WHITE_FROM = 8  # of the 17 gray levels 0..16
@@ -175,9 +174,7 @@ def show_rows(samples: np.ndarray) -> list[str]:
 
 
 def _check(args: argparse.Namespace) -> None:
-    for name in ("timesteps", "num_samples"):
-        if getattr(args, name) < 1:
-            raise InputError(f"--{name.replace('_', '-')} is {getattr(args, name)}, expected at least 1")
+    check_at_least(args, timesteps=1, num_samples=1)
     if args.timesteps > MAX_TRAIN_TIMESTEPS:
         raise InputError(f"--timesteps is {args.timesteps}, expected at most {MAX_TRAIN_TIMESTEPS}")
     check_memory(f"--num-samples {args.num_samples}", 64 * 8 * args.num_samples, "give fewer")

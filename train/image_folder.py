@@ -19,7 +19,7 @@ from commands.progress import progress_bar
 from commands.whole_files import whole_file
 from diffusion.errors import InputError
 from diffusion.process import SampleShape
-from runtime.array_files import UNREADABLE
+from runtime.arrays import UNREADABLE
 from runtime.engines.cache_folder import keep, read_kept, user_cache_folder
 from runtime.pictures import LOADER_VERSION, MODES, check_mode, picture_array, read_picture, read_picture_header
 from train.folder_listing import list_pictures

@@ -20,12 +20,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks.compare.peers import PEERS, REFERENCE
-from benchmarks.flags import report_file
-from benchmarks.measurement import cpu_count, measurement_facts
-from commands.errors import VerificationError
-from commands.missing_module import require_module
+from benchmarks.flags import positive, report_file
+from benchmarks.measurement import cpu_count, measurement_facts, write_report
+from commands.errors import VerificationError, require_module
 from commands.program import Report, make_parser, run_program, say
-from commands.whole_files import whole_file, write_whole_text
+from commands.whole_files import whole_file
 from ddpm_rt.own_packages import command_of_own_process
 from diffusion.errors import InputError
 from runtime.engines.checkpoint_folder import read_checkpoint_folder
@@ -196,11 +195,6 @@ def benchmark(args: argparse.Namespace, argv: Sequence[str] | None) -> Report:
     """Run the command; return its report."""
     if args.out is not None:
         require_module("matplotlib")
-    for flag, value in (("--steps", args.steps), ("--rounds", args.rounds), ("--threads", args.threads)):
-        if value < 1:
-            raise InputError(f"{flag} is {value}, expected at least 1")
-    if min(args.batch_sizes) < 1:
-        raise InputError(f"--batch-sizes holds {min(args.batch_sizes)}, expected numbers of at least 1")
     for name in args.peers or ():
         if name not in PEERS:
             raise InputError(f"peer is {name!r}, expected one of {', '.join(PEERS)}")
@@ -231,10 +225,10 @@ def benchmark(args: argparse.Namespace, argv: Sequence[str] | None) -> Report:
     )
     lines += [_table_row(entry) for entry in results]
     if args.out is not None:
-        write_whole_text(args.out, json.dumps(report, indent=1) + "\n")
+        lines += write_report(report, args.out)
         picture = args.out.with_suffix(".png")
         draw_bars(results, f"{network}: speed-up over diffusers, {args.steps} steps", picture)
-        lines += [str(args.out), str(picture)]
+        lines.append(str(picture))
     return report | {"summary": "\n".join(lines)}
 
 
@@ -271,10 +265,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser(PROG, "Our chain beside diffusers and others: same weights, same noise, same steps.")
     parser.add_argument("--checkpoint", type=Path, help="default: ddpm-cifar10-32 with random weights")
     parser.add_argument("--allow-pickle", action="store_true", help="read a checkpoint's weights from a pickle")
-    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 8], metavar="N", help="default: 1 8")
-    parser.add_argument("--steps", type=int, default=50, help="of every chain (default: 50)")
-    parser.add_argument("--rounds", type=int, default=3, help="measurements of each peer (default: 3)")
-    parser.add_argument("--threads", type=int, default=cpu_count(), help="default: every CPU of this process")
+    parser.add_argument("--batch-sizes", type=positive, nargs="+", default=[1, 8], metavar="N", help="default: 1 8")
+    parser.add_argument("--steps", type=positive, default=50, help="of every chain (default: 50)")
+    parser.add_argument("--rounds", type=positive, default=3, help="measurements of each peer (default: 3)")
+    parser.add_argument("--threads", type=positive, default=cpu_count(), help="default: every CPU of this process")
     parser.add_argument("--peers", nargs="+", metavar="NAME", help=f"of: {', '.join(PEERS)} (default: all there are)")
     parser.add_argument("--out", type=report_file, help="write the report to this JSON file, and a chart beside it")
     return run_program(parser, lambda args: benchmark(args, argv), argv)

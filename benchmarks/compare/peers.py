@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from commands.errors import DeviceUnavailableError
-from commands.process_age import seconds_since_process_start
+from commands.system import seconds_since_process_start
 from diffusion.normal import draw_number, normal_batch
 from diffusion.process import Process
 from diffusion.samplers import make_table
@@ -58,8 +58,8 @@ class OurChain:
     """Our chain with the engine at a path; `backend` says which library runs an ONNX file."""
 
     def __init__(self, path: Path, batch_size: int, num_steps: int, threads: int, backend: str = "auto") -> None:
+        from runtime.chain.host import HostChain
         from runtime.engines.opening import open_engine
-        from runtime.host_chain import HostChain
 
         engine = open_engine(path, threads=threads, backend=backend)
         self._table = make_table(engine.process, num_steps=num_steps, spacing=SPACING)

@@ -16,7 +16,7 @@ from diffusion.process import Process
 from diffusion.samplers import DEFAULT_SAMPLER, SAMPLERS, make_table
 from diffusion.spacing import SPACINGS
 from diffusion.step_table import StepTable
-from runtime.array_files import UNREADABLE
+from runtime.arrays import UNREADABLE
 from runtime.engines.interface import Engine
 from runtime.images import quantize
 from runtime.sampler import NonFiniteError, Sampler

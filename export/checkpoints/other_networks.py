@@ -33,8 +33,10 @@ _OTHERS = (
         "the diffusion model of the same resolution",
     ),
     _Other(
-        lambda names, state: _starts(_all_names(state), "cond_stage_model.", "conditioner.", "text_model."),
-        "a text-to-image model (Stable Diffusion's layout), whose chain runs in the latent space of an autoencoder",
+        lambda names, state: _starts(
+            _all_names(state), "cond_stage_model.", "conditioner.", "transformer.resblocks.", "token_embedding."
+        ),
+        "a text-to-image model (Stable Diffusion's or GLIDE's layout), which needs the embedding of a text",
         "a pixel-space DDPM without text",
     ),
     _Other(

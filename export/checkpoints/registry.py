@@ -51,9 +51,7 @@ def check_foreign(path: Path, flags: Mapping[str, object], allow_pickle: bool) -
     known = {flag.name for kind in FORMATS for flag in kind.flags} | {_MODEL}
     unknown = sorted(set(flags) - known)
     if unknown:
-        raise InputError(
-            f"no project's checkpoint has a flag {unknown[0]!r}, expected one of {', '.join(sorted(known))}"
-        )
+        raise InputError(f"no checkpoint has a flag {unknown[0]!r}, expected one of {', '.join(sorted(known))}")
     model, names = flags.get(_MODEL), [name for kind in FORMATS for name in kind.models]
     if model is not None and model not in names:
         raise InputError(f"--model is {shown(model)}, expected one of {', '.join(names)}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import pickletools
+import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,11 +15,13 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from commands.reasons import reason
+from commands.errors import reason
 from diffusion.errors import InputError
 from runtime.engines.checkpoint_weights import read_weight_file
 
 _AGAIN = "copy it again"
+# What PyTorch before 1.6 wrote is a file of so many pickles and then the numbers.
+_PICKLES = 5
 # Of classes that the pickle of a table of tensors names: PyTorch's reader makes these itself.
 _OF_TENSORS = ("torch._utils", "torch", "collections", "torch.storage", "torch.serialization")
 
@@ -73,6 +76,11 @@ def read_state_file(path: Path) -> StateFile:
     Raises:
         InputError: a file that cannot be read, that holds other objects, or that is damaged.
     """
+    if re.search(r"\.(?:index|meta|data-\d+-of-\d+)$", path.name):
+        raise InputError(
+            f"{path}: is a part of a TensorFlow checkpoint, expected PyTorch's; convert it with scripts/convert.py of "
+            "pesser/pytorch_diffusion, which also publishes Ho et al.'s models converted"
+        )
     content = read_weight_file(path)
     sha256 = hashlib.sha256(content).hexdigest()
     if path.suffix == ".safetensors":
@@ -114,14 +122,15 @@ def _named_classes(content: bytes) -> Iterator[str]:
                 pickled = archive.read(name)
         except (zipfile.BadZipFile, StopIteration, OSError, NotImplementedError, RuntimeError):
             return
-    texts: list[str] = []
+    stream, texts = io.BytesIO(pickled), list[str]()
     try:
-        for opcode, argument, _ in pickletools.genops(pickled):
-            if opcode.name == "GLOBAL":
-                yield str(argument).replace(" ", ".")
-            elif opcode.name == "STACK_GLOBAL" and len(texts) >= 2:
-                yield ".".join(texts[-2:])
-            elif isinstance(argument, str):
-                texts = [*texts[-1:], argument]
+        for _ in range(_PICKLES):
+            for opcode, argument, _ in pickletools.genops(stream):
+                if opcode.name == "GLOBAL":
+                    yield str(argument).replace(" ", ".")
+                elif opcode.name == "STACK_GLOBAL" and len(texts) == 2:
+                    yield ".".join(texts)
+                elif isinstance(argument, str):
+                    texts = [*texts[-1:], argument]
     except Exception:  # damaged, or of no pickle at all: what was found until then is told
         return

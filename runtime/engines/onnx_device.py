@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from commands.reasons import reason
+from commands.errors import reason
 from diffusion.errors import InputError
 from runtime.device.driver import driver_facts
 from runtime.device.interface import DeviceEngine, DeviceMemory

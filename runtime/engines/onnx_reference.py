@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from commands.reasons import reason
+from commands.errors import reason
 from runtime.engines.interface import Engine
 from runtime.engines.network_bytes import external_locations
 from runtime.engines.onnx_runtime import OnnxRuntimeEngine

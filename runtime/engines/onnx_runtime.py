@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from commands.errors import DeviceUnavailableError
-from commands.reasons import reason
+from commands.errors import DeviceUnavailableError, reason
 from diffusion.errors import InputError
 from diffusion.process import METADATA_KEY
 from runtime.engines.fed_timesteps import FedTimesteps

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 import openvino as ov
 
-from commands.errors import DeviceUnavailableError
-from commands.reasons import reason
+from commands.errors import DeviceUnavailableError, reason
 from diffusion.errors import InputError
 from diffusion.process import METADATA_KEY, Process
 from runtime.engines.fed_timesteps import FedTimesteps, timesteps_shape

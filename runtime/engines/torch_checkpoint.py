@@ -17,8 +17,7 @@ import numpy as np
 import torch
 from diffusers import UNet2DModel
 
-from commands.errors import DeviceUnavailableError
-from commands.reasons import reason
+from commands.errors import DeviceUnavailableError, reason
 from diffusion.errors import InputError
 from diffusion.process import Process
 from runtime.engines.checkpoint_folder import UNET_CONFIG, read_checkpoint_folder

@@ -93,14 +93,6 @@ def test_peers_on_two_grids_are_an_error(tmp_path, monkeypatch):
         compare(tmp_path, ["diffusers", "ours"], 1, 2, 1, 1)
 
 
-@pytest.mark.parametrize(
-    "flags", [["--rounds", "0"], ["--steps", "0"], ["--batch-sizes", "1", "0"], ["--threads", "-1"]]
-)
-def test_numbers_below_one_are_refused(flags, capsys):
-    assert main(flags) == 2
-    assert "at least 1" in capsys.readouterr().err
-
-
 def test_checkpoints_that_cannot_be_compared_are_named(tmp_path, capsys):
     assert main(["--checkpoint", str(tmp_path / "none")]) == 2
     assert f"{tmp_path / 'none'}: no such checkpoint folder" in capsys.readouterr().err
