@@ -19,7 +19,7 @@ from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import Process
 from export.checkpoints.registry import check_foreign, is_foreign, read_foreign
 from export.request import DEFAULT_CHECKPOINT, ExportRequest
-from runtime.engines.checkpoint_folder import read_checkpoint_folder
+from runtime.engines.checkpoint_folder import holds_network_alone, read_checkpoint_folder
 from runtime.formats.train_record import TRAIN_JSON
 from runtime.process_flags import ProcessFlags
 
@@ -74,9 +74,12 @@ def check_source(request: ExportRequest) -> None:
         InputError: no such checkpoint, process flags beside one, or another project's flags beside anything else.
     """
     if request.onnx is None:
-        if request.process != ProcessFlags():
-            raise InputError("process flags are for --onnx, a checkpoint describes its process itself; leave them out")
         path = request.checkpoint or DEFAULT_CHECKPOINT
+        if request.process != ProcessFlags() and not holds_network_alone(path):
+            raise InputError(
+                "process flags are for --onnx, and for a network without scheduler_config.json; a checkpoint describes "
+                "its process itself; leave them out"
+            )
         if is_foreign(path):
             check_foreign(path, request.checkpoint_flags, request.allow_pickle)
         elif request.checkpoint_flags:
@@ -85,7 +88,7 @@ def check_source(request: ExportRequest) -> None:
                 "network itself; leave it out"
             )
         else:
-            read_checkpoint_folder(path)
+            read_checkpoint_folder(path, request.process)
     elif request.checkpoint_flags:
         raise InputError(
             f"{request.onnx}: --{min(request.checkpoint_flags)} is for the checkpoint of another project; leave it out"
@@ -145,7 +148,7 @@ def _from_checkpoint(request: ExportRequest, opset: int) -> Source:
         for note in checkpoint.notes:
             say(note)
     else:
-        checkpoint, origins = load_checkpoint(path, request.allow_pickle), folder_origins(path)
+        checkpoint, origins = load_checkpoint(path, request.allow_pickle, request.process), folder_origins(path)
     say(f"{path}: {process_line(checkpoint.process, origins)}")
     model = _trace(checkpoint, path, opset, request.debug)
     sha256 = hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
