@@ -145,6 +145,7 @@ def _process(state: StateFile, layout: HoLayout, flags: GivenFlags) -> Process:
         _VARIANCES[flags.get("var_type")],
         1.0,
         state.sha256,
+        "leading",  # DDIM's `--skip_type uniform`
     )
 
 

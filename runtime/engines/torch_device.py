@@ -20,11 +20,10 @@ from runtime.device.driver import driver_facts, require_gpu
 from runtime.device.interface import DeviceMemory
 from runtime.device.memory import open_device_memory
 from runtime.engines.checkpoint_folder import read_checkpoint_folder
-from runtime.engines.first_use import verify_once
 from runtime.engines.torch_call import TORCH_TYPES, TorchCall, TorchModuleEngine
 from runtime.engines.torch_checkpoint import TorchEngine, load_checkpoint
 from runtime.engines.trajectories import make_golden
-from runtime.engines.verification import predict_with
+from runtime.engines.verification import predict_with, verify_once
 from runtime.formats.golden import Golden
 from runtime.formats.place import Place
 from runtime.process_flags import ProcessFlags
