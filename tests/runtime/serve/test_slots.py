@@ -73,7 +73,7 @@ def test_images_equal_those_of_runtime_sample_whatever_else_is_in_the_batch(name
         for ticket in cancelling.get(tick, []):
             slots.cancel(ticket)
         slots.tick()
-        assert slots.occupied <= num_slots
+        assert (slots._chain.row >= 0).sum() == slots.occupied  # the others are idle
     run_to_end(slots)
     assert slots.occupied == len(slots.waiting) == 0
     for ticket in tickets:
