@@ -142,8 +142,8 @@ class Process:
         conditions = fields.get("conditions", [])
         if not isinstance(conditions, list) or bool(conditions) != (fields["format"] == CONDITIONAL_FORMAT):
             raise InputError(
-                f"{source}: process format is {fields['format']} and conditions are {shown(conditions)}, expected a list "
-                f"of conditions in format {CONDITIONAL_FORMAT} and none in format {PROCESS_FORMAT}; export again"
+                f"{source}: process format is {fields['format']} and conditions are {shown(conditions)}, expected a "
+                f"list of conditions in format {CONDITIONAL_FORMAT} and none in format {PROCESS_FORMAT}; export again"
             )
         if "kind" in fields:
             raise InputError(
