@@ -25,7 +25,7 @@ from export.request import check_out
 
 if TYPE_CHECKING:
     from export.onnx_check import Verification
-    from train.mlp_folder import TrainedMlp
+    from train.mlp import TrainedMlp
 
 DEFAULT_CHECKPOINT, OPSET = Path("runs/swiss_roll"), 18
 
@@ -34,7 +34,7 @@ def export_mlp(folder: Path, out: Path | None = None) -> Exported:
     """Export, compare with PyTorch, publish.
 
     Args:
-        folder: as `train.mlp_folder` writes it.
+        folder: as `train.mlp` writes it.
         out: the file; None for the folder's name with `.onnx`, in the current folder.
 
     Returns:
@@ -47,7 +47,7 @@ def export_mlp(folder: Path, out: Path | None = None) -> Exported:
     out = Path(f"{folder.resolve().name}.onnx") if out is None else out
     check_out(out, ".onnx")
     import_own_packages("train")
-    from train.mlp_folder import read_mlp
+    from train.mlp import read_mlp
 
     trained = read_mlp(folder)
     with sole_writer(out), whole_file(out) as temporary:

@@ -10,8 +10,7 @@ import torch
 
 from commands.progress import progress_bar
 from diffusion.errors import InputError
-from train.ema import Ema
-from train.learning_rate import DECAYS
+from train.learner import DECAYS, Ema
 from train.mlp import Mlp
 
 WARMUP_STEPS = 50

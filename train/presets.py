@@ -53,7 +53,7 @@ class TrainingConfig:
         steps: updates of the weights.
         batch_size: images per step, over all processes.
         learning_rate: the highest; reached after `warmup_steps` of linear growth.
-        learning_rate_decay: name in `train.learning_rate.DECAYS`.
+        learning_rate_decay: name in `train.learner.DECAYS`.
         accumulate: parts that a process cuts its share of a batch into to save memory.
         betas, weight_decay: of AdamW.
         gradient_clip: the largest norm of the gradient.

@@ -15,9 +15,8 @@ from commands.program import Report, make_parser, run_program
 from diffusion.errors import InputError
 from diffusion.philox import MAX_SEED
 from diffusion.process import SampleShape
-from train.data_flags import add_data_flags, data_request
+from train.flags import add_data_flags, add_objective_flags, check_objective_flags, data_request, objective_fields
 from train.presets import PRESETS, Preset, TrainingConfig, replace_given
-from train.training_flags import add_objective_flags, check_objective_flags, objective_fields
 
 _DESCRIPTION = """Train a DDPM (Ho et al. 2020, Algorithm 1) and write a folder that diffusers' DDPMPipeline loads.
 

@@ -18,22 +18,17 @@ from commands.progress import progress_bar
 from diffusion.errors import InputError
 from diffusion.process import Process
 from runtime.images import draw_grid, quantize
-from train.batches import Batches
+from train.batches import Batches, Draws
 from train.datasets import DataRequest, load_data
-from train.draws import Draws
-from train.ema import Ema
-from train.evaluation import HeldOutLoss
-from train.gray_levels import fewer_levels
-from train.image_set import ImageSet
-from train.interruption import StopRequest
-from train.learner import Learner
-from train.loop import TrainingLoop
+from train.evaluation import HeldOutLoss, sample
+from train.image_set import ImageSet, fewer_levels
+from train.learner import Ema, Learner
+from train.loop import StopRequest, TrainingLoop
 from train.network import check_shape, make_network
 from train.objective import Objective
 from train.presets import LoggingConfig, TrainingConfig
 from train.publication import SAMPLES, publish
 from train.run_folder import RunFolder
-from train.sample_grid import sample
 from train.schedule_learner import ScheduleLearner
 
 

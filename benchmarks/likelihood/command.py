@@ -36,7 +36,7 @@ from diffusion.process import Process
 from runtime.engines.opening import DEVICES, open_engine
 from runtime.engines.registry import EngineOptions
 from runtime.process_flags import add_process_flags, process_flags
-from train.data_flags import add_data_flags, data_request
+from train.flags import add_data_flags, data_request
 
 PROG = "benchmarks.likelihood"
 DEFAULT_EVALUATIONS = 16384

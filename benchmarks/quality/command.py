@@ -39,10 +39,10 @@ from runtime.engines.registry import EngineOptions
 from runtime.host_chain import HostChain
 from runtime.images import quantize
 from runtime.process_flags import add_process_flags, process_flags
-from train.data_flags import add_data_flags, data_request
-from train.datasets import DataRequest, load_data, load_digits_split
-from train.gray_levels import FULL, fewer_levels
-from train.image_set import ImageSet
+from train.datasets import DataRequest, load_data
+from train.digits import load_digits_split
+from train.flags import add_data_flags, data_request
+from train.image_set import FULL, ImageSet, fewer_levels
 
 PROG = "benchmarks.quality"
 DIGITS = "digits"

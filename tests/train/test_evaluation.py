@@ -10,7 +10,7 @@ from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import PREDICTION_TYPES, VARIANCE_TYPES, Process, SampleShape
 from runtime.images import draw_grid, quantize
 from tests.gaussian import GaussianNetwork
-from train.sample_grid import sample
+from train.evaluation import sample
 
 PROCESS = Process(
     SampleShape(1, 4, 4), NoiseSchedule.make("linear", 30, 1e-3, 0.3), variance_type="fixed_small", clip_sample=None

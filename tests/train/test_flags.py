@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import inspect
 import re
 from pathlib import Path
 
@@ -14,15 +15,14 @@ from benchmarks.quality import command as quality
 from commands.program import make_parser
 from diffusion.errors import InputError
 from runtime.sample_flags import sample_parser
-from train.data_flags import add_data_flags, data_request
 from train.datasets import DataRequest
+from train.flags import add_data_flags, data_request
 from train.run import make_train_parser
 
 ROOT = Path(__file__).parents[2]
 # Every file that speaks of data to somebody who may be running any of these commands.
 SPEAKERS = (
-    "data_flags", "data_parts", "datasets", "digits", "folder_listing", "gray_levels", "hugging_face", "image_folder",
-    "image_set", "npz_images", "picture_cache",
+    "datasets", "digits", "folder_listing", "hugging_face", "image_folder", "image_set", "npz_images",
 )  # fmt: skip
 
 
@@ -50,9 +50,9 @@ def data_flags() -> set[str]:
     return flags_of(plain) - before
 
 
-def spoken(path: Path) -> set[str]:
-    """The flags in the texts of a file, documentation left out."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+def spoken(source: Path | str) -> set[str]:
+    """The flags in the texts of a file or of code, documentation left out."""
+    tree = ast.parse(source.read_text(encoding="utf-8") if isinstance(source, Path) else source)
     documentation = {
         id(node.body[0].value)
         for node in ast.walk(tree)
@@ -83,6 +83,8 @@ def test_no_error_about_data_advises_a_flag_that_a_command_lacks() -> None:
     }
     for name in SPEAKERS:
         assert spoken(ROOT / "train" / f"{name}.py") <= data_flags(), name
+    for function in (add_data_flags, data_request):
+        assert spoken(inspect.getsource(function)) <= data_flags()
 
 
 def test_the_likelihood_and_quality_speak_of_their_own_flags(monkeypatch: pytest.MonkeyPatch) -> None:
