@@ -7,10 +7,10 @@ under `"process"`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from diffusion.conditions import Condition, check_conditions
+from diffusion.conditions import FLOAT32, GUIDANCE, Condition, check_conditions
 from diffusion.errors import InputError
 from diffusion.json_text import parse_json
 from diffusion.noise_schedule import NoiseSchedule
@@ -120,6 +120,22 @@ class Process:
     def label(self) -> Condition | None:
         """The class label that the network takes; None where it takes none."""
         return next((condition for condition in self.conditions if condition.is_label), None)
+
+    @property
+    def is_guided(self) -> bool:
+        """Whether the network takes a guidance scale."""
+        return any(condition.name == GUIDANCE for condition in self.conditions)
+
+    def with_guidance(self) -> Process:
+        """The same with a guidance scale, 1 unless it is said, where there is a null class to be guided away from."""
+        if self.is_guided or self.label is None or self.label.null is None:
+            return self
+        return replace(self, conditions=(*self.conditions, Condition(GUIDANCE, FLOAT32, default=1.0)))
+
+    def without_guidance(self) -> Process:
+        """The process of the network itself, which guidance calls twice."""
+        kept = tuple(condition for condition in self.conditions if condition.name != GUIDANCE)
+        return replace(self, conditions=kept)
 
     @classmethod
     def from_json(cls, fields: object, source: str = "process") -> Process:
