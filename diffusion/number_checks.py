@@ -97,6 +97,16 @@ def real_array(values: object, name: str) -> np.ndarray:
     return converted
 
 
+def whole_numbers(values: object) -> np.ndarray | None:
+    """Whole numbers of any size as an object array of Python integers, of the same shape; None for anything else."""
+    if isinstance(values, np.ma.MaskedArray):
+        return None
+    array = _as_objects(values)
+    if not all(map(is_whole, array.flat)):
+        return None
+    return np.array([int(each) for each in array.flat], dtype=object).reshape(array.shape)
+
+
 def yes_or_no(value: object, name: str) -> bool:
     """The value, if it is True or False; a string such as "false" would count as true. Raises InputError else."""
     if not isinstance(value, bool | np.bool_):

@@ -17,9 +17,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from commands.reasons import reason
 from diffusion.errors import InputError
-from export.graph_facts import MAX_ONNX_BYTES, GraphFacts, all_names, free_name, name_nodes, reads
+from export.graph_facts import MAX_ONNX_BYTES, GraphFacts, all_names, free_name, name_nodes, reads, rename_reads
+from export.network_io import tell_inputs_apart
 from export.sample_rows import Kind, kinds_of
-from export.time_path import TimePath, find_time_path, rename_reads, tell_inputs_apart, time_path_model
+from export.time_path import TimePath, find_time_path, time_path_model
 
 # A broadcast over pixels would multiply the tables by H·W: what needs more than this stays in the graph.
 # The 35.7 M-parameter network of Ho et al. 2020 takes 20 MB.

@@ -18,7 +18,7 @@ from commands.output_lock import sole_writer
 from commands.program import Report, make_parser, run_program, say
 from commands.whole_files import whole_file
 from ddpm_rt.own_packages import import_own_packages
-from diffusion.binomial_process import BinomialProcess
+from diffusion.binomial import BinomialProcess
 from diffusion.process import METADATA_KEY, Process
 from export.publication import Exported
 from export.request import check_out
@@ -66,9 +66,8 @@ def export_mlp(folder: Path, out: Path | None = None) -> Exported:
 def _write_checked(trained: TrainedMlp, path: Path) -> tuple[Verification, dict[str, Any]]:
     import onnx
 
-    from export.module_trace import trace_module
     from export.onnx_check import verify_onnx
-    from export.onnx_graph import finish_graph
+    from export.onnx_graph import finish_graph, trace_module
 
     process = trained.process
     # The check and the clean-up ask a process for its shape and its timesteps alone.

@@ -16,7 +16,7 @@ import torch
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from diffusers.models.embeddings import Timesteps
 
-from export.module_trace import trace_module
+from export.onnx_graph import trace_module
 from runtime.engines.torch_checkpoint import Checkpoint, Network
 
 _LONGEST_PERIOD = 10_000  # of the sinusoids, over 2π (Vaswani et al. 2017, section 3.5)

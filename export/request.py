@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from commands.whole_files import check_name
 from diffusion.errors import InputError
@@ -57,50 +58,26 @@ class ExportRequest:
         if self.precision not in known:
             raise InputError(f"precision is {self.precision!r}, expected one of {', '.join(known)}")
 
-    def check_out(self, suffix: str) -> None:
-        """Raises InputError if a file cannot be called so, or, of an engine, one that lies beside it cannot."""
-        check_out(self.out, suffix)
 
-
-def as_request(
-    given: ExportRequest | Path | str,
-    checkpoint: Path | str | None = None,
-    onnx: Path | str | None = None,
-    precision: str = FP32.name,
-    fold: bool = True,
-    process: ProcessFlags | None = None,
-    allow_pickle: bool = False,
-    debug: bool = False,
-) -> ExportRequest:
+def as_request(given: ExportRequest | Path | str, **fields: Any) -> ExportRequest:
     """The request that an exporter was given, whole or field by field.
 
     Args:
         given: a request, or the file to write.
-        checkpoint, onnx, precision, fold, process, allow_pickle, debug: as of `ExportRequest`, where a file was given.
+        fields: those of `ExportRequest` that were given beside it.
 
     Raises:
-        InputError: as `ExportRequest`; or a request and fields beside it.
+        InputError: as `ExportRequest`; or a request, and fields that differ from the defaults.
     """
-    out = given.out if isinstance(given, ExportRequest) else Path(given)
-    fields = ExportRequest(
-        out,
-        None if checkpoint is None else Path(checkpoint),
-        None if onnx is None else Path(onnx),
-        precision,
-        fold,
-        process or ProcessFlags(),
-        allow_pickle,
-        debug,
-    )
     if not isinstance(given, ExportRequest):
-        return fields
-    if fields != ExportRequest(out):
+        return ExportRequest(Path(given), **fields)
+    if ExportRequest(given.out, **fields) != ExportRequest(given.out):
         raise InputError("an ExportRequest was given and fields of it beside it; give one of them")
     return given
 
 
 def check_out(out: Path, suffix: str) -> None:
-    """As `ExportRequest.check_out`."""
+    """Raises InputError if a file cannot be called so, or, of an engine, one that lies beside it cannot."""
     if out.suffix != suffix:
         raise InputError(f"{out}: the name ends in {out.suffix!r}, expected {suffix!r}; choose another name with --out")
     beside = () if suffix == ".onnx" else (golden_path(out), sidecar_path(out))
@@ -162,9 +139,9 @@ def add_request_flags(
 
 def export_request(args: argparse.Namespace) -> ExportRequest:
     """What `add_request_flags` parsed."""
-    common = (args.out, args.checkpoint)
-    if "onnx" not in args:
-        return ExportRequest(*common, precision=args.precision, allow_pickle=args.allow_pickle, debug=args.debug)
-    return ExportRequest(
-        *common, args.onnx, args.precision, args.fold, process_flags(args), args.allow_pickle, args.debug
+    request = ExportRequest(
+        args.out, args.checkpoint, precision=args.precision, allow_pickle=args.allow_pickle, debug=args.debug
     )
+    if "onnx" not in args:
+        return request
+    return replace(request, onnx=args.onnx, fold=args.fold, process=process_flags(args))

@@ -11,9 +11,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from export.graph_facts import all_names, free_name, is_standard, name_nodes
+from export.graph_facts import all_names, free_name, is_standard, name_nodes, rename_reads
 from export.network_io import tensor_types
-from export.time_path import rename_reads
 
 LOW_TYPES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 

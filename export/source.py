@@ -142,7 +142,7 @@ def _trace(checkpoint: Checkpoint, opset: int, debug: bool) -> onnx.ModelProto:
 
 def _from_onnx(path: Path, flags: ProcessFlags) -> Source:
     from export.foreign_network import read_network
-    from export.network_ends import bring_ends_in_order
+    from export.network_io import bring_ends_in_order
     from runtime.engines.onnx_precision import LOW_PRECISIONS, onnx_precision
     from runtime.engines.onnx_runtime import OnnxRuntimeEngine
     from runtime.engines.verification import predict_with

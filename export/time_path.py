@@ -7,9 +7,7 @@ from dataclasses import dataclass
 
 import onnx
 
-from diffusion.errors import InputError
-from export.graph_facts import SHAPE_OPS, GraphFacts, is_standard, reads, subgraphs
-from runtime.formats.tensor_spec import TensorSpec, sample_and_timestep
+from export.graph_facts import SHAPE_OPS, GraphFacts, is_standard, reads
 
 
 @dataclass(frozen=True)
@@ -77,54 +75,6 @@ def time_path_model(model: onnx.ModelProto, path: TimePath, t_name: str) -> onnx
     cut.opset_import.extend(model.opset_import)
     cut.functions.extend(model.functions)
     return cut
-
-
-def tell_inputs_apart(graph: onnx.GraphProto, source: str) -> tuple[onnx.ValueInfoProto, onnx.ValueInfoProto]:
-    """x (rank 4) and t (rank 1), in any order and of any name.
-
-    Raises:
-        InputError: other inputs.
-    """
-    initializers = {entry.name for entry in graph.initializer}  # inputs with a default value, as old files have
-    inputs = {entry.name: entry for entry in graph.input if entry.name not in initializers}
-    specs = [TensorSpec(name, "", (None,) * len(e.type.tensor_type.shape.dim)) for name, e in inputs.items()]
-    apart = sample_and_timestep(specs)
-    if apart is None:
-        found = ", ".join(f"{spec.name} (rank {len(spec.shape)})" for spec in specs) or "none"
-        raise InputError(
-            f"{source}: inputs are {found}; expected one of rank 4 (x [N, C, H, W]) and one of rank 1 (t [N]); "
-            "export a module that takes these two and gives the network the rest itself"
-        )
-    x, t = apart
-    return inputs[x.name], inputs[t.name]
-
-
-def rename_reads(node: onnx.NodeProto, new_names: Mapping[str, str]) -> None:
-    """Let a node and its subgraphs read other tensors.
-
-    The new names must be no names of tensors that a subgraph makes, as `export.graph_facts.free_name` finds them.
-    """
-    for place, name in enumerate(node.input):
-        node.input[place] = new_names.get(name, name)
-    for subgraph in subgraphs(node):
-        for inner in subgraph.node:
-            rename_reads(inner, new_names)
-        for entry in subgraph.output:
-            entry.name = new_names.get(entry.name, entry.name)
-
-
-def rename_everywhere(graph: onnx.GraphProto, new_names: Mapping[str, str]) -> None:
-    """Rename tensors in a graph and its subgraphs, in place. New names that are taken must be renamed themselves."""
-    for node in graph.node:
-        for names in (node.input, node.output):
-            for place, name in enumerate(names):
-                names[place] = new_names.get(name, name)
-        for subgraph in subgraphs(node):
-            rename_everywhere(subgraph, new_names)
-    for entry in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
-        entry.name = new_names.get(entry.name, entry.name)
-    for sparse in graph.sparse_initializer:
-        sparse.values.name = new_names.get(sparse.values.name, sparse.values.name)
 
 
 def _reached(graph: onnx.GraphProto, facts: GraphFacts, inputs: set[str], keep: frozenset[str]) -> set[str]:

@@ -16,7 +16,7 @@ from commands.program import Report, make_parser, run_program, say
 from commands.whole_files import whole_file
 from diffusion.errors import InputError
 from export.publication import Exported, Verified, accuracy
-from export.request import DEFAULT_CHECKPOINT, ExportRequest, add_request_flags, export_request
+from export.request import DEFAULT_CHECKPOINT, ExportRequest, add_request_flags, as_request, check_out, export_request
 from export.source import DEFAULT_OPSET, OPSETS, Source, open_source
 
 if TYPE_CHECKING:
@@ -51,15 +51,14 @@ def export_onnx(
         InputError: a checkpoint that cannot be used, or a file that cannot be written.
         VerificationError: ONNX Runtime and PyTorch disagree; nothing was written.
     """
+    options = {"precision": precision, "allow_pickle": allow_pickle, "debug": debug}
     if isinstance(checkpoint, ExportRequest):
-        request = checkpoint
+        request = as_request(checkpoint, **options)
     else:
-        request = ExportRequest(
-            Path(out), Path(checkpoint), precision=precision, allow_pickle=allow_pickle, debug=debug
-        )
+        request = as_request(out, checkpoint=checkpoint, **options)
     if opset not in OPSETS:
         raise InputError(f"opset is {opset}, expected {OPSETS[0]} to {OPSETS[-1]}; give --opset {DEFAULT_OPSET}")
-    request.check_out(".onnx")
+    check_out(request.out, ".onnx")
     if request.onnx is not None:
         raise InputError(f"{request.onnx}: is ONNX already, expected a checkpoint; make an engine of it instead")
     if not request.fold:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from commands.program import Report, make_parser, run_program
 from export.publication import Exported, accuracy
-from export.request import ExportRequest, add_request_flags, as_request, export_request
+from export.request import ExportRequest, add_request_flags, as_request, check_out, export_request
 from export.source import open_source
 from export.tensorrt_flavor import choose_flavor
 from export.tensorrt_options import TensorRtOptions, add_options_flags, build_settings, tensorrt_options
@@ -53,9 +53,18 @@ def export_trt(
         DeviceUnavailableError: no such builder here, or no GPU for what needs one.
         VerificationError: the network differs from its reference; nothing was written.
     """
-    request = as_request(out, checkpoint, onnx_file, precision, fold, flags, allow_pickle, debug)
+    request = as_request(
+        out,
+        checkpoint=checkpoint,
+        onnx=onnx_file,
+        precision=precision,
+        fold=fold,
+        process=flags or ProcessFlags(),
+        allow_pickle=allow_pickle,
+        debug=debug,
+    )
     out, options = request.out, options or TensorRtOptions()
-    request.check_out(".plan")
+    check_out(request.out, ".plan")
     driver = driver_facts()
     flavor = choose_flavor(options.flavor, driver)
     settings = build_settings(options, flavor, driver, request.precision)
@@ -81,7 +90,7 @@ def export_trt(
 def run(args: argparse.Namespace) -> Report:
     """Do what the command line says. Raises as `export_trt`."""
     request = export_request(args)
-    request.check_out(".plan")  # before what the batches say
+    check_out(request.out, ".plan")  # before what the batches say
     return dict(export_trt(request, tensorrt_options(args)).report)
 
 

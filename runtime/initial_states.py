@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from diffusion.errors import InputError
-from diffusion.forward import q_sample
+from diffusion.gaussian import q_sample
 from diffusion.normal import draw_number, normal_batch
 from diffusion.process import Process
 from runtime.images import dequantize

@@ -20,8 +20,7 @@ from commands.program import Report, make_parser, run_program, say
 from commands.progress import progress_bar
 from commands.reasons import reason
 from commands.whole_files import whole_file
-from diffusion.binomial import initial_bits, reverse_states
-from diffusion.binomial_process import BinomialProcess
+from diffusion.binomial import BinomialProcess, initial_bits, reverse_states
 from diffusion.errors import InputError
 from diffusion.process import METADATA_KEY
 from runtime.host_chain import check_seed_range

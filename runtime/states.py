@@ -30,7 +30,7 @@ def check_states(states: object, expected: tuple[int, ...], name: str = "initial
     if states.dtype.kind in "iu":
         raise InputError(
             f"{name}: found {states.dtype}, expected float32 states; if these are images, 0 to 255 and [N, H, W, C], "
-            "make states of them with runtime.images.dequantize, and noise them with diffusion.forward.q_sample if "
+            "make states of them with runtime.images.dequantize, and noise them with diffusion.gaussian.q_sample if "
             "the chain does not begin with data; if they are states, give them as float32"
         )
     if states.dtype.kind != "f":

@@ -15,10 +15,8 @@ import numpy as np
 from commands.idle_threads import let_idle_threads_sleep
 from commands.memory import check_memory
 from commands.program import Report, make_parser, run_program, say
-from diffusion.binomial import constant_erasure, initial_bits, reverse_loop
-from diffusion.binomial_bound import BinomialBound, estimate_bound
-from diffusion.binomial_optimum import OptimalBits
-from diffusion.binomial_process import BinomialProcess
+from diffusion.binomial import BinomialProcess, constant_erasure, initial_bits, reverse_loop
+from diffusion.binomial_bound import BinomialBound, OptimalBits, estimate_bound
 from diffusion.errors import InputError
 from diffusion.noise_schedule import MAX_TRAIN_TIMESTEPS
 from diffusion.process import SampleShape

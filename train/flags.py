@@ -12,14 +12,13 @@ from typing import Any
 
 from diffusion.errors import InputError
 from diffusion.json_text import read_json
-from diffusion.noise_schedule import SCHEDULE_KINDS
+from diffusion.noise_schedule import SCHEDULE_KINDS, SCHEDULES_WITH_ENDS
 from diffusion.philox import MAX_SEED
 from diffusion.process import PREDICTION_TYPES, VARIANCE_TYPES
 from train.datasets import DataRequest
 from train.presets import TrainingConfig
 
 _DATA = "digits, a folder of images, an .npz file, or a Hugging Face data set (name or folder)"
-_WITHOUT_ENDS = ("squaredcos_cap_v2", "explicit")
 
 
 def add_data_flags(parser: argparse.ArgumentParser, default: str, split_default: str) -> None:
@@ -161,7 +160,7 @@ def check_objective_flags(args: argparse.Namespace, config: TrainingConfig) -> N
     if config.beta_schedule != "explicit" and config.explicit_betas is not None:
         raise InputError(f"--betas does not apply to --beta-schedule {config.beta_schedule}; leave one of the two out")
     for name in ("beta_start", "beta_end"):
-        if config.beta_schedule in _WITHOUT_ENDS and getattr(args, name) is not None:
+        if config.beta_schedule not in SCHEDULES_WITH_ENDS and getattr(args, name) is not None:
             raise InputError(
                 f"--{name.replace('_', '-')} does not apply to the schedule {config.beta_schedule}; leave it out"
             )

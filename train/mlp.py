@@ -20,7 +20,7 @@ import safetensors.torch
 import torch
 
 from commands.whole_files import whole_folder
-from diffusion.binomial_process import BINOMIAL_KIND, BinomialProcess
+from diffusion.binomial import BINOMIAL_KIND, BinomialProcess
 from diffusion.errors import InputError
 from diffusion.json_text import read_json
 from diffusion.noise_schedule import NoiseSchedule

@@ -88,7 +88,7 @@ def _compiled_loop(batch_size: int, precision: str) -> Callable[[], Any]:
 
     from benchmarks.gpu_check.plain_unet import random_plain_unet
     from benchmarks.gpu_check.torch_loops import PlainLoop
-    from runtime.engines.torch_device import TORCH_TYPES
+    from runtime.engines.torch_call import TORCH_TYPES
 
     kind = TORCH_TYPES[precision]
     network = random_plain_unet().to("cuda", kind).to(memory_format=torch.channels_last)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from runtime.engines.torch_device import TORCH_TYPES
+from runtime.engines.torch_call import TORCH_TYPES
 
 
 class DiffusersSampler:

@@ -53,7 +53,7 @@ def eager_peer(
         return f"diffusers, eager {precision}", DiffusersSampler(folder, precision, batch_size, NUM_STEPS, False)
     from benchmarks.gpu_check.plain_unet import random_plain_unet
     from benchmarks.gpu_check.torch_loops import PlainLoop
-    from runtime.engines.torch_device import TORCH_TYPES
+    from runtime.engines.torch_call import TORCH_TYPES
 
     kind = TORCH_TYPES[precision]
     network = random_plain_unet().to("cuda", kind)

@@ -12,7 +12,7 @@ from commands.errors import VerificationError
 from commands.memory import check_memory
 from diffusion.bound import bound_term
 from diffusion.errors import InputError
-from diffusion.forward import q_sample
+from diffusion.gaussian import q_sample
 from diffusion.normal import LIKELIHOOD, draw_number
 from diffusion.process import Process
 from runtime.engines.interface import Engine

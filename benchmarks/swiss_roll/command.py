@@ -21,7 +21,7 @@ from commands.program import Report, make_parser, run_program, say
 from commands.progress import progress_bar
 from commands.whole_files import whole_file, write_whole_text
 from diffusion.errors import InputError
-from diffusion.forward import q_sample
+from diffusion.gaussian import q_sample
 from diffusion.process import Process
 from diffusion.samplers import DEFAULT_SAMPLER, SAMPLERS, make_table
 from diffusion.step_table import StepTable

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from commands.errors import VerificationError
 from commands.program import say
+from diffusion.process import Process
 from runtime.engines.cache_folder import keep, read_kept
 from runtime.engines.interface import Engine
 from runtime.engines.verification import EngineVerification, predict_with, verify_engine
@@ -52,28 +53,65 @@ def ensure_verified(
     if verified_at == place:
         return
     rebuild = sidecar.engine.rebuild
-    key = json.dumps([sidecar.sha256, sidecar.golden_sha256, place.to_json()])
-    if _passed(read_kept(_KIND, key), {"sha256": sidecar.sha256, "place": place.to_json()}):
-        return
-    at = golden_path(path)
-    golden = Golden.from_bytes(read_hashed(at, sidecar.golden_sha256, rebuild).tobytes(), at, rebuild)
-    say(f"{path}: first use on {place}: verifying at {len(golden.timesteps)} timesteps and in a chain")
+
+    def reference() -> Golden:
+        at = golden_path(path)
+        return Golden.from_bytes(read_hashed(at, sidecar.golden_sha256, rebuild).tobytes(), at, rebuild)
+
     # As it was trained: a variance or a clip that the user prefers would change the chain, not the network.
-    result = verify_engine(
-        golden,
+    verify_once(
+        engine,
+        path,
+        {"sha256": sidecar.sha256, "golden_sha256": sidecar.golden_sha256},
+        place,
+        reference,
         sidecar.process,
-        predict_with(engine, fitting_batch),
-        engine.precision,
         sidecar.verification.reference,
-        str(place),
+        f"build it again with `{rebuild}`, or in a higher precision",
+        fitting_batch,
+    )
+
+
+def verify_once(
+    engine: Engine,
+    path: Path,
+    identity: dict[str, Any],
+    place: Place,
+    make_reference: Callable[[], Golden],
+    process: Process,
+    reference: str,
+    remedy: str,
+    fitting_batch: Callable[[int], int] | None = None,
+) -> None:
+    """Verify an engine unless the user's cache folder says that the very same one passed here.
+
+    Args:
+        engine: ready to run.
+        path: what it was opened from.
+        identity: all that its results depend on beside the place; JSON.
+        place: this machine.
+        make_reference: reads or computes the reference predictions; called only where they are needed.
+        process: that the network was trained for.
+        reference: what made the predictions, for the report.
+        remedy: what to do about an engine that differs.
+        fitting_batch: as `predict_with`'s.
+
+    Raises:
+        VerificationError: it differs from its reference; the message holds the table.
+    """
+    facts = identity | {"place": place.to_json()}
+    key = json.dumps(facts, sort_keys=True)
+    if _passed(read_kept(_KIND, key), facts):
+        return
+    golden = make_reference()
+    say(f"{path}: first use on {place}: verifying at {len(golden.timesteps)} timesteps and in a chain")
+    result = verify_engine(
+        golden, process, predict_with(engine, fitting_batch), engine.precision, reference, str(place)
     )
     if not result.passed:
-        raise VerificationError(
-            f"{path}: on {place} it differs from {result.reference}; build it again with `{rebuild}`, "
-            f"or in a higher precision\n{result.table()}"
-        )
-    report: dict[str, Any] = {"engine": str(path.resolve()), "sha256": sidecar.sha256, "place": place.to_json()}
-    kept = keep(_KIND, key, json.dumps(report | {"verification": result.record().to_json()}, indent=1).encode())
+        raise VerificationError(f"{path}: on {place} it differs from {result.reference}; {remedy}\n{result.table()}")
+    report = {"engine": str(path.resolve()), **facts, "verification": result.record().to_json()}
+    kept = keep(_KIND, key, json.dumps(report, indent=1).encode())
     say(
         _summary(path, result)
         + ("" if kept else "; the cache folder cannot be written, so the next run verifies again")

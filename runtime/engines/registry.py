@@ -87,10 +87,10 @@ def _plan_elsewhere(path: Path) -> str:
 
 def _open_checkpoint(path: Path, options: EngineOptions) -> Engine:
     if options.device == "cuda":
-        from runtime.engines.torch_device import TorchDeviceEngine
+        from runtime.engines.torch_device import open_checkpoint_on_gpu
 
         precision = options.precision or "fp32"
-        return TorchDeviceEngine(path, precision, options.compiled, options.flags, options.allow_pickle)
+        return open_checkpoint_on_gpu(path, precision, options.compiled, options.flags, options.allow_pickle)
     from commands.idle_threads import let_idle_threads_sleep
 
     let_idle_threads_sleep()

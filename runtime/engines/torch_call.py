@@ -1,4 +1,4 @@
-"""One call of a PyTorch network on device memory that somebody else holds, and its CUDA graph.
+"""Any PyTorch network on a GPU, where the chain's buffers are: eager or compiled, launched or captured as a CUDA graph.
 
 It needs PyTorch alone; nothing imports it before it is asked for.
 """
@@ -9,20 +9,123 @@ import contextlib
 import ctypes
 import logging
 import math
+import os
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 
 from diffusion.errors import InputError
-from runtime.device.interface import DeviceMemory
+from diffusion.process import Process
+from runtime.device.interface import DeviceEngine, DeviceMemory
+from runtime.engines.cache_folder import can_keep, user_cache_folder
+from runtime.engines.host_call import bind_host
+from runtime.formats.precision import ENGINE_PRECISIONS, PRECISIONS
+
+TORCH_TYPES = {name: getattr(torch, PRECISIONS[name].element_type.name) for name in ENGINE_PRECISIONS}
+
+COMPILE_OPTIONS: dict[str, Any] = {
+    "max_autotune": True,
+    # Triton's convolutions with 8 warps were silently wrong up to PyTorch 2.12 (pytorch/pytorch#173068).
+    "max_autotune_conv_backends": "ATEN",
+    # It times one kernel after the other, which takes minutes for a U-Net and gains next to nothing.
+    "coordinate_descent_tuning": False,
+    # The graph is ours.
+    "triton.cudagraphs": False,
+}
+"""What is asked of inductor."""
 
 # The first call compiles, and times cuDNN's algorithms; the next ones settle the allocator.
 _WARM_UP_CALLS = 3
 
 _cudnn_flags = threading.RLock()
+# A capture that fails leaves PyTorch's allocator in the state of a capture: the graph must not be destroyed, and
+# another capture would find its memory pool still in use. So the first failure is the last capture of the process.
+_failed_captures: list[torch.cuda.CUDAGraph] = []
 _log = logging.getLogger(__name__)
+
+
+class TorchModuleEngine(DeviceEngine):
+    """A `runtime.device.interface.DeviceEngine` of any network in PyTorch.
+
+    Args:
+        network: (x [N, C, H, W], t int64 [N]) → prediction [N, C or 2C, H, W]; it is moved and converted.
+        process: what the network was trained to do.
+        precision: of its arithmetic, one of `ENGINE_PRECISIONS`; fp32 is IEEE float32, without TF32.
+        memory: of the GPU.
+        sha256: of the network.
+        compiled: whether torch.compile makes the kernels, anew for each batch size.
+        device: where PyTorch runs.
+    """
+
+    t_type = "int64"
+
+    def __init__(
+        self,
+        network: torch.nn.Module,
+        process: Process,
+        precision: str,
+        memory: DeviceMemory,
+        sha256: str,
+        compiled: bool = False,
+        device: str = "cuda",
+    ) -> None:
+        self.process, self.precision, self.memory, self.sha256 = process, precision, memory, sha256
+        self.io_type = PRECISIONS[precision].element_type.name
+        self.name = f"PyTorch {torch.__version__} ({device.upper()}, {precision}{', compiled' if compiled else ''})"
+        self.compiled = compiled
+        self._device = torch.device(device)
+        # Tensor cores read 16-bit images channels last; converting at every convolution would cost as much as it.
+        image_format = torch.contiguous_format if precision == "fp32" else torch.channels_last
+        filling = _Filling(network, image_format).to(self._device, TORCH_TYPES[precision], memory_format=image_format)
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)  # the chains' streams do not wait for the one that made the weights
+        self._run: Callable[..., None] = filling
+        if compiled:
+            keep_compiled_kernels()
+            self._run = torch.compile(filling, options=COMPILE_OPTIONS, dynamic=False)
+        self._stream: int | None = None
+
+    def bind_device(self, x: int, t: int, prediction: int, batch_size: int, stream: int) -> TorchCall:
+        """As `DeviceEngine.bind_device`: PyTorch reads and writes the buffers themselves."""
+        shape, kind = self.process.sample, TORCH_TYPES[self.precision]
+        channels = self.process.prediction_channels
+        tensors = (
+            tensor_at(x, (batch_size, *shape.chw), kind, self._device),
+            tensor_at(t, (batch_size,), torch.int64, self._device),
+            tensor_at(prediction, (batch_size, channels, shape.height, shape.width), kind, self._device),
+        )
+        return TorchCall(self.name, self._run, tensors, self._device, self.memory)
+
+    def bind(self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray) -> Callable[[], None]:
+        """As `runtime.engines.interface.Engine.bind`: copies to and from the GPU around each call."""
+        if self._stream is None:
+            self._stream = self.memory.make_stream()
+            weakref.finalize(self, self.memory.free_stream, self._stream).atexit = False
+        return bind_host(self, x, t, prediction, self._stream)
+
+
+class _Filling(torch.nn.Module):
+    """A network that fills a buffer: compiled, the last kernel writes there."""
+
+    def __init__(self, network: torch.nn.Module, image_format: torch.memory_format) -> None:
+        super().__init__()
+        self.network, self.image_format = network, image_format
+
+    def forward(self, x: torch.Tensor, t: torch.Tensor, prediction: torch.Tensor) -> None:
+        prediction.copy_(self.network(x.contiguous(memory_format=self.image_format), t))
+
+
+def keep_compiled_kernels() -> None:
+    """Let inductor keep what it compiles in the user's cache folder, unless the user chose another.
+
+    Its default is a folder for temporary files, where compiling again costs minutes after the next restart.
+    """
+    if can_keep():
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(user_cache_folder("inductor")))
 
 
 class TorchCall:
@@ -67,6 +170,8 @@ class TorchCall:
         if self._device.type != "cuda":
             return None
         if self._graph is None:
+            if _failed_captures:
+                raise RuntimeError("an earlier capture failed in this process, and PyTorch cannot capture again in it")
             for _ in range(_WARM_UP_CALLS):
                 self.enqueue(stream)
             self._memory.synchronize(stream)
@@ -79,8 +184,12 @@ class TorchCall:
             on = torch.cuda.ExternalStream(stream, device=self._device)
             # Within `_on`, because a capture that fails does not give PyTorch its own stream back, and this one is the
             # chain's to destroy.
-            with self._on(stream), torch.cuda.graph(graph, stream=on, capture_error_mode="thread_local"):
-                self._run(*self._tensors)
+            try:
+                with self._on(stream), torch.cuda.graph(graph, stream=on, capture_error_mode="thread_local"):
+                    self._run(*self._tensors)
+            except BaseException:
+                _failed_captures.append(graph)
+                raise
             self._graph = graph
         handle: int = self._graph.raw_cuda_graph()
         return handle
@@ -117,7 +226,9 @@ def without_tf32(benchmark: bool = False) -> Iterator[None]:
     Args:
         benchmark: whether cuDNN times its algorithms.
     """
-    with _cudnn_flags, torch.backends.cudnn.flags(enabled=True, benchmark=benchmark, allow_tf32=False):
+    # A limit of 0 is none: all of cuDNN's algorithms are timed, not the first ten.
+    flags = {"enabled": True, "benchmark": benchmark, "benchmark_limit": 0, "allow_tf32": False}
+    with _cudnn_flags, torch.backends.cudnn.flags(**flags):
         yield
 
 

@@ -7,31 +7,30 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-import weakref
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
 from diffusers import UNet2DModel
 from diffusers.models.resnet import ResnetBlock2D
 
 from commands.errors import DeviceUnavailableError
 from diffusion.errors import InputError
-from runtime.device.interface import DeviceEngine, DeviceMemory
+from runtime.device.driver import driver_facts, require_gpu
+from runtime.device.interface import DeviceMemory
 from runtime.device.memory import open_device_memory
-from runtime.engines.host_call import bind_host
-from runtime.engines.torch_call import TorchCall, tensor_at
-from runtime.engines.torch_checkpoint import load_checkpoint
-from runtime.formats.precision import ENGINE_PRECISIONS, PRECISIONS
+from runtime.engines.checkpoint_folder import read_checkpoint_folder
+from runtime.engines.first_use import verify_once
+from runtime.engines.torch_call import TORCH_TYPES, TorchCall, TorchModuleEngine
+from runtime.engines.torch_checkpoint import TorchEngine, load_checkpoint
+from runtime.engines.trajectories import make_golden
+from runtime.engines.verification import predict_with
+from runtime.formats.golden import Golden
+from runtime.formats.place import Place
 from runtime.process_flags import ProcessFlags
 
-TORCH_TYPES = {name: getattr(torch, PRECISIONS[name].element_type.name) for name in ENGINE_PRECISIONS}
-# Every kernel that inductor knows is timed; the graph is ours, so inductor shall make none.
-_COMPILE_MODE = "max-autotune-no-cudagraphs"
 
-
-class TorchDeviceEngine(DeviceEngine):
+class TorchDeviceEngine(TorchModuleEngine):
     """A checkpoint on a GPU: a `runtime.device.interface.DeviceEngine`.
 
     The time path is evaluated once, in float32, for every timestep (`fold_time`): what depends on t alone is looked up,
@@ -40,18 +39,17 @@ class TorchDeviceEngine(DeviceEngine):
     Args:
         folder: a checkpoint folder, see `load_checkpoint`.
         precision: of the network's arithmetic, one of `ENGINE_PRECISIONS`; fp32 is IEEE float32, without TF32.
-        compiled: whether torch.compile makes the kernels, which takes minutes at the first use of a batch size.
+        compiled: whether torch.compile makes the kernels, which takes a minute at the first use of a batch size.
         flags: a variance or a clip other than the checkpoint's.
         allow_pickle: see `load_checkpoint`.
         memory: of the GPU; None to open the first one.
         device: where PyTorch runs.
+        verifier: is asked before a batch size of a compiled engine is used for the first time.
 
     Raises:
         InputError: as `load_checkpoint`, or an unknown precision.
         DeviceUnavailableError: no GPU, or a PyTorch that was built without CUDA.
     """
-
-    t_type = "int64"
 
     def __init__(
         self,
@@ -62,64 +60,124 @@ class TorchDeviceEngine(DeviceEngine):
         allow_pickle: bool = False,
         memory: DeviceMemory | None = None,
         device: str = "cuda",
+        verifier: FirstUse | None = None,
     ) -> None:
         if precision not in TORCH_TYPES:
             raise InputError(f"precision is {precision!r}, expected one of {', '.join(TORCH_TYPES)}")
         if device != "cpu":
             _expect_cuda()
-        self.memory = open_device_memory() if memory is None else memory
+        memory = open_device_memory() if memory is None else memory
         checkpoint = load_checkpoint(folder, allow_pickle)
-        self.process = (flags or ProcessFlags()).applied_to(checkpoint.process, str(folder))
-        self.precision, self.io_type = precision, PRECISIONS[precision].element_type.name
+        process = (flags or ProcessFlags()).applied_to(checkpoint.process, str(folder))
         # Another precision is another network: a run that was begun with one is not finished with the other.
         other = hashlib.sha256(f"{checkpoint.network_sha256} {precision}".encode()).hexdigest()
-        self.sha256 = checkpoint.network_sha256 if precision == "fp32" else other
-        self.name = f"PyTorch {torch.__version__} ({device.upper()}, {precision}{', compiled' if compiled else ''})"
-        self._device = torch.device(device)
+        sha256 = checkpoint.network_sha256 if precision == "fp32" else other
         with torch.no_grad():
-            fold_time(checkpoint.unet, self.process.schedule.num_train_timesteps)
-        # Tensor cores read 16-bit images channels last; converting at every convolution would cost as much as it.
-        image_format = torch.contiguous_format if precision == "fp32" else torch.channels_last
-        network = _Call(checkpoint.unet, image_format).to(
-            self._device, TORCH_TYPES[precision], memory_format=image_format
-        )
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)  # the chains' streams do not wait for the one that made the weights
-        self._run: Callable[..., None] = network
+            fold_time(checkpoint.unet, process.schedule.num_train_timesteps)
         if compiled:
             # Of diffusers' own functions, which ask for a version once and keep the answer.
             warnings.filterwarnings("ignore", message="Dynamo detected a call to a `functools.lru_cache`")
-            self._run = torch.compile(network, mode=_COMPILE_MODE, dynamic=False)
-        self._stream: int | None = None
+        super().__init__(_Folded(checkpoint.unet), process, precision, memory, sha256, compiled, device)
+        self._verifier = verifier
 
     def bind_device(self, x: int, t: int, prediction: int, batch_size: int, stream: int) -> TorchCall:
-        """As `DeviceEngine.bind_device`: PyTorch reads and writes the buffers themselves."""
-        shape, kind = self.process.sample, TORCH_TYPES[self.precision]
-        channels = self.process.prediction_channels
-        tensors = (
-            tensor_at(x, (batch_size, *shape.chw), kind, self._device),
-            tensor_at(t, (batch_size,), torch.int64, self._device),
-            tensor_at(prediction, (batch_size, channels, shape.height, shape.width), kind, self._device),
+        """As `DeviceEngine.bind_device`.
+
+        Raises:
+            VerificationError: the kernels that were compiled for this batch differ from the reference.
+        """
+        if self._verifier is not None and self.compiled:
+            self._verifier.ensure(self, batch_size)
+        return super().bind_device(x, t, prediction, batch_size, stream)
+
+
+def open_checkpoint_on_gpu(
+    folder: Path, precision: str, compiled: bool, flags: ProcessFlags | None, allow_pickle: bool
+) -> TorchDeviceEngine:
+    """Open a checkpoint on the first GPU. In low precision it is verified now if it has not been on this machine;
+    compiled, at the first use of each batch size, whose kernels are its own.
+
+    Raises:
+        InputError, DeviceUnavailableError: as `TorchDeviceEngine`.
+        VerificationError: it differs from PyTorch in float32 on the CPU.
+    """
+    verifier = FirstUse(folder, allow_pickle, gpu_place)
+    engine = TorchDeviceEngine(folder, precision, compiled, flags, allow_pickle, verifier=verifier)
+    if precision != "fp32" and not compiled:
+        verifier.ensure(engine)
+    return engine
+
+
+def gpu_place() -> Place:
+    """The first GPU, its driver, and the libraries that compute there."""
+    driver = driver_facts()
+    gpu = require_gpu(driver, "device cuda", "run on this machine with --device cpu")
+    runtime = f"PyTorch {torch.__version__}, cuDNN {torch.backends.cudnn.version()}"
+    return Place(gpu.name, driver.version, runtime)
+
+
+class FirstUse:
+    """Verifies engines of one checkpoint once for each machine, against the network in float32 on the CPU.
+
+    Args:
+        folder, allow_pickle: of the checkpoint.
+        find_place: says where the engines run.
+    """
+
+    def __init__(self, folder: Path, allow_pickle: bool, find_place: Callable[[], Place]) -> None:
+        self._folder, self._allow_pickle, self._find_place = folder, allow_pickle, find_place
+        self._seen: set[int | None] = set()
+
+    def ensure(self, engine: TorchDeviceEngine, batch_size: int | None = None) -> None:
+        """Verify it unless that was done here.
+
+        Args:
+            engine: of the checkpoint.
+            batch_size: the only one to call it with; None for batches of 5, 2 and 1.
+
+        Raises:
+            VerificationError: it differs; the message holds the table.
+        """
+        if batch_size in self._seen:  # also while it is being verified, which binds it
+            return
+        self._seen.add(batch_size)
+        try:
+            self._verify(engine, batch_size)
+        except BaseException:
+            self._seen.discard(batch_size)
+            raise
+
+    def _verify(self, engine: TorchDeviceEngine, batch_size: int | None) -> None:
+        # As it was trained: a variance or a clip that the user prefers would change the chain, not the network.
+        process = read_checkpoint_folder(self._folder).process
+
+        def make_reference() -> Golden:
+            reference = TorchEngine(self._folder, allow_pickle=self._allow_pickle)
+            return make_golden(process, predict_with(reference), engine.precision)
+
+        verify_once(
+            engine,
+            self._folder,
+            {"sha256": engine.sha256, "precision": engine.precision, "compiled": engine.compiled, "batch": batch_size},
+            self._find_place(),
+            make_reference,
+            process,
+            "PyTorch in float32 on the CPU",
+            "run it without torch.compile, or in a higher precision",
+            None if batch_size is None else lambda _: batch_size,
         )
-        return TorchCall(self.name, self._run, tensors, self._device, self.memory)
-
-    def bind(self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray) -> Callable[[], None]:
-        """As `runtime.engines.interface.Engine.bind`: copies to and from the GPU around each call."""
-        if self._stream is None:
-            self._stream = self.memory.make_stream()
-            weakref.finalize(self, self.memory.free_stream, self._stream).atexit = False
-        return bind_host(self, x, t, prediction, self._stream)
 
 
-class _Call(torch.nn.Module):
-    """A network that fills a buffer: compiled, the last kernel writes there."""
+class _Folded(torch.nn.Module):
+    """diffusers' network as a function of x and t."""
 
-    def __init__(self, unet: UNet2DModel, image_format: torch.memory_format) -> None:
+    def __init__(self, unet: UNet2DModel) -> None:
         super().__init__()
-        self.unet, self.image_format = unet, image_format
+        self.unet = unet
 
-    def forward(self, x: torch.Tensor, t: torch.Tensor, prediction: torch.Tensor) -> None:
-        prediction.copy_(self.unet(x.contiguous(memory_format=self.image_format), t, return_dict=False)[0])
+    def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        prediction: torch.Tensor = self.unet(x, t, return_dict=False)[0]
+        return prediction
 
 
 class _Rows(torch.nn.Module):

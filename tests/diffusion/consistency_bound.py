@@ -13,11 +13,11 @@ import numpy as np
 
 from diffusion.bound import denoising_term, gaussian_kl
 from diffusion.errors import InputError
+from diffusion.gaussian import p_x_prev_given_x_t, per_sample
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.normal import LIKELIHOOD, MAX_REPEATS, draw_number, normal_batch
 from diffusion.process import Process
 from diffusion.reference_loop import Predict
-from diffusion.reverse import p_x_prev_given_x_t, per_sample
 
 
 class Neighbours(NamedTuple):

@@ -7,7 +7,7 @@ import pytest
 
 from diffusion.bound import denoising_term, gaussian_kl, prior_term
 from diffusion.errors import InputError
-from diffusion.forward import q_sample
+from diffusion.gaussian import q_sample
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import VARIANCE_TYPES, Process, SampleShape
 from tests.diffusion.consistency_bound import compare_at, consistency_prior_term, consistency_term, draw_neighbours

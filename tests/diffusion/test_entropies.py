@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from diffusion.bound import denoising_term, prior_term
-from diffusion.forward import q_sample
+from diffusion.gaussian import q_sample
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import Process, SampleShape
 from tests.diffusion.entropies import cross_entropy_excess, edge_decoder_term, entropies, sohl_dickstein_bound

@@ -7,7 +7,7 @@ import pytest
 from onnx import numpy_helper
 
 from export.flat_images import flatten_images
-from export.network_io import tensor_shapes
+from export.graph_facts import symbolic_shapes
 
 C, H, W = 6, 3, 5
 NORM = "g = Reshape(x, groups) n = InstanceNormalization(g, one, zero) b = Reshape(n, image) "
@@ -49,7 +49,7 @@ def flattened(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
 
 def ranks(model: onnx.ModelProto, op_type: str) -> list[int]:
     """Of the results of every node of a kind."""
-    shapes = tensor_shapes(model)
+    shapes = symbolic_shapes(model)
     return [len(shapes[node.output[0]]) for node in model.graph.node if node.op_type == op_type]
 
 

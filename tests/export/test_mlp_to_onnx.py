@@ -8,8 +8,7 @@ import onnxruntime as ort
 import pytest
 import torch
 
-from diffusion.binomial import constant_erasure
-from diffusion.binomial_process import BinomialProcess
+from diffusion.binomial import BinomialProcess, constant_erasure
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import METADATA_KEY, Process, SampleShape
 from export.mlp_to_onnx import export_mlp, main

@@ -45,12 +45,15 @@ def test_requests_that_say_two_things(fields: dict[str, Any], says: str) -> None
 
 def test_a_request_may_be_said_field_by_field() -> None:
     flags = ProcessFlags(beta_schedule="linear")
-    request = as_request("unet.xml", None, "unet.onnx", "bf16", False, flags, True, True)
+    fields: dict[str, Any] = {"onnx": "unet.onnx", "precision": "bf16", "fold": False, "process": flags}
+    request = as_request("unet.xml", **fields, allow_pickle=True, debug=True)
     assert request == ExportRequest(Path("unet.xml"), None, Path("unet.onnx"), "bf16", False, flags, True, True)
     assert as_request("unet.xml") == ExportRequest(Path("unet.xml"))
     assert as_request(request) is request
     with pytest.raises(InputError, match="an ExportRequest was given and fields of it beside it"):
         as_request(request, precision="bf16")
+    with pytest.raises(InputError, match="an ExportRequest was given and fields of it beside it"):
+        export_onnx(ExportRequest(Path("unet.onnx")), precision="fp16")
 
 
 def test_exporters_take_a_request_or_its_fields(networks: Path, gaussian: Path, tmp_path: Path) -> None:

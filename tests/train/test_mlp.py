@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from diffusion.binomial import constant_erasure
-from diffusion.binomial_optimum import OptimalBits
-from diffusion.binomial_process import BinomialProcess
+from diffusion.binomial import BinomialProcess, constant_erasure
+from diffusion.binomial_bound import OptimalBits
 from diffusion.errors import InputError
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import Process, SampleShape

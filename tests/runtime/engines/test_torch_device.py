@@ -1,16 +1,23 @@
 """The checkpoint on a device, with PyTorch's CPU in the device's place; graphs and CUDA itself need a GPU."""
 
+import contextlib
+import os
+
 import numpy as np
 import pytest
 import torch
 
-from commands.errors import DeviceUnavailableError
+from commands.errors import DeviceUnavailableError, VerificationError
 from diffusion.errors import InputError
 from diffusion.samplers import make_table
 from runtime.device_chain import DeviceChain
+from runtime.engines import torch_call, torch_device
+from runtime.engines.cache_folder import user_cache_folder
+from runtime.engines.torch_call import COMPILE_OPTIONS, without_tf32
 from runtime.engines.torch_checkpoint import Network, TorchEngine, load_checkpoint
-from runtime.engines.torch_device import TorchDeviceEngine, _Columns, fold_time
+from runtime.engines.torch_device import TorchDeviceEngine, _Columns, fold_time, open_checkpoint_on_gpu
 from runtime.engines.verification import relative_error
+from runtime.formats.place import Place
 from runtime.formats.precision import PRECISIONS
 from runtime.host_chain import HostChain
 from tests.checkpoints import save_tiny_checkpoint
@@ -107,14 +114,131 @@ def test_torch_compile_sees_one_graph_and_no_break(folder, memory, monkeypatch):
         return compile_function(function, backend="eager", fullgraph=True, dynamic=options["dynamic"])
 
     monkeypatch.setattr(torch, "compile", traced)
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
     engine = TorchDeviceEngine(folder, compiled=True, memory=memory, device="cpu")
-    assert asked == [{"mode": "max-autotune-no-cudagraphs", "dynamic": False}]
+    assert asked == [{"options": COMPILE_OPTIONS, "dynamic": False}]
     x = np.random.default_rng(0).normal(size=(2, *engine.process.sample.chw)).astype(np.float32)
     t = np.array([7, 999], np.float32)
     found, expected = np.zeros_like(x), np.zeros_like(x)
     engine.bind(x, t, found)()
     TorchEngine(folder).bind(x, t, expected)()
     assert relative_error(found, expected) < 1e-5
+    assert os.environ.pop("TORCHINDUCTOR_CACHE_DIR") == str(user_cache_folder("inductor"))
+
+
+def test_inductor_knows_the_options_and_never_takes_triton_for_convolutions():
+    from torch._inductor import config
+
+    assert set(COMPILE_OPTIONS) <= set(config.get_config_copy())
+    assert COMPILE_OPTIONS["max_autotune_conv_backends"] == "ATEN"
+    assert COMPILE_OPTIONS["coordinate_descent_tuning"] is False
+
+
+def test_cudnn_times_all_algorithms_and_keeps_float32(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        torch.backends.cudnn, "flags", lambda **flags: (asked.append(flags), contextlib.nullcontext())[1]
+    )
+    with without_tf32(benchmark=True):
+        assert asked == [{"enabled": True, "benchmark": True, "benchmark_limit": 0, "allow_tf32": False}]
+
+
+@pytest.fixture
+def verified(folder, memory, monkeypatch, tmp_path):
+    """An opened engine, as `open_checkpoint_on_gpu` makes it, with PyTorch's CPU in the GPU's place."""
+    monkeypatch.setattr("runtime.engines.torch_device.gpu_place", lambda: Place("CPU", "1", str(tmp_path)))
+    monkeypatch.setattr(torch_device, "_expect_cuda", lambda: None)
+    honest = TorchDeviceEngine.__init__
+    monkeypatch.setattr(
+        TorchDeviceEngine,
+        "__init__",
+        lambda self, *given, **named: honest(self, *given, memory=memory, device="cpu", **named),
+    )
+    monkeypatch.setattr(torch, "compile", lambda function, **options: lambda *tensors: compiled_run(function, *tensors))
+    plant = {}
+
+    def compiled_run(function, x, t, prediction):
+        function(x, t, prediction)
+        if len(x) in plant:
+            prediction[plant[len(x)]] *= 1.2
+
+    def opened(precision="fp32", compiled=False):
+        return open_checkpoint_on_gpu(folder, precision, compiled, None, False), plant
+
+    return opened
+
+
+def test_low_precision_is_verified_once_when_it_is_opened(verified, capsys, monkeypatch):
+    verified("bf16")
+    assert "verified: predictions at most" in capsys.readouterr().err
+    verified("bf16")
+    assert capsys.readouterr().err == ""
+    verified("fp32")
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(torch_device._Folded, "forward", lambda self, x, t: 1.2 * self.unet(x, t, return_dict=False)[0])
+    with pytest.raises(VerificationError, match="it differs from PyTorch in float32 on the CPU; run it without"):
+        verified("fp16")
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5])
+def test_a_compiled_engine_is_verified_at_each_batch_size_before_it_is_used(verified, batch_size, capsys):
+    """The kernels of one batch are wrong in one sample; those of the others are not."""
+    engine, plant = verified(compiled=True)
+    assert capsys.readouterr().err == ""  # nothing is compiled yet
+    plant[batch_size] = batch_size - 1
+
+    def predict(num):
+        x = np.random.default_rng(0).normal(size=(num, *engine.process.sample.chw)).astype(np.float32)
+        found = np.zeros_like(x)
+        engine.bind(x, np.array([999, 500, 7, 1, 0], np.float32)[:num], found)()
+        return found
+
+    predict(3)
+    assert capsys.readouterr().err.count("verified: predictions") == 1
+    predict(3)
+    assert capsys.readouterr().err == ""
+    for _ in range(2):  # once found wrong it stays refused
+        with pytest.raises(VerificationError, match="it differs from PyTorch"):
+            predict(batch_size)
+
+
+class GraphThatFails:
+    """In place of `torch.cuda.CUDAGraph`."""
+
+    made = 0
+
+    def __init__(self, keep_graph):
+        GraphThatFails.made += 1
+
+
+def test_after_a_failed_capture_nothing_is_captured_in_the_process(memory, monkeypatch):
+    """PyTorch's allocator stays in the state of a capture, and the graph must outlive it."""
+    failed = []
+    monkeypatch.setattr(torch_call, "_failed_captures", failed)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", GraphThatFails)
+    monkeypatch.setattr(torch.cuda, "ExternalStream", lambda stream, device: stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "graph", lambda *_, **__: contextlib.nullcontext())
+    calls = []
+
+    def run(*_):
+        calls.append(len(calls))
+        if len(calls) == 4:  # three to warm up, then the capture
+            raise RuntimeError("operation not permitted when stream is capturing")
+
+    stream = memory.make_stream()
+    first, second = (
+        torch_call.TorchCall("network", run, (torch.zeros(1),) * 3, torch.device("cuda"), memory) for _ in range(2)
+    )
+    with pytest.raises(RuntimeError, match="not permitted when stream is capturing"):
+        first.graph(stream)
+    assert [type(graph) for graph in failed] == [GraphThatFails]
+    for call in (first, second):
+        with pytest.raises(RuntimeError, match="an earlier capture failed in this process"):
+            call.graph(stream)
+    assert (len(calls), GraphThatFails.made) == (4, 1)
+    second.enqueue(stream)  # plain launches go on
+    memory.free_stream(stream)
 
 
 def test_too_little_memory_is_an_input_error(folder, memory):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from diffusion.forward import q_sample, q_x_prev_given_x_t, q_x_t_given_x_start
+from diffusion.gaussian import q_sample, q_x_prev_given_x_t, q_x_t_given_x_start
 from diffusion.noise_schedule import NoiseSchedule
 
 SCHEDULE = NoiseSchedule.make("linear", 40, 1e-3, 0.3)
