@@ -5,7 +5,7 @@ What a TensorRT plan and an ONNX file in fp16 or bf16 have in common.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from commands.program import say
@@ -40,6 +40,7 @@ def lower_precision(
     keep_float32: Collection[str] = (),
     float32_ends: bool = False,
     debug: bool = False,
+    conditions: Sequence[str] = (),
 ) -> MixedPrecision:
     """A network in fp16 or bf16, calibrated on the reference's states.
 
@@ -51,6 +52,7 @@ def lower_precision(
         keep_float32: names of further nodes that compute in float32.
         float32_ends: leave x and the prediction in float32.
         debug: let AutoCast report on standard error.
+        conditions: their names in the process, in the order of the golden's.
 
     Raises:
         InputError: a graph that AutoCast does not take, or no room for the files that it reads.
@@ -58,12 +60,13 @@ def lower_precision(
     from export import mixed_precision
     from export.graph_facts import is_standard, name_nodes, reads, subgraphs
     from export.network_io import T, X
-    from export.time_path import find_time_path
+    from export.time_path import find_time_path, label_path
 
     name_nodes(model)
     say(f"converting to {precision} with AutoCast")
-    # What of the time path is not in tables computes in float32, and so do lookups that it reads.
-    path = find_time_path(model, X, T).path
+    # What of the time path is not in tables computes in float32, and so do lookups that it reads; and so does what a
+    # class label is added to, its embedding and its projections.
+    path = [*find_time_path(model, X, T).path, *label_path(model, X, T)]
     left = [node for node in path if not is_standard(node, "Gather") or node.input[1] != T]
     read = {name for node in left for name in reads(node)}
     keep = [*keep_float32, *(node.name for node in path if node in left or not read.isdisjoint(node.output))]
@@ -73,8 +76,10 @@ def lower_precision(
     # The first, a middle and the last state of a trajectory, one sample of each.
     rows = sorted({0, len(golden.timesteps) // 2, len(golden.timesteps) - 1})
     calibration = (golden.x[rows, 0], golden.timesteps[rows])
+    fed = {entry.name for entry in model.graph.input}  # guidance comes later
+    given = {name: each[rows, 0] for name, each in zip(conditions, golden.conditions, strict=True) if name in fed}
     try:
-        return mixed_precision.to_mixed_precision(model, precision, calibration, keep, debug, float32_ends)
+        return mixed_precision.to_mixed_precision(model, precision, calibration, keep, debug, float32_ends, given)
     except mixed_precision.AutoCastError as error:
         raise InputError(
             f"{source}: ModelOpt's AutoCast cannot convert it to {precision} ({reason(error)}); "

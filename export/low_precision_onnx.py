@@ -62,8 +62,9 @@ def make_low_precision_onnx(source: Source, request: ExportRequest) -> LowPrecis
     keep: tuple[str, ...] = ()
     if precision == "bf16":
         folded, keep = in_cuda_bf16_form(folded)
-    mixed = lower_precision(folded, precision, golden, out, keep, float32_ends=True, debug=request.debug)
-    described = _described(mixed.model, source.model, precision)
+    names = [condition.name for condition in process.conditions]
+    mixed = lower_precision(folded, precision, golden, out, keep, True, request.debug, names)
+    described = _described(source.finished(mixed.model), source.model, precision)
     say(f"verifying the {precision} network on the CPU")
     verification = verify_network(described, golden, process, precision, source.reference)
     # ONNX Runtime's CPU provider runs fp16 graphs, though it rounds less often than a GPU; bf16 ones it does not.

@@ -13,7 +13,7 @@ import re
 import sys
 import tempfile
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,7 @@ def to_mixed_precision(
     keep_float32: Collection[str] = (),
     debug: bool = False,
     float32_ends: bool = False,
+    conditions: Mapping[str, np.ndarray] | None = None,
 ) -> MixedPrecision:
     """Convert a network.
 
@@ -67,6 +68,7 @@ def to_mixed_precision(
         keep_float32: names of nodes that compute in float32.
         debug: let AutoCast report on standard error.
         float32_ends: leave x and the prediction in float32, with a cast behind the one and before the other.
+        conditions: what else the network takes, for the calibration, by name.
 
     Raises:
         AutoCastError: a graph that AutoCast does not take.
@@ -82,7 +84,7 @@ def to_mixed_precision(
         from modelopt.onnx.autocast.convert import convert_to_mixed_precision
 
         path = Path(folder) / "network.onnx"
-        arrays: dict[str, Any] = {X: x, T: t}
+        arrays: dict[str, Any] = {X: x, T: t, **(conditions or {})}
         try:
             onnx.save(model, str(path))
             np.savez(Path(folder) / "calibration.npz", **arrays)

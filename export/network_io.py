@@ -18,7 +18,7 @@ _SUFFIX = "_inner"
 
 
 def tell_inputs_apart(graph: onnx.GraphProto, source: str) -> tuple[onnx.ValueInfoProto, onnx.ValueInfoProto]:
-    """x (rank 4) and t (rank 1), in any order and of any name.
+    """x (rank 4) and t (rank 1), in any order and of any name; of these names where there are conditions too.
 
     Raises:
         InputError: other inputs.
@@ -51,7 +51,8 @@ def with_contract_names(model: onnx.ModelProto, source: str) -> onnx.ModelProto:
         raise InputError(
             f"{source}: has {len(graph.output)} outputs, expected one prediction; export the network without the others"
         )
-    check_open_batch((x, t), source)
+    conditions = [entry for entry in graph.input if entry.name not in (x.name, t.name)]
+    check_open_batch((x, t, *conditions), source)
     prediction = graph.output[0]
     new_names = {x.name: X, t.name: T, prediction.name: PREDICTION}
     # A tensor inside that has one of these names already makes room, in a subgraph too.
@@ -60,7 +61,7 @@ def with_contract_names(model: onnx.ModelProto, source: str) -> onnx.ModelProto:
         if name not in new_names and name in all_names(graph):
             new_names[name] = free_name(name + _SUFFIX, taken)
     rename_everywhere(graph, {old: new for old, new in new_names.items() if old != new})
-    for entry in (x, t, prediction):
+    for entry in (x, t, prediction, *conditions):
         first = entry.type.tensor_type.shape.dim[0]
         first.Clear()
         first.dim_param = BATCH

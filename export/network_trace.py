@@ -93,7 +93,7 @@ class PlainAttention:
 
 
 def trace_network(checkpoint: Checkpoint, opset: int, debug: bool = False) -> Any:
-    """Trace the network with inputs `x` [N, C, H, W] and `t` [N], output `prediction` and an open first axis.
+    """Trace the network with inputs `x`, `t` and its conditions, output `prediction` and an open first axis.
 
     Args:
         checkpoint: the network; unchanged afterwards.
@@ -103,8 +103,10 @@ def trace_network(checkpoint: Checkpoint, opset: int, debug: bool = False) -> An
     Returns:
         An `onnx_ir.Model`, optimized by onnxscript, its weights shared with the checkpoint.
     """
+    process = checkpoint.process.without_guidance()  # which comes last: export.guidance
+    network = Network(checkpoint.unet)
     with graph_friendly(checkpoint.unet):
-        return trace_module(Network(checkpoint.unet), checkpoint.process.sample.chw, opset, debug)
+        return trace_module(network, process.sample.chw, opset, debug, process.conditions)
 
 
 @contextlib.contextmanager

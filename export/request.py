@@ -31,6 +31,7 @@ class ExportRequest:
         process: of an ONNX file whose metadata does not describe it.
         allow_pickle: read a checkpoint's weights from a pickle where there is no safetensors file.
         debug: let PyTorch's exporter and AutoCast report on standard error.
+        guidance: of a checkpoint that was trained with a null class, make guidance part of the network.
 
     Raises:
         InputError: two sources, or an unknown precision.
@@ -44,6 +45,7 @@ class ExportRequest:
     process: ProcessFlags = field(default_factory=ProcessFlags)
     allow_pickle: bool = False
     debug: bool = False
+    guidance: bool = True
 
     def __post_init__(self) -> None:
         for name in ("out", "checkpoint", "onnx"):
@@ -127,6 +129,12 @@ def add_request_flags(
         action="store_true",
         help="read weights from a .bin, tensors only, where there is no safetensors file",
     )
+    parser.add_argument(
+        "--no-guidance",
+        dest="guidance",
+        action="store_false",
+        help="of a network with a null class: take class labels alone, at half of the cost of a step",
+    )
     if of_onnx:
         parser.add_argument(
             "--no-fold-time",
@@ -140,7 +148,12 @@ def add_request_flags(
 def export_request(args: argparse.Namespace) -> ExportRequest:
     """What `add_request_flags` parsed."""
     request = ExportRequest(
-        args.out, args.checkpoint, precision=args.precision, allow_pickle=args.allow_pickle, debug=args.debug
+        args.out,
+        args.checkpoint,
+        precision=args.precision,
+        allow_pickle=args.allow_pickle,
+        debug=args.debug,
+        guidance=args.guidance,
     )
     if "onnx" not in args:
         return request

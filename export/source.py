@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from diffusion.errors import InputError
 from diffusion.process import Process
 from export.request import DEFAULT_CHECKPOINT, ExportRequest
 from runtime.engines.checkpoint_folder import read_checkpoint_folder
+from runtime.engines.gate_conditions import gate_conditions
 from runtime.process_flags import ProcessFlags
 
 if TYPE_CHECKING:
@@ -39,10 +40,11 @@ class Source:
     Attributes:
         path: where it came from.
         process: what it was trained to do.
-        model: its graph, float32.
-        sha256: of the graph as an ONNX file.
+        model: its graph, float32; without guidance where that comes last.
+        sha256: of the whole graph as an ONNX file.
         predict: the float32 reference.
         reference: what computes it.
+        guide: whether the process is guided and `model` is not: see `finished`.
     """
 
     path: Path
@@ -51,6 +53,15 @@ class Source:
     sha256: str
     predict: Predict
     reference: str
+    guide: bool = False
+
+    def finished(self, model: onnx.ModelProto) -> onnx.ModelProto:
+        """What `model` became, whole: guided, where the process is, now that nothing more is to be rewritten."""
+        if not self.guide:
+            return model
+        from export.guidance import with_guidance
+
+        return with_guidance(model, self.process)
 
     def golden(self, precision: str) -> Golden:
         """Run the reference along its trajectories, for an engine of this precision."""
@@ -85,7 +96,8 @@ def read_source(request: ExportRequest, opset: int = DEFAULT_OPSET) -> Source:
     check_source(request)
     if request.onnx is not None:
         return _from_onnx(request.onnx, request.process)
-    return _from_checkpoint(request.checkpoint or DEFAULT_CHECKPOINT, opset, request.allow_pickle, request.debug)
+    folder = request.checkpoint or DEFAULT_CHECKPOINT
+    return _from_checkpoint(folder, opset, request.allow_pickle, request.debug, request.guidance)
 
 
 @contextlib.contextmanager
@@ -110,7 +122,7 @@ def open_source(
         yield source
 
 
-def _from_checkpoint(folder: Path, opset: int, allow_pickle: bool, debug: bool) -> Source:
+def _from_checkpoint(folder: Path, opset: int, allow_pickle: bool, debug: bool, guidance: bool) -> Source:
     say(f"reading {folder}")
     let_idle_threads_sleep()
     import torch
@@ -118,11 +130,13 @@ def _from_checkpoint(folder: Path, opset: int, allow_pickle: bool, debug: bool) 
     from runtime.engines.torch_checkpoint import load_checkpoint
 
     checkpoint = load_checkpoint(folder, allow_pickle)
+    if not guidance:
+        checkpoint = replace(checkpoint, process=checkpoint.process.without_guidance())
+    process, reference = checkpoint.process, f"PyTorch {torch.__version__} (fp32, CPU)"
     model = _trace(checkpoint, opset, debug)
-    sha256 = hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
-    return Source(
-        folder, checkpoint.process, model, sha256, checkpoint.predict, f"PyTorch {torch.__version__} (fp32, CPU)"
-    )
+    source = Source(folder, process, model, "", checkpoint.predict, reference, process.is_guided)
+    content = source.finished(model).SerializeToString(deterministic=True)
+    return replace(source, sha256=hashlib.sha256(content).hexdigest())
 
 
 def _trace(checkpoint: Checkpoint, opset: int, debug: bool) -> onnx.ModelProto:
@@ -157,8 +171,15 @@ def _from_onnx(path: Path, flags: ProcessFlags) -> Source:
     engine = OnnxRuntimeEngine(path, flags=flags)
     model, predict = read_network(path), predict_with(engine)
     bring_ends_in_order(model, engine.process.sample, flags.output_name, str(path))
-    _check_batches(path, engine.process, predict)
-    return Source(path, engine.process, model, engine.sha256, predict, engine.name)
+    process = engine.process
+    _check_batches(path, process, predict)
+    if process.is_guided:
+        from export.guidance import without_guidance
+
+        plain = without_guidance(model, process)  # of ours, to be rewritten as the network that it is
+        if plain is not None:
+            return Source(path, process, plain, engine.sha256, predict, engine.name, True)
+    return Source(path, process, model, engine.sha256, predict, engine.name)
 
 
 def _check_batches(path: Path, process: Process, predict: Predict) -> None:
@@ -166,7 +187,8 @@ def _check_batches(path: Path, process: Process, predict: Predict) -> None:
     failed: dict[int, InputError] = {}
     for batch in _BATCHES:
         try:
-            predict(np.zeros((batch, *process.sample.chw), np.float32), np.zeros(batch, np.float32))
+            conditions = gate_conditions(process.conditions, batch)
+            predict(np.zeros((batch, *process.sample.chw), np.float32), np.zeros(batch, np.float32), *conditions)
         except InputError as error:
             failed[batch] = error
     if len(failed) == len(_BATCHES):

@@ -63,6 +63,7 @@ class BuildSettings(BuildOptions):
         chw: of a sample.
         capabilities: compute capabilities to build for; TensorRT builds for the GPU that is here.
         timing_cache: a file of kernels' times, TensorRT alone; None for none.
+        conditions: shapes of one sample's conditions, by name.
     """
 
     title: str
@@ -70,6 +71,7 @@ class BuildSettings(BuildOptions):
     chw: tuple[int, ...]
     capabilities: tuple[str, ...]
     timing_cache: Path | None = None
+    conditions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """For another process."""
@@ -82,6 +84,7 @@ class BuildSettings(BuildOptions):
         typed["profiles"] = tuple(BatchProfile(**batches) for batches in fields["profiles"])
         for name in ("chw", "capabilities"):
             typed[name] = tuple(fields[name])
+        typed["conditions"] = {name: tuple(shape) for name, shape in fields["conditions"].items()}
         for name in ("timing_cache", "layers"):
             typed[name] = Path(fields[name]) if fields[name] else None
         return cls(**typed)
@@ -232,6 +235,8 @@ def _add_profiles(builder: Any, config: Any, settings: BuildSettings, log: Any) 
         sizes = (batches.min, batches.opt, batches.max)
         profile.set_shape(X, *[(size, *settings.chw) for size in sizes])
         profile.set_shape(T, *[(size,) for size in sizes])
+        for name, shape in settings.conditions.items():
+            profile.set_shape(name, *[(size, *shape) for size in sizes])
         if config.add_optimization_profile(profile) < 0:
             raise InputError(
                 f"batch profile {batches.min},{batches.opt},{batches.max}: {settings.title} refuses it "

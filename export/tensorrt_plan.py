@@ -24,7 +24,7 @@ from runtime.formats.flavor import Flavor
 from runtime.formats.plan_description import PlanDescription
 from runtime.formats.precision import FLOAT32, INT64, PRECISIONS
 from runtime.formats.sidecar import Sidecar
-from runtime.formats.tensor_spec import NetworkTensors, TensorSpec
+from runtime.formats.tensor_spec import NetworkTensors, TensorSpec, condition_specs
 
 if TYPE_CHECKING:
     import onnx
@@ -87,8 +87,9 @@ def make_plan(source: Source, request: PlanRequest, settings: BuildSettings) -> 
     """
     from export.plan_verification import verify_network
 
-    settings = replace(settings, chw=tuple(source.process.sample.chw))
-    chw: dict[str, list[int]] = {"x": list(settings.chw), "t": []}
+    conditions = {condition.name: condition.shape for condition in source.process.conditions}
+    settings = replace(settings, chw=tuple(source.process.sample.chw), conditions=conditions)
+    chw: dict[str, list[int]] = {"x": list(settings.chw), "t": []} | {name: [*of] for name, of in conditions.items()}
     for flag, shapes in request.options.shapes.items():
         shapes.check(flag, chw)
     network = _prepare(source, request, settings)
@@ -136,9 +137,12 @@ def _prepare(source: Source, request: PlanRequest, settings: BuildSettings) -> _
         if source.path.suffix == ".onnx":
             check.wait_for_check()
     if request.precision == "fp32":
-        return _Network(model, golden, folding, (), num_group_norms)
-    mixed = lower_precision(model, request.precision, golden, str(source.path), debug=request.export.debug)
-    return _Network(mixed.model, golden, folding, mixed.kept, num_group_norms)
+        return _Network(source.finished(model), golden, folding, (), num_group_norms)
+    names = [condition.name for condition in source.process.conditions]
+    mixed = lower_precision(
+        model, request.precision, golden, str(source.path), debug=request.export.debug, conditions=names
+    )
+    return _Network(source.finished(mixed.model), golden, folding, mixed.kept, num_group_norms)
 
 
 def _refuse_attention(model: onnx.ModelProto, settings: BuildSettings, path: Path) -> None:
@@ -181,6 +185,7 @@ def _describe(
             TensorSpec("x", io_type, (batch, *sample.chw)),
             TensorSpec("t", t_type, (batch,)),
             TensorSpec("prediction", io_type, output),
+            condition_specs(source.process.conditions, batch),
         ),
         profiles=settings.profiles,
         compute_capabilities=settings.capabilities,

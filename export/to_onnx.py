@@ -73,7 +73,7 @@ def export_onnx(
 def _write_checked(source: Source, path: Path, request: ExportRequest) -> tuple[Verified, dict[str, Any]]:
     from export.onnx_check import verify_onnx
 
-    report = _write(source.model, source, path, request.out)
+    report = _write(source.finished(source.model), source, path, request.out)
     say("comparing ONNX Runtime with PyTorch")
     verification = verify_onnx(path, source.process, source.predict)
     summary = (

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from diffusion.conditions import INT64, Condition
 from diffusion.diffusers_config import DIFFUSERS_SPACINGS, process_from_diffusers
 from diffusion.diffusers_fields import effective_fields
 from diffusion.errors import InputError
 from diffusion.json_text import read_json_object
-from diffusion.number_checks import shown
+from diffusion.number_checks import shown, whole_number
 from diffusion.process import Process
 from runtime.formats.train_record import TRAIN_JSON, TrainRecord
 
@@ -29,7 +30,7 @@ class CheckpointFolder:
     """What the JSON files of a checkpoint say.
 
     Attributes:
-        process: what the network was trained to do.
+        process: what the network was trained to do; its conditions are those of the network, without guidance.
         unet_config: the arguments of diffusers' `UNet2DModel`.
     """
 
@@ -79,6 +80,7 @@ def read_checkpoint_folder(folder: Path) -> CheckpointFolder:
     process = process_from_diffusers(
         scheduler_config, unet_config, source=str(scheduler_path), unet_source=str(unet_path)
     )
+    process = replace(process, conditions=_label(unet_path, unet_config))
     record = TrainRecord.read(folder)
     if record is not None:
         process = _checked_process(folder / TRAIN_JSON, record.process, process, scheduler_config)
@@ -103,6 +105,27 @@ def _check_class(path: Path, fields: Mapping[str, Any], expected: tuple[str, ...
         )
 
 
+def _label(path: Path, config: Mapping[str, Any]) -> tuple[Condition, ...]:
+    """The class label that the network takes, if it takes one; which of them is the null class no file of diffusers says.
+
+    Raises:
+        InputError: something else in the label's place.
+    """
+    if config.get("class_embed_type") is not None:
+        raise InputError(
+            f"{path}: class_embed_type is {shown(config['class_embed_type'])}, expected null: a class label is a whole "
+            "number; choose another checkpoint"
+        )
+    num = config.get("num_class_embeds")
+    if num is None:
+        return ()
+    return (Condition("y", INT64, classes=whole_number(num, f"{path}: num_class_embeds", 1)),)
+
+
+def _num_labels(process: Process) -> int | None:
+    return None if process.label is None else process.label.num_labels
+
+
 def _checked_process(
     path: Path, process: Process, by_diffusers: Process, scheduler_config: Mapping[str, Any]
 ) -> Process:
@@ -112,6 +135,8 @@ def _checked_process(
         "sample shape": (process.sample.chw, by_diffusers.sample.chw),
         "num_train_timesteps": (ours.num_train_timesteps, theirs.num_train_timesteps),
         "clip_sample": (process.clip_sample, by_diffusers.clip_sample),
+        "number of conditions": (len(process.conditions), len(by_diffusers.conditions)),
+        "number of classes and null classes": (_num_labels(process), _num_labels(by_diffusers)),
     }
     if process.prediction_type != "score":  # which diffusers has no name for
         pairs["prediction_type"] = (process.prediction_type, by_diffusers.prediction_type)
@@ -136,12 +161,6 @@ def _checked_process(
 
 
 def _check_network(path: Path, config: Mapping[str, Any], process: Process) -> None:
-    for name in ("num_class_embeds", "class_embed_type"):
-        if config.get(name) is not None:
-            raise InputError(
-                f"{path}: {name} is {shown(config[name])}, expected null (class-conditional networks are not "
-                "supported); choose a checkpoint of an unconditional DDPM"
-            )
     shape, num_train_timesteps = process.sample, process.schedule.num_train_timesteps
     embedding = config.get("time_embedding_type", "positional")
     if embedding not in ("positional", "learned"):

@@ -24,13 +24,14 @@ from diffusion.process import Process
 from runtime.engines.checkpoint_folder import read_checkpoint_folder
 from runtime.engines.interface import Engine
 from runtime.engines.torch_call import without_tf32
+from runtime.engines.torch_guidance import Guided
 from runtime.engines.torch_weights import fill, load_weights
 from runtime.own_process import OwnProcess
 from runtime.process_flags import ProcessFlags
 
 
 class Network(torch.nn.Module):
-    """A `UNet2DModel` under the network contract: x [N, C, H, W] and t [N], both float, → prediction."""
+    """A `UNet2DModel` under the network contract: x [N, C, H, W], t [N], both float, and a class label → prediction."""
 
     def __init__(self, unet: UNet2DModel) -> None:
         super().__init__()
@@ -38,10 +39,10 @@ class Network(torch.nn.Module):
         self._takes_whole_t = unet.config.time_embedding_type == "learned"
         self.eval()
 
-    def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        """The prediction, [N, C or 2C, H, W]."""
+    def forward(self, x: torch.Tensor, t: torch.Tensor, *labels: torch.Tensor) -> torch.Tensor:
+        """The prediction, [N, C or 2C, H, W]; labels are int64 [N], of a network that takes them."""
         conditioning = t.long() if self._takes_whole_t else t  # learned embeddings are rows of a table
-        prediction: torch.Tensor = self.unet(x, conditioning, return_dict=False)[0]
+        prediction: torch.Tensor = self.unet(x, conditioning, *labels, return_dict=False)[0]
         return prediction
 
 
@@ -68,10 +69,20 @@ class Checkpoint:
         """How many numbers the network has learned."""
         return sum(parameter.numel() for parameter in self.unet.parameters())
 
-    def predict(self, x: np.ndarray, t: np.ndarray) -> np.ndarray:
-        """The reference prediction, float32 [N, C or 2C, H, W], for x [N, C, H, W] and t [N], float32."""
+    @property
+    def network(self) -> torch.nn.Module:
+        """The network under its contract: x, t and one tensor for each of the process's conditions → prediction."""
+        return Guided(Network(self.unet), self.process) if self.process.is_guided else Network(self.unet)
+
+    def predict(self, x: np.ndarray, t: np.ndarray, *conditions: np.ndarray) -> np.ndarray:
+        """The reference prediction, float32 [N, C or 2C, H, W], for x [N, C, H, W] and t [N], float32.
+
+        Args:
+            x, t: float32.
+            conditions: one array [N, …] for each of the process's.
+        """
         with torch.inference_mode():
-            prediction: np.ndarray = Network(self.unet)(torch.from_numpy(x), torch.from_numpy(t)).numpy()
+            prediction: np.ndarray = self.network(*map(torch.from_numpy, (x, t, *conditions))).numpy()
         return prediction
 
 
@@ -180,7 +191,7 @@ def load_checkpoint(folder: Path | str, allow_pickle: bool = False) -> Checkpoin
     described = json.dumps([weights.sha256, architecture], sort_keys=True)
     return Checkpoint(
         folder,
-        replace(process, checkpoint_sha256=weights.sha256),
+        replace(process, checkpoint_sha256=weights.sha256).with_guidance(),
         unet,
         weights.sha256,
         hashlib.sha256(described.encode()).hexdigest(),
@@ -227,7 +238,8 @@ def _check_runs(path: Path, unet: UNet2DModel, process: Process) -> None:
     try:
         with torch.inference_mode(), torch.device("meta"):
             network = Network(copy.deepcopy(unet).to("meta"))
-            found = tuple(network(torch.empty(2, *shape.chw), torch.empty(2)).shape)
+            labels = [torch.zeros(2, dtype=torch.int64)] * len(process.conditions)
+            found = tuple(network(torch.empty(2, *shape.chw), torch.empty(2), *labels).shape)
     except Exception as error:  # as above
         raise InputError(f"{path}: diffusers cannot run this network ({reason(error)}); correct the file") from error
     if found != expected:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from diffusion.conditions import Condition
 from runtime.formats.fields import Fields
 from runtime.formats.precision import ENGINE_PRECISIONS, FLOAT32, INT64, PRECISIONS
 
@@ -51,13 +52,21 @@ def sample_and_timestep(
 ) -> tuple[TensorSpec, TensorSpec] | None:
     """x (rank 4) and t, in any order and of any name; None for other inputs.
 
+    A network with conditions has further inputs; its x and t are those of these names.
+
     Args:
         inputs: all of them.
         is_timestep: which may be t; those of rank 1 unless said otherwise.
     """
-    images = [entry for entry in inputs if len(entry.shape) == 4]
-    times = [entry for entry in inputs if is_timestep(entry)]
-    return (images[0], times[0]) if len(inputs) == 2 and len(images) == len(times) == 1 else None
+    own = inputs if len(inputs) <= 2 else [entry for entry in inputs if entry.name in ("x", "t")]
+    images = [entry for entry in own if len(entry.shape) == 4]
+    times = [entry for entry in own if is_timestep(entry)]
+    return (images[0], times[0]) if len(own) == 2 and len(images) == len(times) == 1 else None
+
+
+def condition_specs(conditions: Sequence[Condition], batch: int | str = "N") -> tuple[TensorSpec, ...]:
+    """The inputs that a network with these conditions has beside x and t."""
+    return tuple(TensorSpec(each.name, each.type, (batch, *each.shape)) for each in conditions)
 
 
 @dataclass(frozen=True)
@@ -68,15 +77,17 @@ class NetworkTensors:
         x: [N, C, H, W], one of `X_TYPES`.
         t: [N], one of `T_TYPES`.
         prediction: [N, C or 2C, H, W], of the type of x.
+        conditions: [N, …], in the order of the process.
     """
 
     x: TensorSpec
     t: TensorSpec
     prediction: TensorSpec
+    conditions: tuple[TensorSpec, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The fields `inputs` and `outputs`."""
-        groups = {"inputs": (self.x, self.t), "outputs": (self.prediction,)}
+        groups = {"inputs": (self.x, self.t, *self.conditions), "outputs": (self.prediction,)}
         return {
             group: {each.name: {"type": each.element_type, "shape": list(each.shape)} for each in tensors}
             for group, tensors in groups.items()
@@ -101,7 +112,7 @@ class NetworkTensors:
         for entry, allowed in ((x, X_TYPES), (t, T_TYPES), (prediction, (x.element_type,))):
             if entry.element_type not in allowed:
                 raise fields.wrong(f"the type of {entry.name}", entry.element_type, " or ".join(allowed))
-        return cls(x, t, prediction)
+        return cls(x, t, prediction, tuple(entry for entry in inputs if entry not in (x, t)))
 
 
 def _tensors(fields: Fields, group: str) -> list[TensorSpec]:
