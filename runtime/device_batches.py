@@ -67,7 +67,7 @@ class DeviceChains:
 
     def __init__(self, engine: DeviceEngine, table: StepTable, graph: str = "while") -> None:
         self._engine, self._table, self._graph = engine, table, graph
-        self._own_process = OwnProcess("a sampler")
+        self._own_process = OwnProcess()
         self._key = (0, False)
         self._chains: list[DeviceChain] = []
         self._turn = threading.Lock()  # of everything here, and of every run
@@ -98,7 +98,7 @@ class DeviceChains:
             InputError: too little device memory for a single chain, or a process that was forked since.
             RuntimeError: CUDA, or the engine, failed.
         """
-        self._own_process.check()
+        self._own_process.check("a sampler")
         run = _Run(plan, batches, with_x_start)
         try:
             while True:

@@ -32,7 +32,7 @@ class HostChains:
 
     def __init__(self, engine: Engine, table: StepTable, threads: int = 0) -> None:
         self._engine, self._table, self._threads = engine, table, threads
-        self._own_process = OwnProcess("a sampler")
+        self._own_process = OwnProcess()
         self._changed = threading.Condition()
         self._leased: Counter[int] = Counter()  # how many by each thread
         self._idle: list[tuple[tuple[int, bool], HostChain]] = []  # what was used longest ago first
@@ -87,7 +87,7 @@ class HostChains:
         Raises:
             InputError: a batch that the engine does not take, or a process that was forked since.
         """
-        self._own_process.check()
+        self._own_process.check("a sampler")
         key = (batch_size, with_x_start)
         chain = self._take(key)
         try:

@@ -12,19 +12,15 @@ class OwnProcess:
 
     The libraries behind the engines keep pools of threads (ONNX Runtime, OpenVINO, OpenMP) or a context of the driver
     (CUDA). A forked child has their memory and not the threads, and its first call would wait for them for ever.
-
-    Args:
-        what: was opened, for the message.
     """
 
-    def __init__(self, what: str) -> None:
-        self._what = what
+    def __init__(self) -> None:
         self._process_id = os.getpid()
 
-    def check(self) -> None:
-        """Raises InputError in a child that was forked since."""
+    def check(self, what: str) -> None:
+        """Raises InputError, which names what was opened, in a child that was forked since."""
         if os.getpid() != self._process_id:
             raise InputError(
-                f"{self._what} was opened in process {self._process_id} and is used in its fork {os.getpid()}, which "
+                f"{what} was opened in process {self._process_id} and is used in its fork {os.getpid()}, which "
                 "has none of its threads; open it in each process, or start them by multiprocessing's 'spawn'"
             )

@@ -52,8 +52,7 @@ class GaussianEngine(Engine):
         """As `runtime.engines.interface.Engine.batch_range`: any."""
         return 1, None
 
-    def bind(self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray) -> Callable[[], None]:
-        """As `runtime.engines.interface.Engine.bind`."""
+    def _bind(self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray) -> Callable[[], None]:
         channels = self.process.sample.channels
 
         def call() -> None:

@@ -49,8 +49,7 @@ class EchoEngine(DeviceEngine):
         repeats = self.process.prediction_channels // self.process.sample.channels
         return EchoCall(self._kernels, x, prediction, batch_size, sample_bytes, repeats)
 
-    def bind(self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray) -> Callable[[], None]:
-        """As `runtime.engines.interface.Engine.bind`; the arrays may have any one type."""
+    def _bind(self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray) -> Callable[[], None]:
         del t
         channels = self.process.sample.channels
 

@@ -6,15 +6,12 @@ Its calls are those that `runtime.engines.torch_device` makes of a checkpoint.
 from __future__ import annotations
 
 import contextlib
-import weakref
 from collections.abc import Callable, Iterator
 
-import numpy as np
 import torch
 
 from diffusion.process import Process
 from runtime.device.interface import DeviceEngine, DeviceMemory
-from runtime.engines.host_call import bind_host
 from runtime.engines.torch_call import TorchCall, tensor_at
 from runtime.formats.precision import ENGINE_PRECISIONS, PRECISIONS
 
@@ -50,7 +47,6 @@ class ModuleEngine(DeviceEngine):
         self.process, self.io_type, self.memory, self.name = process, io_type, memory, name
         self.precision = _OF_TYPE[io_type]
         self._device = torch.device(device)
-        self._stream: int | None = None
         image_format = torch.contiguous_format if io_type == "float32" else torch.channels_last
 
         def fill(x: torch.Tensor, t: torch.Tensor, prediction: torch.Tensor) -> None:
@@ -83,13 +79,6 @@ class ModuleEngine(DeviceEngine):
             tensor_at(prediction, (batch_size, channels, shape.height, shape.width), kind, self._device),
         )
         return TorchCall(self.name, self._run, tensors, self._device, self.memory)
-
-    def bind(self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray) -> Callable[[], None]:
-        """As `runtime.engines.interface.Engine.bind`: copies to and from the GPU around each call."""
-        if self._stream is None:
-            self._stream = self.memory.make_stream()
-            weakref.finalize(self, self.memory.free_stream, self._stream).atexit = False
-        return bind_host(self, x, t, prediction, self._stream)
 
 
 @contextlib.contextmanager

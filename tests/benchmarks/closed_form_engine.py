@@ -39,7 +39,7 @@ class ClosedFormEngine(Engine):
     def batch_range(self):
         return 1, None
 
-    def bind(self, x, t, prediction):
+    def _bind(self, x, t, prediction):
         def call():
             self.num_calls += 1
             prediction[:] = self.network(x.astype(np.float64), t)

@@ -243,7 +243,7 @@ def test_where_a_gpu_is_the_plan_itself_runs(
         def batch_range(self) -> tuple[int, int | None]:
             return 1, None
 
-        def bind(self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray) -> object:
+        def _bind(self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray) -> object:
             def call() -> None:
                 prediction[:] = network(x, t) * factor[0]
 

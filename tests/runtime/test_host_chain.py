@@ -179,7 +179,7 @@ class BreaksAt(Engine):
     def __init__(self, process: Process, slot: int, timestep: int, value: float) -> None:
         self.process, self.slot, self.timestep, self.value = process, slot, timestep, value
 
-    def bind(self, x, t, prediction):
+    def _bind(self, x, t, prediction):
         def call() -> None:
             prediction[:] = 0.1 * x
             if t[self.slot] == self.timestep:

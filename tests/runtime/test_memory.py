@@ -22,7 +22,7 @@ class Still(Engine):
     def batch_range(self) -> tuple[int, int | None]:
         return 1, None
 
-    def bind(self, x, t, prediction):
+    def _bind(self, x, t, prediction):
         return lambda: None
 
 

@@ -110,7 +110,7 @@ class Watched(HostNetwork):
         self.bound: list[int] = []
         self._lock = threading.Lock()
 
-    def bind(self, x, t, prediction):
+    def _bind(self, x, t, prediction):
         self.bound.append(len(x))
 
         def call() -> None:

@@ -53,7 +53,7 @@ class NumpyEngine(Engine):
     def batch_range(self):
         return 1, None
 
-    def bind(self, x, t, prediction):
+    def _bind(self, x, t, prediction):
         def call():
             prediction[:] = self.network(x, t)
 
