@@ -76,7 +76,9 @@ def _combine(builder: _Builder, process: Process, prediction: str, kind: int) ->
     # As [2, N, …]: the halves lie one behind the other, whatever N is.
     apart = builder.constant("halves", np.array([2, -1, all_channels, sample.height, sample.width], dtype=np.int64))
     halves = builder.node("Reshape", [prediction, apart])
-    first, second = (builder.constant(name, np.array(place, dtype=np.int64)) for place, name in enumerate(("y", "not_y")))
+    first, second = (
+        builder.constant(name, np.array(place, dtype=np.int64)) for place, name in enumerate(("y", "not_y"))
+    )
     of_class, of_null = (builder.node("Gather", [halves, place], axis=0) for place in (first, second))
     variance: list[str] = []
     if all_channels > channels:
@@ -138,7 +140,9 @@ def without_guidance(model: onnx.ModelProto, process: Process) -> onnx.ModelProt
     ours = [node for node in graph.node if node.name.startswith(_PREFIX)]
     inner = {node.output[0]: node.input[0] for node in ours if node.op_type == "Concat" and len(node.input) == 2}
     inner = {name: outer for name, outer in inner.items() if name.startswith(outer + _BOTH)}
-    made = [name for node in graph.node if node not in ours for name in node.output if name.startswith(PREDICTION + _BOTH)]
+    made = [
+        name for node in graph.node if node not in ours for name in node.output if name.startswith(PREDICTION + _BOTH)
+    ]
     if len(made) != 1 or not inner:
         return None
     inner[made[0]] = PREDICTION

@@ -62,9 +62,7 @@ def label_path(model: onnx.ModelProto, x_name: str, t_name: str) -> tuple[onnx.N
     """Nodes of what depends on class labels, alone or with t, and on nothing of the size of an image."""
     graph, facts = model.graph, GraphFacts(model)
     weights = {entry.name for entry in graph.initializer}
-    ranks = {
-        entry.name: len(entry.type.tensor_type.shape.dim) for entry in graph.input if entry.name not in weights
-    }
+    ranks = {entry.name: len(entry.type.tensor_type.shape.dim) for entry in graph.input if entry.name not in weights}
     labels = {name for name, rank in ranks.items() if rank == 1 and name not in (x_name, t_name)}
     of_images = _reached(graph, facts, {name for name, rank in ranks.items() if rank > 1}, frozenset())
     of_labels = _reached(graph, facts, labels, frozenset()) - of_images

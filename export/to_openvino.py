@@ -141,14 +141,15 @@ def _convert(model: onnx.ModelProto, source: Source) -> tuple[bytes, bytes, Rewr
         converted = openvino.Core().read_model(source.finished(rewritten).SerializeToString())
     except RuntimeError as error:
         raise InputError(
-            f"{source.path}: OpenVINO {openvino.__version__.partition('-')[0]} cannot convert it ({reason(error)}); export "
-            "the network with standard operators of opset 18, or run the file itself with `python -m runtime.sample "
-            "--backend onnxruntime`"
+            f"{source.path}: OpenVINO {openvino.__version__.partition('-')[0]} cannot convert it ({reason(error)}); "
+            "export the network with standard operators of opset 18, or run the file itself with "
+            "`python -m runtime.sample --backend onnxruntime`"
         ) from error
     if len(converted.inputs) != 2 + len(source.process.conditions):
+        found = " and ".join(entry.get_any_name() for entry in converted.inputs)
         raise InputError(
-            f"{source.path}: the prediction is made from {' and '.join(entry.get_any_name() for entry in converted.inputs)} "
-            "alone, expected one that depends on the noisy sample, the timestep and every condition; export the whole network"
+            f"{source.path}: the prediction is made from {found} alone, expected one that depends on the noisy sample "
+            "and on the timestep, and on every condition; export the whole network"
         )
     with tempfile.TemporaryDirectory() as folder:
         xml = Path(folder) / "unet.xml"

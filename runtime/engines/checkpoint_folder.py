@@ -106,7 +106,7 @@ def _check_class(path: Path, fields: Mapping[str, Any], expected: tuple[str, ...
 
 
 def _label(path: Path, config: Mapping[str, Any]) -> tuple[Condition, ...]:
-    """The class label that the network takes, if it takes one; which of them is the null class no file of diffusers says.
+    """The class label of the network, if it has one; no file of diffusers says whether one is the null class.
 
     Raises:
         InputError: something else in the label's place.

@@ -55,9 +55,11 @@ class ReferenceEngine(Engine):
         """As `Engine.batch_range`."""
         return self._like.batch_range()
 
-    def _bind(self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray) -> Callable[[], None]:
+    def _bind(
+        self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray, *conditions: np.ndarray
+    ) -> Callable[[], None]:
         """The call raises NoThirdOpinionError for what cannot be run."""
-        feeds, output = self._like.feeds(x, t), self._like.output_name
+        feeds, output = self._like.feeds(x, t, *conditions), self._like.output_name
 
         def call() -> None:
             with np.errstate(all="ignore"), warnings.catch_warnings():

@@ -117,26 +117,28 @@ class TorchEngine(Engine):
         self.name = f"PyTorch {torch.__version__} ({device.upper()})"
         self.precision = "fp32"
         self.path = checkpoint.folder
-        self._network = Network(checkpoint.unet).to(self._device)
+        self._network = checkpoint.network.to(self._device)
 
-    def _bind(self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray) -> Callable[[], None]:
+    def _bind(
+        self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray, *conditions: np.ndarray
+    ) -> Callable[[], None]:
         # On the CPU, PyTorch reads and writes the NumPy buffers themselves; on a GPU each call copies.
-        host_x, host_t, host_prediction = map(torch.from_numpy, (x, t, prediction))
+        host_prediction, *given = map(torch.from_numpy, (prediction, x, t, *conditions))
         network, device = self._network, self._device
 
         def call_on_cpu() -> None:
             with torch.inference_mode():
-                host_prediction.copy_(network(host_x, host_t))
+                host_prediction.copy_(network(*given))
 
         if device.type == "cpu":
             return call_on_cpu
-        device_x, device_t = torch.empty_like(host_x, device=device), torch.empty_like(host_t, device=device)
+        copies = [torch.empty_like(each, device=device) for each in given]
 
         def call_on_gpu() -> None:
             with torch.inference_mode(), without_tf32():
-                device_x.copy_(host_x)
-                device_t.copy_(host_t)
-                host_prediction.copy_(network(device_x, device_t))
+                for copy, each in zip(copies, given, strict=True):
+                    copy.copy_(each)
+                host_prediction.copy_(network(*copies))
 
         return call_on_gpu
 

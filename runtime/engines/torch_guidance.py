@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from diffusion.conditions import GUIDANCE
@@ -17,9 +19,11 @@ class Guided(torch.nn.Module):
     Args:
         network: takes x, t and the process's conditions but for the scale.
         process: with the scale among its conditions.
+        together: whether both predictions are made by one call on 2N samples, which is faster on a GPU. Two calls
+            are, on a CPU, bit for bit those of the network alone.
     """
 
-    def __init__(self, network: torch.nn.Module, process: Process) -> None:
+    def __init__(self, network: torch.nn.Module, process: Process, together: bool = False) -> None:
         super().__init__()
         self.network = network
         names = [condition.name for condition in process.conditions]
@@ -27,18 +31,23 @@ class Guided(torch.nn.Module):
         assert label is not None
         assert label.null is not None
         self._scale, self._label, self._null = names.index(GUIDANCE), names.index(label.name), label.null
+        self._together = together
         self._channels = process.sample.channels
         self.eval()
 
     def forward(self, x: torch.Tensor, t: torch.Tensor, *conditions: torch.Tensor) -> torch.Tensor:
         """The prediction, [N, C or 2C, H, W]."""
         scale = conditions[self._scale].reshape(-1, 1, 1, 1).float()
-        null = (*conditions[: self._label], torch.full_like(conditions[self._label], self._null))
-        of_class = self.network(x, t, *self._without_scale(conditions))
-        of_null = self.network(x, t, *self._without_scale((*null, *conditions[self._label + 1 :])))
+        with_null = list(conditions)
+        with_null[self._label] = torch.full_like(conditions[self._label], self._null)
+        given, null = ([x, t, *self._without_scale(each)] for each in (conditions, with_null))
+        if self._together:
+            of_class, of_null = self.network(*map(torch.cat, zip(given, null, strict=True))).chunk(2)
+        else:
+            of_class, of_null = self.network(*given), self.network(*null)
         p_y, p_null = (each[:, : self._channels].float() for each in (of_class, of_null))
         guided = torch.where(scale == 1.0, p_y, p_null + scale * (p_y - p_null)).to(of_class.dtype)
         return torch.cat([guided, of_class[:, self._channels :]], dim=1)
 
-    def _without_scale(self, conditions: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    def _without_scale(self, conditions: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
         return (*conditions[: self._scale], *conditions[self._scale + 1 :])

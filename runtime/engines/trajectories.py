@@ -51,7 +51,7 @@ def make_golden(process: Process, predict: Predict, precision: str) -> Golden:
     num = max(1, min(_MAX_SAMPLES, _ELEMENTS // elements), -(-sum(GATE_BATCHES) // len(rows)))
     num_chains = max(_MIN_CHAINS, num)
     x_T = initial_noise((num_chains, *process.sample.chw), _SEED, 0)
-    chain_conditions = gate_conditions(process.conditions, num_chains)
+    chain_conditions = gate_conditions(process.conditions, num_chains, precision=precision)
     more = (precision != "fp32") + bool(chain_conditions)
     steps = len(trajectory) + len(rows) * more + len(chain) * (chain is not trajectory)
     with progress_bar(steps, "running the reference", unit="step") as bar:
@@ -74,7 +74,7 @@ def make_golden(process: Process, predict: Predict, precision: str) -> Golden:
         # Few chains see few conditions: every state is given conditions of its own.
         conditions = [
             each.reshape(len(rows), num, *each.shape[1:])
-            for each in gate_conditions(process.conditions, len(rows) * num, num_chains)
+            for each in gate_conditions(process.conditions, len(rows) * num, num_chains, precision)
         ]
         input_rounding = np.zeros(len(rows))
         for place, row in enumerate(rows):
