@@ -32,10 +32,10 @@ COMMANDS = (
     _command("export openvino", "export.to_openvino", "a checkpoint folder or an ONNX file to an engine for the CPU"),
     _command("export trt", "export.to_trt", "a checkpoint folder or an ONNX file to a TensorRT plan"),
     _command("sample", "runtime.sample", "an engine and a seed to images"),
-    _command("bench compare", "benchmarks.compare", "speed beside diffusers", within=".command"),
-    _command("bench likelihood", "benchmarks.likelihood", "bits/dim through any engine", within=".command"),
-    _command("bench quality", "benchmarks.quality", "distance to the data against network calls", within=".command"),
-    _command("bench kernels", "benchmarks.kernels", "the compiled step beside PyTorch's", within=".command"),
+    _command("bench compare", "benchmarks.compare", "speed beside diffusers", within=".__main__"),
+    _command("bench likelihood", "benchmarks.likelihood", "bits/dim through any engine", within=".__main__"),
+    _command("bench quality", "benchmarks.quality", "distance to the data against network calls", within=".__main__"),
+    _command("bench kernels", "benchmarks.kernels", "the compiled step beside PyTorch's"),
     _command("bench chain", "benchmarks.chain", "what the chain costs beyond its network calls"),
 )
 _WORDS = {command.module: " ".join(("ddpm-rt", *command.words)) for command in COMMANDS}

@@ -22,9 +22,8 @@ import numpy as np
 from diffusion.errors import InputError
 from diffusion.json_text import parse_json
 from diffusion.noise_schedule import NoiseSchedule
-from diffusion.normal import BINOMIAL, draw_number
+from diffusion.normal import BINOMIAL, draw_number, noise_words_batch
 from diffusion.number_checks import is_whole
-from diffusion.philox import MAX_SEED, philox_planes
 from diffusion.process import PROCESS_FORMAT, SampleShape
 
 BINOMIAL_KIND = "binomial"
@@ -32,7 +31,6 @@ LOGIT_PREDICTION = "x_start_logit"
 _LEVELS = 2
 PredictLogits = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """(x float32 [N, C, H, W] of 0 and 1, t float32 [N]) → logits of x_start being 1, [N, C, H, W]."""
-_LOW, _32 = np.uint64(0xFFFFFFFF), np.uint64(32)
 
 
 @dataclass(frozen=True)
@@ -155,7 +153,7 @@ def q_x_prev_given_x_t(
 def p_x_prev_given_x_t(
     schedule: NoiseSchedule, x_start_probability: np.ndarray, x_t: np.ndarray, timestep: int | np.ndarray
 ) -> np.ndarray:
-    """p(x_{t−1} | x_t) of a model that holds x_0 = 1 for this probable, bit by bit: f_b(x_t, t) of table App.1.
+    """p(x_{t−1} | x_t) of a model that gives x_0 = 1 this probability, bit by bit: f_b(x_t, t) of table App.1.
 
     The posterior averaged over both values of x_0. A bit's posterior given x_t and all of x_0 depends on its own
     x_0 alone, so with the true probabilities this is the true q(x_{t−1} | x_t) of each bit: of all reverse kernels
@@ -168,21 +166,13 @@ def p_x_prev_given_x_t(
 
 
 def bit_words(shape: Sequence[int], seed: int, sample_indices: Sequence[int], draw: int) -> np.ndarray:
-    """The random words behind a draw of several samples: uint32 [N, *shape], each as `normal.noise_words` has it.
+    """The random words behind a draw of several samples: uint32 [N, *shape], as `normal.noise_words` has them.
 
     Raises:
         InputError: seed or a sample index outside 0..2⁶⁴−1.
     """
-    for name, value in (("seed", seed), *(("sample index", index) for index in sample_indices)):
-        if not 0 <= value < MAX_SEED:
-            raise InputError(f"{name} is {value}; expected 0..2^64-1")
-    num_elements = math.prod(shape)
-    indices = np.array(sample_indices, dtype=np.uint64)[:, None]
-    block = np.arange(-(-num_elements // 4), dtype=np.uint64)
-    key_low, key_high = np.uint64(seed & 0xFFFFFFFF), np.uint64(seed >> 32)
-    planes = philox_planes(block, np.uint64(draw), indices & _LOW, indices >> _32, key_low, key_high)
-    words = np.stack(planes, axis=-1).reshape(len(indices), -1)  # [N, 4·counters]
-    return words[:, :num_elements].reshape(len(indices), *shape)
+    words = noise_words_batch(math.prod(shape), [seed] * len(sample_indices), sample_indices, draw)
+    return words.reshape(len(sample_indices), *shape)
 
 
 def bits_from_words(words: np.ndarray, probability: np.ndarray) -> np.ndarray:

@@ -99,7 +99,7 @@ def estimate_bound(
 def step_bits(
     schedule: NoiseSchedule, logits: np.ndarray, x_start: np.ndarray, x_t: np.ndarray, timestep: int
 ) -> np.ndarray:
-    """L_{t−1} of every bit, or L_0 at timestep 0: float64 of x's shape; infinite if x_start was held impossible.
+    """L_{t−1} of every bit, or L_0 at timestep 0: float64 of x's shape; infinite where the model excludes x_start.
 
     Args:
         schedule: of the chain.

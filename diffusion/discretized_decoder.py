@@ -56,7 +56,7 @@ def level_of(x_start: np.ndarray, levels: int) -> np.ndarray:
         levels: 256 for 8-bit images, 17 for scikit-learn's digits.
 
     Raises:
-        InputError: a value that is none of the levels.
+        InputError: a value that is not one of the levels.
     """
     place = (np.asarray(x_start, np.float64) + 1.0) * (0.5 * (levels - 1))
     level = np.rint(place)
@@ -84,7 +84,7 @@ def log_probability_of_level(
         float64, shape of x_start, at most 0; no floor, however far the bin is from the mean.
 
     Raises:
-        InputError: a value that is none of the levels.
+        InputError: a value that is not one of the levels.
     """
     level = level_of(x_start, levels)
     half_bin = 1.0 / (levels - 1)

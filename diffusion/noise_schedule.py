@@ -94,7 +94,7 @@ class NoiseSchedule:
     beta_end: float | None = None
 
     def __post_init__(self) -> None:
-        betas = np.atleast_1d(real_array(self.betas, "noise schedule: betas"))  # a copy that nobody else can change
+        betas = np.atleast_1d(real_array(self.betas, "noise schedule: betas"))  # a private copy
         if betas.ndim != 1 or not 1 <= len(betas) <= MAX_TRAIN_TIMESTEPS:
             raise InputError(
                 f"noise schedule: betas of shape {betas.shape}, expected a list of 1 to {MAX_TRAIN_TIMESTEPS} numbers"
@@ -176,7 +176,7 @@ class NoiseSchedule:
         unknown = sorted(set(fields) - known)
         if kind in SCHEDULE_KINDS and unknown:
             raise InputError(f"noise schedule: {kind} has no field {unknown[0]!r}, expected {', '.join(sorted(known))}")
-        # A default in place of what was lost would be another schedule, and other samples, without a word.
+        # A default in place of a lost field would silently be another schedule, with other samples.
         missing = sorted(name for name in known if fields.get(name) is None and kind != "explicit")
         if kind in SCHEDULE_KINDS and missing:
             raise InputError(f"noise schedule: {kind} needs the field {missing[0]!r}, which is missing")

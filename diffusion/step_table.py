@@ -34,7 +34,7 @@ class StepTable:
     Attributes:
         sampler: the method's name.
         timesteps: int64 [R], training timesteps, strictly descending; strictly ascending where the chain runs from
-            data to noise (`diffusion.samplers.ddim`).
+            data to noise (`diffusion.samplers.ddim.ddim_inversion`).
         coefficients: float64 [R, 13], columns as `COLUMNS`.
         clip: bound for |x_start|; inf for none.
         histories: 0, 1 or 2, how many arrays beside x the method carries from step to step.
@@ -57,7 +57,7 @@ class StepTable:
 
     def __post_init__(self) -> None:
         name = f"table of {self.sampler}"
-        # Copies that nobody else can change.
+        # Private copies.
         whole = whole_numbers(self.timesteps)
         if whole is None or whole.ndim != 1 or not whole.size or max(map(abs, whole)) >= 2**63:
             raise InputError(f"{name}: timesteps are {shown(self.timesteps)}, expected one or more whole numbers")
@@ -167,7 +167,7 @@ class StepTable:
 
 
 def start_note(alpha_bar: np.ndarray, timestep: int) -> str | None:
-    """What to say of a chain that begins with pure noise at a timestep where the network saw some of the data.
+    """A note on a chain that begins with pure noise at a timestep where the network saw some of the data.
 
     Args:
         alpha_bar: float64 [T] of the schedule.

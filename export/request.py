@@ -10,6 +10,8 @@ from typing import Any
 
 from commands.whole_files import check_name
 from diffusion.errors import InputError
+from export.checkpoints.flags import parsed_flags
+from export.checkpoints.registry import add_checkpoint_flags
 from runtime.formats.precision import ENGINE_PRECISIONS, FP32
 from runtime.formats.sidecar import golden_path, sidecar_path
 from runtime.process_flags import ProcessFlags, add_process_flags, process_flags
@@ -23,8 +25,8 @@ class ExportRequest:
 
     Attributes:
         out: the file to write. What belongs to it lies beside it.
-        checkpoint: any diffusers `DDPMPipeline` folder; its reference is PyTorch. By default the one that `train.run`
-            writes.
+        checkpoint: any diffusers `DDPMPipeline` folder, or a file of another project, see `export.checkpoints`; its
+            reference is PyTorch. By default the folder that `train.run` writes.
         onnx: an ONNX file instead of a checkpoint; its reference is ONNX Runtime.
         precision: one of `ENGINE_PRECISIONS`.
         fold: of an engine, replace the time path by tables.
@@ -32,6 +34,8 @@ class ExportRequest:
         allow_pickle: read a checkpoint's weights from a pickle where there is no safetensors file.
         debug: let PyTorch's exporter and AutoCast report on standard error.
         guidance: of a checkpoint that was trained with a null class, make guidance part of the network.
+        checkpoint_flags: what a file of another project was trained with, by the project's own flag names, or `model`:
+            the name of a published one.
 
     Raises:
         InputError: two sources, or an unknown precision.
@@ -46,6 +50,7 @@ class ExportRequest:
     allow_pickle: bool = False
     debug: bool = False
     guidance: bool = True
+    checkpoint_flags: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("out", "checkpoint", "onnx"):
@@ -107,8 +112,9 @@ def add_request_flags(
     source.add_argument(
         "--checkpoint",
         type=Path,
-        metavar="FOLDER",
-        help=f"a folder from train.run or any diffusers DDPMPipeline folder (default {DEFAULT_CHECKPOINT})",
+        metavar="FOLDER|FILE",
+        help=f"a folder from train.run, any diffusers DDPMPipeline folder (default {DEFAULT_CHECKPOINT}), or a file of "
+        "another project, see below",
     )
     if of_onnx:
         source.add_argument("--onnx", type=Path, metavar="FILE", help="an ONNX file instead")
@@ -127,7 +133,7 @@ def add_request_flags(
     parser.add_argument(
         "--allow-pickle",
         action="store_true",
-        help="read weights from a .bin, tensors only, where there is no safetensors file",
+        help="read weights from a pickle (.bin, .pt, .ckpt), tensors only, where there is no safetensors file",
     )
     parser.add_argument(
         "--no-guidance",
@@ -143,6 +149,7 @@ def add_request_flags(
             help="let the engine compute the time path at every step",
         )
         add_process_flags(parser)
+    add_checkpoint_flags(parser)
 
 
 def export_request(args: argparse.Namespace) -> ExportRequest:
@@ -154,6 +161,7 @@ def export_request(args: argparse.Namespace) -> ExportRequest:
         allow_pickle=args.allow_pickle,
         debug=args.debug,
         guidance=args.guidance,
+        checkpoint_flags=parsed_flags(args),
     )
     if "onnx" not in args:
         return request

@@ -20,12 +20,12 @@ from diffusion.binomial_bound import BinomialBound, OptimalBits, estimate_bound
 from diffusion.errors import InputError
 from diffusion.noise_schedule import MAX_TRAIN_TIMESTEPS
 from diffusion.process import SampleShape
-from train.flags import add_mlp_flags, check_mlp_flags
+from train.flags import add_mlp_flags, check_at_least, check_mlp_flags
 
 HEARTBEAT_LENGTH, HEARTBEAT_PERIOD = 20, 5
 _WHITE_FROM = 8  # of the 17 gray levels 0..16
 DEFAULT_TIMESTEPS, DEFAULT_NUM_SAMPLES = 2000, 64
-# More steps on so few digits learn them by heart.
+# More steps overfit so few digits.
 DEFAULT_STEPS = {"heartbeat": 8000, "digits": 3000}
 _WIDTH = {"heartbeat": 64, "digits": 128}
 _OUT = {"heartbeat": Path("runs/heartbeat"), "digits": Path("runs/binary_digits")}
@@ -41,7 +41,7 @@ class BinaryData:
     Attributes:
         name: for messages.
         train, test: uint8 [N, C, H, W] of 0 and 1.
-        entropy_bits: of the distribution, where `train` is all there is and each row as probable; else None.
+        entropy_bits: of the distribution, where `train` is the whole support, equally probable; else None.
         unit: of the bound: bits per sequence or image.
     """
 
@@ -164,7 +164,7 @@ def _bound_lines(bounds: dict[str, BinomialBound], data: BinaryData) -> list[str
 
 
 def fraction_in(samples: np.ndarray, patterns: np.ndarray) -> float:
-    """Which part of the samples [N, C, H, W] is equal to one of the patterns [K, C, H, W], bit for bit."""
+    """The fraction of the samples [N, C, H, W] is equal to one of the patterns [K, C, H, W], bit for bit."""
     known = {pattern.astype(np.uint8).tobytes() for pattern in patterns}
     return sum(sample.astype(np.uint8).tobytes() in known for sample in samples) / len(samples)
 
@@ -175,9 +175,7 @@ def show_rows(samples: np.ndarray) -> list[str]:
 
 
 def _check(args: argparse.Namespace) -> None:
-    for name in ("timesteps", "num_samples"):
-        if getattr(args, name) < 1:
-            raise InputError(f"--{name.replace('_', '-')} is {getattr(args, name)}, expected at least 1")
+    check_at_least(args, timesteps=1, num_samples=1)
     if args.timesteps > MAX_TRAIN_TIMESTEPS:
         raise InputError(f"--timesteps is {args.timesteps}, expected at most {MAX_TRAIN_TIMESTEPS}")
     check_memory(f"--num-samples {args.num_samples}", 64 * 8 * args.num_samples, "give fewer")

@@ -43,8 +43,8 @@ class BinaryObjective:
     ) -> torch.Tensor:
         """L_{t−1}, or L_0 where t is 0, of each sample: float64 [N], in bits.
 
-        As `diffusion.binomial_bound.step_bits`, but for L_{t−1} with logits so large that float64 takes them for
-        certain.
+        As `diffusion.binomial_bound.step_bits`, except for L_{t−1} with logits whose probability rounds to 0 or 1 in
+        float64.
 
         Args:
             logits: of x_start being 1, [N, C, H, W].
@@ -56,7 +56,7 @@ class BinaryObjective:
         of_x_start = torch.nn.functional.binary_cross_entropy_with_logits(logits, x_start, reduction="none")
         one, zero = (self._posterior(torch.full_like(x_start, bit), x_t, timesteps) for bit in (1.0, 0.0))
         probability = torch.sigmoid(logits)
-        # At t = 0 both would be 0 and 1, whose logarithms have no gradient: that row is the other branch's.
+        # At t = 0 both would be 0 and 1, whose logarithms have no gradient: that row takes the other branch.
         model = torch.where(first, 0.5, probability * one + (1.0 - probability) * zero)
         posterior = torch.where(first, 0.5, torch.where(x_start == 1.0, one, zero))
         kl = posterior * (posterior / model).log() + (1.0 - posterior) * ((1.0 - posterior) / (1.0 - model)).log()

@@ -15,7 +15,7 @@ from diffusion.prediction import x_start_coefficients
 from diffusion.process import Process
 from train.targets import for_elements, to_table
 
-# Wide enough, in standard deviations, that what is beyond it is nothing in float64.
+# In standard deviations: the probability beyond it is 0 in float64.
 _OPEN = 1e3
 
 

@@ -57,7 +57,7 @@ def load_data(request: DataRequest) -> tuple[ImageSet, ImageSet | None]:
     """The images to train on, and those held out (None where there are none).
 
     Raises:
-        InputError: the data is not there, is of no known kind, cannot be read, or an option does not apply to it.
+        InputError: the data is not there, is of an unknown kind, cannot be read, or an option does not apply to it.
     """
     if request.data == "digits":
         _refuse(request, "digits", *_IMAGE_OPTIONS, *_TABLE_OPTIONS)
@@ -120,10 +120,10 @@ def load_table(request: DataRequest, split: str | None) -> ImageSet:
 
 
 def is_table(request: DataRequest) -> bool:
-    """Whether the data is read by Hugging Face's `datasets`: what is no folder of pictures and no file.
+    """Whether the data is read by Hugging Face's `datasets`: anything but a folder of pictures or a file.
 
     Raises:
-        InputError: a file of no known kind, a path that is not there, or a folder of pictures and of tables.
+        InputError: a file of an unknown kind, a path that is not there, or a folder of pictures and of tables.
     """
     path = Path(request.data)
     if path.suffix in _ARRAYS:
@@ -201,7 +201,7 @@ def load_part(request: DataRequest) -> Part:
     `train.run` holds out.
 
     Raises:
-        InputError: as `train.datasets.load_data`; or no such part.
+        InputError: as `load_data`; or no such part.
     """
     split = request.split
     name = f"{request.data}, {split or TEST}"

@@ -16,7 +16,7 @@ from train.batches import Draws
 from train.image_set import ImageSet
 from train.objective import Objective
 
-# Enough that the mean over timesteps is steady, few enough to cost little beside the steps between.
+# Enough for a steady mean over timesteps, few enough to cost little beside the training steps.
 NUM_EVALUATIONS = 1024
 _SEED = 0
 
@@ -52,7 +52,7 @@ class HeldOutLoss:
         for first in range(0, NUM_EVALUATIONS, self._batch_size):
             pairs = np.arange(first, min(first + self._batch_size, NUM_EVALUATIONS))
             timesteps = (2 * pairs + 1) * self._num_train_timesteps // (2 * NUM_EVALUATIONS)
-            # In an order of their own: a set sorted by class would tie class to timestep.
+            # Shuffled: a set sorted by class would tie class to timestep.
             indices = [draws.image_index(int(pair), self._images.num_images) for pair in pairs]
             x_start = self._images.x_start(indices)
             predict = network

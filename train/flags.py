@@ -1,4 +1,4 @@
-"""Flags of the training commands: data, objective and noise schedule; and what small networks have instead.
+"""Flags of the training commands: data, objective and noise schedule, and those of small networks.
 
 The data flags are also those of every command that measures against data.
 """
@@ -60,10 +60,7 @@ def data_request(args: argparse.Namespace, data: str, **changes: Any) -> DataReq
     Raises:
         InputError: a number that is out of range.
     """
-    for name, lowest in {"image_size": 1, "held_out": 0, "levels": 2}.items():
-        value = getattr(args, name)
-        if value is not None and value < lowest:
-            raise InputError(f"--{name.replace('_', '-')} is {value}, expected a whole number of at least {lowest}")
+    check_at_least(args, image_size=1, held_out=0, levels=2)
     fields: dict[str, Any] = {
         "data": args.data or data,
         "split": args.split,
@@ -137,7 +134,7 @@ def objective_fields(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def check_objective_flags(args: argparse.Namespace, config: TrainingConfig) -> None:
-    """Whether the flags say something, and of what is trained.
+    """Check that the flags are in range and apply to what is trained.
 
     Args:
         args: parsed.
@@ -146,8 +143,7 @@ def check_objective_flags(args: argparse.Namespace, config: TrainingConfig) -> N
     Raises:
         InputError: a number out of its range, or a flag that does not apply.
     """
-    if args.num_train_timesteps is not None and args.num_train_timesteps < 1:
-        raise InputError(f"--num-train-timesteps is {args.num_train_timesteps}, expected a whole number of at least 1")
+    check_at_least(args, num_train_timesteps=1)
     if args.min_snr_gamma is not None:
         if config.loss != "min-snr":
             raise InputError(
@@ -194,7 +190,19 @@ def add_mlp_flags(parser: argparse.ArgumentParser, out: str, steps: str) -> None
 
 def check_mlp_flags(args: argparse.Namespace) -> None:
     """Raises InputError if --steps or --seed is out of its range."""
-    if args.steps is not None and args.steps < 1:
-        raise InputError(f"--steps is {args.steps}, expected at least 1")
-    if not 0 <= args.seed < MAX_SEED:
-        raise InputError(f"--seed is {args.seed}, expected 0 to 2^64 - 1")
+    check_at_least(args, steps=1)
+    check_seed(args.seed)
+
+
+def check_at_least(args: argparse.Namespace, **lowest: int) -> None:
+    """Raises InputError if a flag is given and below its lowest value, by the name of its attribute."""
+    for name, least in lowest.items():
+        value = getattr(args, name)
+        if value is not None and value < least:
+            raise InputError(f"--{name.replace('_', '-')} is {value}, expected a whole number of at least {least}")
+
+
+def check_seed(seed: int | None) -> None:
+    """Raises InputError if the seed is given and out of its range."""
+    if seed is not None and not 0 <= seed < MAX_SEED:
+        raise InputError(f"--seed is {seed}, expected 0 to 2^64 - 1")

@@ -19,7 +19,7 @@ from commands.progress import progress_bar
 from commands.whole_files import whole_file
 from diffusion.errors import InputError
 from diffusion.process import SampleShape
-from runtime.array_files import UNREADABLE
+from runtime.arrays import UNREADABLE
 from runtime.engines.cache_folder import keep, read_kept, user_cache_folder
 from runtime.pictures import LOADER_VERSION, MODES, check_mode, picture_array, read_picture, read_picture_header
 from train.folder_listing import FolderListing, list_pictures
@@ -197,7 +197,7 @@ def cache_key(paths: Sequence[Path], options: str) -> str:
 
 
 def read_pixels(key: str) -> np.ndarray | None:
-    """The pixels that `keep_pixels` wrote, uint8 [N, C, H, W]; None where there are none, or not as they were."""
+    """The pixels that `keep_pixels` wrote, uint8 [N, C, H, W]; None where there are none, or their checksum differs."""
     path = _path(key)
     if path is None:
         return None
@@ -215,7 +215,7 @@ def read_pixels(key: str) -> np.ndarray | None:
     ):
         return None
     with contextlib.suppress(OSError):
-        path.touch()  # used just now
+        path.touch()  # marks it as recently used
     return np.asarray(pixels)
 
 

@@ -76,7 +76,7 @@ class Ema:
 
 
 class Learner:
-    """A network, its optimizer and its average, on whatever devices and processes accelerate has.
+    """A network, its optimizer and its average, on the devices and processes of accelerate.
 
     Args:
         accelerator: an `accelerate.Accelerator`.
@@ -158,7 +158,7 @@ class Learner:
         return total, grad_norm.detach()
 
     def first_broken_weight(self) -> str | None:
-        """The name of weights, of the network or of its average, that are not finite; None where there are none."""
+        """The name of weights, of the network or of its average, that are not finite; None if all are finite."""
         networks = [self._weights] if self.ema is None else [self._weights, self.ema.network]
         for network in networks:
             for name, weight in network.state_dict().items():

@@ -24,7 +24,7 @@ from train.run_folder import RunFolder
 
 # Several processes must agree on the step to stop at; asking each other every step would cost more than it is worth.
 _AGREE_EVERY = 8
-# A terminal and a launcher may both pass on one Ctrl-C; only a later one means impatience.
+# A terminal and a launcher may both pass on one Ctrl-C; only a later one counts as the second.
 _SAME_SIGNAL_SECONDS = 1.0
 
 
@@ -225,12 +225,12 @@ class TrainingLoop:
                 with meter.paused():
                     line["held_out_loss"] = self._evaluate(ema.predict)
                 self._check_finite(line["held_out_loss"], updates, saved_step, "held-out loss")
-            # A gradient that overflows in fp16 is skipped by the loss scaler; JSON has no word for infinity.
+            # A gradient that overflows in fp16 is skipped by the loss scaler; JSON has no infinity.
             self._folder.log({**line, "grad_norm": line["grad_norm"] if math.isfinite(line["grad_norm"]) else None})
         return line
 
     def _check_weights(self, updates: int, saved_step: int) -> None:
-        """A loss is that of the weights before its update: weights that the last one broke must not be kept."""
+        """A loss is that of the weights before its update: broken ones after the last update must not be saved."""
         broken = self._learner.first_broken_weight()
         if broken is not None:
             raise self._diverged(f"the weights {broken} are not finite after step {updates:,}", saved_step)

@@ -107,7 +107,7 @@ class Mlp(torch.nn.Module):
 
 
 class BitMlp(Mlp):
-    """The same for bits: logits of x_start being 1, to which each bit of x_t contributes what it says by itself.
+    """The same for bits: logits of x_start being 1, to which each bit of x_t contributes its own evidence.
 
     By Bayes' rule logit q(x_0 = 1 | x_t) is the log-likelihood ratio ln q(x_t | x_0 = 1)/q(x_t | x_0 = 0) of the bit,
     ± ln((1 + ᾱ_t)/(1 − ᾱ_t)), plus the logit given all other bits. The first is known and is large where x_t is
@@ -182,7 +182,7 @@ def check_free(folder: Path, overwrite: bool) -> None:
     """Whether a trained network may be written there.
 
     Raises:
-        InputError: there is another one and `overwrite` was not given, or anything else.
+        InputError: the folder holds another network and `overwrite` was not given, or it holds anything else.
     """
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return

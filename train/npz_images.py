@@ -10,7 +10,7 @@ import numpy as np
 
 from commands.memory import check_memory
 from diffusion.errors import InputError
-from runtime.array_files import UNREADABLE
+from runtime.arrays import UNREADABLE
 from train.image_set import ImageSet
 from train.labels import Labels
 

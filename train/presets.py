@@ -1,4 +1,4 @@
-"""The hyper-parameters of a training run, and the ready sets of them: `digits`, `cifar10`, `celebahq256`."""
+"""The hyper-parameters of a training run, and the presets: `digits`, `cifar10`, `celebahq256`."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class TrainingConfig:
         """The noise schedule, before anything of it is learned.
 
         Raises:
-            InputError: β that are no schedule, or a number of them that is not T; or nothing to learn in it.
+            InputError: βs that form no schedule, or that are not T; or nothing to learn in it.
         """
         if self.explicit_betas is None:
             made = NoiseSchedule.make(self.beta_schedule, self.num_train_timesteps, self.beta_start, self.beta_end)
@@ -130,7 +130,7 @@ class TrainingConfig:
         """The process that a network trained so, on data of this shape, belongs to; its schedule as given.
 
         Raises:
-            InputError: as `schedule`, or a prediction that means nothing where ᾱ is 0.
+            InputError: as `schedule`, or a prediction that is undefined where ᾱ is 0.
         """
         return Process(
             sample=sample,
@@ -138,7 +138,7 @@ class TrainingConfig:
             prediction_type=self.prediction_type,
             variance_type=self.variance_type,
             clip_sample=self.clip_sample,
-            timestep_spacing=DEFAULT_SPACING,  # said, because diffusers would take another
+            timestep_spacing=DEFAULT_SPACING,  # explicit, because the default of diffusers differs
         )
 
 

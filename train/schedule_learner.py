@@ -35,7 +35,7 @@ class LogSnrNetwork(torch.nn.Module):
 
     SNR_t = exp(−ω(t)) with ω monotone (Luo 2022, eq. 111). As in Kingma et al. 2021, appendix H, ω is a line plus a
     hidden layer of logistic units whose weights are positive, and is then scaled to its ends. At the start λ is nearly
-    linear in t. Nothing here is random.
+    linear in t. The initialization is not random.
 
     Args:
         first, last: λ of timesteps 0 and T−1.
@@ -61,7 +61,7 @@ class LogSnrNetwork(torch.nn.Module):
         return self._first + (self._last - self._first) * share
 
     def schedule(self) -> NoiseSchedule:
-        """The noise schedule of now, β by β."""
+        """The current noise schedule, β by β."""
         with torch.no_grad():
             return schedule_from_log_snr(self().numpy())
 
@@ -143,7 +143,7 @@ class ScheduleLearner:
         return True
 
     def relative_std(self) -> dict[str, float] | None:
-        """How much the bound's terms scatter over t, as standard deviation by mean; by what was seen of the errors.
+        """How much the bound's terms scatter over t, as standard deviation over mean; from the errors seen.
 
         Returns:
             `given` for the schedule whose ends are kept, and `learned`; None if nothing was seen, or nothing finite.
@@ -200,5 +200,5 @@ class ScheduleLearner:
         return 0.5 * torch.expm1(log_snr[:-1] - log_snr[1:]) * error
 
     def _log_second_moment(self, log_snr: torch.Tensor, root: torch.Tensor) -> torch.Tensor:
-        # The mean is all but fixed, so the least second moment is the least variance; its logarithm has no scale.
+        # The mean is nearly fixed, so the least second moment is the least variance; its logarithm has no scale.
         return self._terms(log_snr, root).square().mean().log()

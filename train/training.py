@@ -65,7 +65,7 @@ def train(run: Run) -> Report | None:
 
     Raises:
         InputError: data, folder or configuration cannot be used, or the loss is not finite.
-        DeviceUnavailableError: the device or precision asked for is not here.
+        DeviceUnavailableError: the device or precision is not available.
         StoppedError: stopped by a signal; the state is saved.
     """
     config = run.config
@@ -111,7 +111,7 @@ def _train(run: Run, accelerator: Accelerator) -> Report | None:
     else:
         data["classes"] = labels.fingerprint
     record = {"preset": run.preset, "data": data, **dataclasses.asdict(config)}
-    # A run of an earlier version says nothing of the choices that came later.
+    # The record of an earlier version lacks the fields that were added later.
     defaults = {field.name: field.default for field in dataclasses.fields(config) if field.default is not MISSING}
     folder = RunFolder(run.out, record, defaults)
     status = folder.inspect(run.resume, run.overwrite)

@@ -13,10 +13,10 @@ from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import Process, SampleShape
 from diffusion.samplers import make_table
 from diffusion.step_table import StepTable
-from runtime.device.chain_graph import GRAPH_KINDS
+from runtime.chain.device import DeviceChain
+from runtime.chain.host import HostChain
+from runtime.chain.launchers import GRAPH_KINDS
 from runtime.device.interface import DeviceEngine
-from runtime.device_chain import DeviceChain
-from runtime.host_chain import HostChain
 
 SEEDS, INDICES = (5, 2**63 + 1, 7, 5), (100, 2**64 - 1, 3, 101)
 SAMPLERS = {"ddpm": 0, "dpmpp_2m": 1, "unipc": 2}

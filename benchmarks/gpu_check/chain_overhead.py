@@ -17,10 +17,10 @@ from benchmarks.gpu_check.facts_stage import import_torch
 from benchmarks.gpu_check.figures import overhead, rounds_within
 from diffusion.errors import InputError
 from diffusion.samplers import make_table
-from runtime.device.chain_graph import GRAPH_KINDS, ROWS_PER_TURN
+from runtime.chain.device import DeviceChain
+from runtime.chain.launchers import GRAPH_KINDS, ROWS_PER_TURN
 from runtime.device.interface import DeviceEngine
-from runtime.device.timing import elapsed_ms
-from runtime.device_chain import DeviceChain
+from runtime.device.streams import elapsed_ms
 
 BATCH_SIZES = (1, 8, 64, 256)
 NUM_STEPS = 50
@@ -73,7 +73,8 @@ def measure(context: StageContext, engine: DeviceEngine, batch_size: int) -> dic
         for kind in GRAPH_KINDS:
             chains[kind] = DeviceChain(engine, table, batch_size, graph=kind)
         for turn in OTHER_TURNS if batch_size == 1 else ():
-            chains[f"while, {turn} rows a turn"] = DeviceChain(engine, table, batch_size, rows_per_turn=turn)
+            name = f"while, {turn} rows a turn"
+            chains[name] = DeviceChain(engine, table, batch_size, graph="while", rows_per_turn=turn)
         chain = chains["while"]
         network = chain.call.graph(chain.stream)
         assert network is not None, "PyTorch's call was not captured"

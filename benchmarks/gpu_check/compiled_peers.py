@@ -10,11 +10,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.alternating import time_alternately
 from benchmarks.gpu_check.cifar_network import PROCESS, checkpoint_folder, device_engine, has_diffusers
 from benchmarks.gpu_check.context import StageContext
 from benchmarks.gpu_check.facts_stage import import_torch
 from benchmarks.gpu_check.wall_clock import NUM_STEPS, ChainSampler, compare_seconds, comparison_lines, rounds_for
+from benchmarks.measurement import time_alternately
 
 OURS = "ours, torch.compile's kernels"
 GRAPH_LOOP = "hand-written PyTorch graph loop, same kernels"

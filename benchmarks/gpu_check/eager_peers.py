@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from benchmarks.alternating import time_alternately
 from benchmarks.gpu_check.cifar_network import checkpoint_folder, device_engine, has_diffusers
 from benchmarks.gpu_check.context import StageContext
 from benchmarks.gpu_check.facts_stage import import_torch
 from benchmarks.gpu_check.wall_clock import NUM_STEPS, ChainSampler, compare_seconds, comparison_lines, rounds_for
+from benchmarks.measurement import time_alternately
 from runtime.device.interface import DeviceEngine
 
 CASES = (("bf16", 1), ("bf16", 64), ("fp32", 1))

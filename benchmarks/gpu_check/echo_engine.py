@@ -12,8 +12,8 @@ from types import ModuleType
 import numpy as np
 
 from diffusion.process import Process
-from runtime.device.capture import CapturedGraph, capture_graph
 from runtime.device.interface import DeviceEngine, DeviceMemory
+from runtime.device.streams import CapturedGraph, capture_graph
 from runtime.formats.precision import ELEMENT_TYPES
 
 

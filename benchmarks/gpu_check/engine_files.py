@@ -12,12 +12,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.alternating import time_alternately
 from benchmarks.gpu_check.cifar_network import checkpoint_folder, has_diffusers
 from benchmarks.gpu_check.context import StageContext, StageSkippedError
 from benchmarks.gpu_check.kernels_build import ROOT
 from benchmarks.gpu_check.network_bits import largest_error, reference
 from benchmarks.gpu_check.wall_clock import NUM_STEPS, ChainSampler, compare_seconds, comparison_lines, rounds_for
+from benchmarks.measurement import time_alternately
 from commands.errors import DeviceUnavailableError, VerificationError
 from diffusion.errors import InputError
 

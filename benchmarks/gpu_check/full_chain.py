@@ -11,7 +11,7 @@ from benchmarks.gpu_check.cifar_network import device_engine
 from benchmarks.gpu_check.context import StageContext
 from benchmarks.gpu_check.facts_stage import import_torch
 from diffusion.samplers import make_table
-from runtime.device_chain import DeviceChain
+from runtime.chain.device import DeviceChain
 
 CASES = (("bf16", 1), ("bf16", 64), ("fp32", 1))
 

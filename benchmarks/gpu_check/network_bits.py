@@ -11,9 +11,9 @@ from benchmarks.gpu_check.context import StageContext
 from benchmarks.gpu_check.device_arrays import differing_elements
 from benchmarks.gpu_check.facts_stage import import_torch
 from diffusion.samplers import make_table
-from runtime.device.chain_graph import GRAPH_KINDS
+from runtime.chain.device import DeviceChain
+from runtime.chain.launchers import GRAPH_KINDS
 from runtime.device.interface import DeviceEngine
-from runtime.device_chain import DeviceChain
 
 BATCH_SIZE, NUM_STEPS = 2, 12
 TIMESTEPS = (0, 30, 250, 600, 999)

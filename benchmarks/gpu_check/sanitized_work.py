@@ -16,8 +16,8 @@ from benchmarks.gpu_check.sanitizer_stage import DONE
 from benchmarks.gpu_check.step_bits import StepKind, differences, every_kind
 from diffusion.process import SampleShape
 from diffusion.samplers import make_table
-from runtime.device.chain_graph import ROWS_PER_TURN
-from runtime.device_chain import DeviceChain
+from runtime.chain.device import DeviceChain
+from runtime.chain.launchers import ROWS_PER_TURN
 
 NUM_STEPS = 2 * ROWS_PER_TURN + 1
 """Two turns of the loop, and a row that is left over."""

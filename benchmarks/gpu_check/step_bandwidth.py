@@ -21,7 +21,7 @@ from benchmarks.gpu_check.figures import (
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import Process, SampleShape
 from diffusion.samplers import make_table
-from runtime.device.timing import elapsed_ms
+from runtime.device.streams import elapsed_ms
 from runtime.formats.precision import ELEMENT_TYPES
 
 SHAPE = SampleShape(3, 32, 32)

@@ -7,8 +7,8 @@ from typing import Any
 
 from benchmarks.gpu_check.figures import median_ratio, rounds_within
 from diffusion.samplers import make_table
+from runtime.chain.device import DeviceChain
 from runtime.device.interface import DeviceEngine
-from runtime.device_chain import DeviceChain
 
 NUM_STEPS = 50
 

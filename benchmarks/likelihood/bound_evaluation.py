@@ -47,7 +47,7 @@ class BoundEvaluator:
         self.engines = tuple(engines)
         self._x_start = x_start
         shape = (batch_size, *x_start.shape[1:])
-        held = (6 + 2 * len(engines)) * 4 * math.prod(shape)  # with what the networks need besides, at the least
+        held = (6 + 2 * len(engines)) * 4 * math.prod(shape)  # a lower bound: the networks need more
         check_memory(f"--batch-size {batch_size}", held, "give a smaller one")
         self._eps = np.zeros(shape, np.float32)
         self._x_t = np.zeros(shape, np.float32)

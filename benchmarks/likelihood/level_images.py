@@ -66,7 +66,7 @@ def load_level_images(request: DataRequest, shape: SampleShape, num: int | None 
 
 
 def check_levels(asked: int, of_network: int) -> None:
-    """Raises InputError if `--levels` contradicts what a network's file says; 256 may be there for want of better."""
+    """Raises InputError if `--levels` contradicts what a network's file says; 256 may be a default there."""
     if of_network not in (FULL, asked):
         raise InputError(
             f"--levels is {asked}, but the network's file says that it was trained on {of_network} gray levels; "

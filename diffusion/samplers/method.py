@@ -1,4 +1,4 @@
-"""What a sampler declares of itself: the function that makes its table, and what a user chooses it by."""
+"""What a sampler declares: the function that makes its table, and the facts that a user chooses it by."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Method:
         """Its table for timesteps that `diffusion.spacing.check_timesteps` has passed.
 
         Raises:
-            InputError: an option that it does not have, or that is no number (no bool, where its default is one); what
+            InputError: an unknown option, one that is not a number (or not a bool where its default is one), or what
                 the method itself refuses.
         """
         taken: dict[str, float | bool] = {}

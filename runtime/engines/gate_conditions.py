@@ -1,7 +1,7 @@
 """Conditions that engines are verified with: others for each sample, the null class and both ends of guidance too.
 
-A scale g multiplies the rounding of a low-precision network by √(g² + (1 − g)²), which says nothing of the engine: there
-the scales stay where that is about 1. Guidance is affine in g, so these decide it as well.
+A scale g multiplies the rounding of a low-precision network by √(g² + (1 − g)²), which says nothing of the engine:
+there the scales stay where that is about 1. Guidance is affine in g, so these decide it as well.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -11,7 +12,6 @@ import numpy as np
 
 from diffusion.errors import InputError
 from diffusion.process import Process
-from runtime.own_process import OwnProcess
 
 
 class Engine(abc.ABC):
@@ -42,13 +42,29 @@ class Engine(abc.ABC):
     chosen_because: str = ""
     """Why this backend runs the file; empty where the user said so, or where there is no other."""
 
+    _process_id: int
+
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Remember the process, here because a backend's `__init__` may forget it."""
         engine = super().__new__(cls)
-        engine._own_process = OwnProcess()
+        engine._process_id = os.getpid()
         return engine
 
-    _own_process: OwnProcess
+    def check_process(self) -> None:
+        """Refuse an engine that was opened before this process was forked.
+
+        The libraries behind the engines keep pools of threads (ONNX Runtime, OpenVINO, OpenMP) or a context of the
+        driver (CUDA). A forked child has their memory but not the threads, and its first call would never return.
+
+        Raises:
+            InputError: this is another process than the one that opened it.
+        """
+        if os.getpid() != self._process_id:
+            raise InputError(
+                f"{self.path or self.name} was opened in process {self._process_id} and is used in its fork "
+                f"{os.getpid()}, which has none of its threads; open it in each process, or start them by "
+                "multiprocessing's 'spawn'"
+            )
 
     def batch_range(self) -> tuple[int, int | None]:
         """The smallest and the largest batch that it takes; None where only memory limits it."""
@@ -92,7 +108,7 @@ class Engine(abc.ABC):
             InputError: other buffers, a batch that the network does not take, or a process that was forked since the
                 engine was opened.
         """
-        self._own_process.check(str(self.path or self.name))
+        self.check_process()
         num, sample = len(x), self.process.sample
         described = self.process.conditions
         if len(conditions) != len(described):

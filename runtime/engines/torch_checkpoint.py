@@ -24,7 +24,7 @@ from diffusion.process import Process
 from runtime.engines.checkpoint_folder import read_checkpoint_folder
 from runtime.engines.interface import Engine
 from runtime.engines.torch_call import without_tf32
-from runtime.engines.torch_guidance import Guided
+from runtime.engines.torch_guidance import guided
 from runtime.engines.torch_weights import fill, load_weights
 from runtime.process_flags import ProcessFlags
 
@@ -69,9 +69,9 @@ class Checkpoint:
         return sum(parameter.numel() for parameter in self.unet.parameters())
 
     @property
-    def network(self) -> torch.nn.Module:
-        """The network under its contract: x, t and one tensor for each of the process's conditions → prediction."""
-        return Guided(Network(self.unet), self.process) if self.process.is_guided else Network(self.unet)
+    def network(self) -> Network:
+        """The network under its contract, without guidance."""
+        return Network(self.unet)
 
     def predict(self, x: np.ndarray, t: np.ndarray, *conditions: np.ndarray) -> np.ndarray:
         """The reference prediction, float32 [N, C or 2C, H, W], for x [N, C, H, W] and t [N], float32.
@@ -80,8 +80,9 @@ class Checkpoint:
             x, t: float32.
             conditions: one array [N, …] for each of the process's.
         """
+        network = guided(self.network, self.process)
         with torch.inference_mode():
-            prediction: np.ndarray = self.network(*map(torch.from_numpy, (x, t, *conditions))).numpy()
+            prediction: np.ndarray = network(*map(torch.from_numpy, (x, t, *conditions))).numpy()
         return prediction
 
 
@@ -117,7 +118,7 @@ class TorchEngine(Engine):
         self.name = f"PyTorch {torch.__version__} ({device.upper()})"
         self.precision = "fp32"
         self.path = checkpoint.folder
-        self._network = checkpoint.network.to(self._device)
+        self._network = guided(checkpoint.network, checkpoint.process).to(self._device)
 
     def _bind(
         self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray, *conditions: np.ndarray

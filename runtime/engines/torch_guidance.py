@@ -10,6 +10,11 @@ from diffusion.conditions import GUIDANCE
 from diffusion.process import Process
 
 
+def guided(network: torch.nn.Module, process: Process) -> torch.nn.Module:
+    """A network under the contract of `process`: guided where that is."""
+    return Guided(network, process) if process.is_guided else network
+
+
 class Guided(torch.nn.Module):
     """A class-conditional network that is guided away from the null class (Ho & Salimans 2022, eq. 6).
 

@@ -142,7 +142,8 @@ def test_full_chain(device, echo):
     full_chain.run(context, cases=(("fp32", 2),))
     assert context.failed_checks == []
     (entry,) = findings["figures"]["chains"]
-    assert (entry["steps"], entry["graph"], entry["batch_size"]) == (1000, "while", 2)
+    assert (entry["steps"], entry["batch_size"]) == (1000, 2)
+    assert entry["graph"] in ("while", "step")
     assert entry["images_per_second"] == pytest.approx(2 / entry["seconds"])
 
 

@@ -22,8 +22,8 @@ from benchmarks.networks import CIFAR10_UNET, random_network  # noqa: E402
 from diffusion.noise_schedule import NoiseSchedule  # noqa: E402
 from diffusion.process import Process, SampleShape  # noqa: E402
 from diffusion.samplers import make_table  # noqa: E402
-from runtime.device_chain import DeviceChain  # noqa: E402
-from runtime.host_chain import HostChain  # noqa: E402
+from runtime.chain.device import DeviceChain  # noqa: E402
+from runtime.chain.host import HostChain  # noqa: E402
 from tests.benchmarks.gpu_check_device import device_context, let_pytorch_in  # noqa: E402
 from tests.kernels.numpy_step import apply_row  # noqa: E402
 

@@ -14,9 +14,9 @@ from commands.plain_text import let_output_be_plain
 
 COMMANDS = [
     "train.run", "train.swiss_roll", "train.binary", "export.to_onnx", "export.to_openvino", "export.to_trt",
-    "export.mlp_to_onnx", "runtime.sample", "runtime.sample_bits", "benchmarks.compare.command",
-    "benchmarks.kernels.command", "benchmarks.likelihood.command", "benchmarks.quality.command",
-    "benchmarks.swiss_roll.command", "benchmarks.gpu_check.command",
+    "export.mlp_to_onnx", "runtime.sample", "runtime.sample_bits", "benchmarks.compare.__main__",
+    "benchmarks.kernels", "benchmarks.likelihood.__main__", "benchmarks.quality.__main__",
+    "benchmarks.swiss_roll", "benchmarks.gpu_check.command",
 ]  # fmt: skip
 
 

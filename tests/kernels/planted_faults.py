@@ -8,7 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-TESTS = ("test_software_step.py", "test_device_chain.py", "test_device_batches.py", "test_capture.py")
+TESTS = (
+    "tests/kernels/test_software_step.py",
+    "tests/runtime/chain/test_device.py",
+    "tests/runtime/chain/test_device_pool.py",
+    "tests/runtime/device/test_streams.py",
+)
 
 
 @dataclass(frozen=True)
@@ -32,11 +37,11 @@ class Fault:
 
 _STEP, _ELEMENTS, _GRAPH = "kernels/step.cu", "kernels/cuda_elements.h", "kernels/cuda_graph.cpp"
 _CHAIN, _LAUNCHERS, _BUFFERS = (
-    "runtime/device_chain.py",
-    "runtime/device/chain_graph.py",
-    "runtime/device/chain_buffers.py",
+    "runtime/chain/device.py",
+    "runtime/chain/launchers.py",
+    "runtime/chain/device_buffers.py",
 )
-_CHAINS = TESTS[1]
+_CHAINS, _POOL, _STREAMS = TESTS[1:]
 
 FAULTS = (
     Fault("index: blocks", _STEP, "kEight * (blockIdx.x * blockDim.x + threadIdx.x); }", "kEight * threadIdx.x; }"),
@@ -205,7 +210,7 @@ FAULTS = (
         _CHAIN,
         "        self._memory.synchronize(self.stream)\n        if self._rows_enqueued:",
         "        if self._rows_enqueued:",
-        "test_device_batches.py",
+        _POOL,
     ),
     Fault(
         "missing zeros",
@@ -217,8 +222,8 @@ FAULTS = (
     Fault(
         "missing zeros: histories of the sample before",
         _CHAIN,
-        "self._memory.zero(address(name), 4 *",
-        "(lambda *_: None)(address(name), 4 *",
+        "self._memory.zero(address(name) + 4 *",
+        "(lambda *_: None)(address(name) + 4 *",
         _CHAINS,
     ),
     Fault(
@@ -251,17 +256,17 @@ FAULTS = (
     ),
     Fault(
         "capture: not ended after a failure",
-        "runtime/device/capture.py",
+        "runtime/device/streams.py",
         "            handle = kernels.cuda_end_capture(stream)\n",
         "            handle = 0\n",
-        "test_capture.py",
+        _STREAMS,
     ),
     Fault(
         "capture: a graph that nobody destroys",
-        "runtime/device/capture.py",
+        "runtime/device/streams.py",
         "        weakref.finalize(self, import_kernels().cuda_graph_destroy, handle).atexit = False\n",
         "",
-        "test_capture.py",
+        _STREAMS,
     ),
 )
 """All of them. None changes what is right: each must fail a test."""

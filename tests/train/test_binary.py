@@ -87,9 +87,9 @@ def test_digits_are_weighed_on_held_out_images(tmp_path, capsys):
 def test_mistakes_are_one_line(trained, tmp_path, capsys):
     for flags, message in (
         (["--out", str(trained)], "holds a trained network; replace it with --overwrite"),
-        (["--steps", "0"], "--steps is 0, expected at least 1"),
-        (["--timesteps", "0"], "--timesteps is 0, expected at least 1"),
-        (["--num-samples", "0"], "--num-samples is 0, expected at least 1"),
+        (["--steps", "0"], "--steps is 0, expected a whole number of at least 1"),
+        (["--timesteps", "0"], "--timesteps is 0, expected a whole number of at least 1"),
+        (["--num-samples", "0"], "--num-samples is 0, expected a whole number of at least 1"),
         (["--seed", "-1"], "--seed is -1, expected 0 to 2^64 - 1"),
     ):
         assert main([*flags, *([] if "--out" in flags else ["--out", str(tmp_path / "new")])]) == 2

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.likelihood import command as likelihood
-from benchmarks.quality import command as quality
+from benchmarks.likelihood import __main__ as likelihood
+from benchmarks.quality import __main__ as quality
 from commands.program import make_parser
 from diffusion.errors import InputError
 from runtime.sample_flags import sample_parser

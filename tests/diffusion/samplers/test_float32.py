@@ -6,8 +6,8 @@ import pytest
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.reference_loop import initial_noise, reference_loop
 from diffusion.samplers import SAMPLERS, make_table
+from runtime.chain.host import HostChain
 from runtime.engines.interface import Engine
-from runtime.host_chain import HostChain
 from tests.diffusion.samplers.networks import RandomNetwork, a_process, gaussian
 from tests.kernels.numpy_step import ReferenceStep
 
