@@ -204,7 +204,7 @@ def test_where_onnx_itself_speaks_against_onnx_runtime(save: Save, monkeypatch: 
     """As for LpPool with ceil_mode in ONNX Runtime 1.32; here by an evaluator that is wrong."""
     path = save(WRONG)
     with monkeypatch.context() as patch:
-        patch.setattr(onnx_reference.ReferenceEngine, "bind", lambda self, x, t, p: lambda: p.fill(0.0))
+        patch.setattr(onnx_reference.ReferenceEngine, "bind", lambda self, x, t, p, conditions=(): lambda: p.fill(0.0))
         with pytest.raises(VerificationError, match="agrees with neither .*--backend onnxruntime"):
             open_engine(path, flags=FLAGS)
         with pytest.raises(VerificationError, match="agrees with neither"):
