@@ -130,13 +130,15 @@ def _convert(model: onnx.ModelProto, source: Source) -> tuple[bytes, bytes, Rewr
     import onnx
     import openvino
 
-    from export.network_io import tell_inputs_apart
+    from export.network_io import condition_names, tell_inputs_apart
     from export.openvino_graph import rewrite_for_openvino
 
     say(f"converting with OpenVINO {openvino.__version__}")
     rewritten = onnx.ModelProto()
     rewritten.CopyFrom(model)
-    rewriting = rewrite_for_openvino(rewritten, tell_inputs_apart(model.graph, "network")[1].name)
+    rewriting = rewrite_for_openvino(
+        rewritten, tell_inputs_apart(model.graph, "network", condition_names(model))[1].name
+    )
     try:
         converted = openvino.Core().read_model(source.finished(rewritten).SerializeToString())
     except RuntimeError as error:

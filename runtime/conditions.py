@@ -20,6 +20,7 @@ from runtime.arrays import check_states
 
 ALL, NULL = "all", "null"
 Classes = Sequence[int | None] | np.ndarray | str
+_MAX_FLOAT32 = float(np.finfo(np.float32).max)
 _MAX_LISTED = 1000  # entries of a list that an identity shows as they are
 
 
@@ -177,6 +178,6 @@ def _numbers(condition: Condition, given: object) -> np.ndarray:
     if not entries:
         raise InputError(f"{condition.name} is an empty list, expected at least one number")
     for entry in entries:
-        if not is_finite_number(entry) or not np.isfinite(np.float32(entry)):
+        if not is_finite_number(entry) or abs(entry) > _MAX_FLOAT32:
             raise InputError(f"{condition.name} is {shown(entry)}, expected a finite number")
     return np.array(entries, dtype=np.float32)

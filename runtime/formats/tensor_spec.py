@@ -52,16 +52,13 @@ def sample_and_timestep(
 ) -> tuple[TensorSpec, TensorSpec] | None:
     """x (rank 4) and t, in any order and of any name; None for other inputs.
 
-    A network with conditions has further inputs; its x and t are those of these names.
-
     Args:
-        inputs: all of them.
+        inputs: all of them but conditions.
         is_timestep: which may be t; those of rank 1 unless said otherwise.
     """
-    own = inputs if len(inputs) <= 2 else [entry for entry in inputs if entry.name in ("x", "t")]
-    images = [entry for entry in own if len(entry.shape) == 4]
-    times = [entry for entry in own if is_timestep(entry)]
-    return (images[0], times[0]) if len(own) == 2 and len(images) == len(times) == 1 else None
+    images = [entry for entry in inputs if len(entry.shape) == 4]
+    times = [entry for entry in inputs if is_timestep(entry)]
+    return (images[0], times[0]) if len(inputs) == 2 and len(images) == len(times) == 1 else None
 
 
 def condition_specs(conditions: Sequence[Condition], batch: int | str = "N") -> tuple[TensorSpec, ...]:
@@ -101,7 +98,9 @@ class NetworkTensors:
             InputError: other inputs or outputs, or of other types.
         """
         inputs, outputs = _tensors(fields, "inputs"), _tensors(fields, "outputs")
-        found = sample_and_timestep(inputs)
+        # An engine with conditions is ours, and so are the names.
+        named = [entry for entry in inputs if entry.name in ("x", "t")]
+        found = sample_and_timestep(named if len(inputs) > 2 else inputs)
         if found is None or len(outputs) != 1 or len(outputs[0].shape) != 4:
             raise fields.wrong(
                 "inputs and outputs",

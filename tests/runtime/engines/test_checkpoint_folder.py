@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from diffusion.conditions import Condition
 from diffusion.errors import InputError
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import SampleShape
 from runtime.engines.checkpoint_folder import read_checkpoint_folder
+from runtime.formats.train_record import TrainRecord
 from tests.checkpoints import save_tiny_checkpoint
 
 
@@ -123,7 +126,7 @@ def test_train_json_of_another_format_is_refused(folder: Path) -> None:
         ("model_index.json", {"_class_name": "StableDiffusionPipeline"}, ["'StableDiffusionPipeline'", "DDPMPipeline"]),
         ("model_index.json", {"unet": ["diffusers", "UNet2DConditionModel"]}, ["UNet2DConditionModel", "UNet2DModel"]),
         ("unet/config.json", {"_class_name": "UNet2DConditionModel"}, ["'UNet2DConditionModel'", "UNet2DModel"]),
-        ("unet/config.json", {"num_class_embeds": 10}, ["num_class_embeds is 10", "class-conditional"]),
+        ("unet/config.json", {"num_class_embeds": 0}, ["num_class_embeds is 0", "at least 1"]),
         ("unet/config.json", {"class_embed_type": "timestep"}, ["class_embed_type is 'timestep'", "null"]),
         ("unet/config.json", {"time_embedding_type": "fourier"}, ["'fourier'", "'positional'"]),
         ("unet/config.json", {"sample_size": 9}, ["9×9", "multiples of 2"]),
@@ -171,3 +174,24 @@ def test_unfinished_training_is_told_apart(tmp_path: Path) -> None:
     (tmp_path / "state").mkdir()
     with pytest.raises(InputError, match=r"not finished.*--resume"):
         read_checkpoint_folder(tmp_path)
+
+
+def test_a_class_label_is_a_condition_and_train_json_says_which_is_the_null_class(folder: Path) -> None:
+    edit(folder / "unet/config.json", num_class_embeds=11)
+    process = read_checkpoint_folder(folder).process
+    assert process.conditions == (Condition("y", "int64", classes=11),)  # diffusers knows no null class
+    label = Condition("y", "int64", classes=10, null=10)
+    TrainRecord(replace(process, conditions=(label,))).write(folder)
+    assert read_checkpoint_folder(folder).process.conditions == (label,)
+    for other in (replace(label, classes=11, null=None), replace(label, classes=12, null=3)):
+        TrainRecord(replace(process, conditions=(other,))).write(folder)
+        if other.num_labels == 11:
+            assert read_checkpoint_folder(folder).process.conditions == (other,)
+            continue
+        with pytest.raises(InputError, match=r"train\.json: number of classes and null classes is 12, but diffusers'"):
+            read_checkpoint_folder(folder)
+    TrainRecord(replace(process, conditions=())).write(folder)
+    with pytest.raises(
+        InputError, match=r"train\.json: number of conditions is 0, but diffusers' files beside it say 1"
+    ):
+        read_checkpoint_folder(folder)
