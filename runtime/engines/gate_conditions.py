@@ -36,9 +36,10 @@ def gate_conditions(
 
 def _value(condition: Condition, number: int, scales: Sequence[float]) -> np.ndarray:
     if condition.is_label:
-        last = condition.num_labels - 1
+        assert condition.classes is not None
+        last = condition.classes - 1
         null = last if condition.null is None else condition.null
-        labels = list(dict.fromkeys((0, last, last // 2, null, min(1, last))))
+        labels = list(dict.fromkeys((0, null, last, (last + 1) // 2)))
         return np.array(labels[number % len(labels)], dtype=np.int64)
     if condition.name == GUIDANCE:
         return np.array(scales[number % len(scales)], dtype=np.float32)
