@@ -17,8 +17,8 @@ import numpy as np
 from benchmarks.flags import positive, report_file
 from benchmarks.measurement import cpu_count, measurement_facts, medians_ms, time_alternately, write_report
 from commands.errors import VerificationError
-from commands.memory import check_memory
 from commands.program import Report, make_parser, run_program
+from commands.system import check_memory
 from diffusion.errors import InputError
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.normal import draw_number, normal_batch

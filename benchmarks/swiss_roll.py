@@ -13,10 +13,10 @@ from PIL import Image
 
 from benchmarks.flags import picture, positive, report_file, seed
 from benchmarks.measurement import measurement_facts, write_report
-from commands.memory import check_memory
-from commands.missing_module import require_module
+from commands.errors import require_module
 from commands.program import Report, make_parser, run_program, say
 from commands.progress import progress_bar
+from commands.system import check_memory
 from commands.whole_files import whole_file
 from diffusion.errors import InputError
 from diffusion.gaussian import q_sample

@@ -1,14 +1,17 @@
-"""The frame around every command: one-line errors, exit codes, `--json`, `--debug`, Ctrl-C."""
+"""The frame around every command: one-line errors, exit codes, `--json`, `--debug`, Ctrl-C, plain terminals."""
 
 from __future__ import annotations
 
 import argparse
+import codecs
 import contextlib
+import io
 import json
 import os
 import signal
 import sys
 import traceback
+import unicodedata
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TextIO
 
@@ -22,13 +25,20 @@ from commands.errors import (
     DeviceUnavailableError,
     StoppedError,
     VerificationError,
+    missing_module,
 )
-from commands.missing_module import missing_module
-from commands.plain_text import let_output_be_plain
-from ddpm_rt.command_names import as_called, program_name
+from ddpm_rt.console import as_called, program_name
 from diffusion.errors import InputError
 
 Report = dict[str, Any]
+
+_PLAIN_ERRORS = "ddpm-rt.plain"
+_PLAIN = {
+    "−": "-", "–": "-", "—": "-", "…": "...", "×": "x", "·": "*", "≤": "<=", "≥": ">=", "≠": "!=", "≈": "~",
+    "→": "->", "←": "<-", "‖": "||", "√": "sqrt", "Δ": "delta", "µ": "u", "“": '"', "”": '"', "‘": "'", "’": "'",
+    "α": "alpha", "β": "beta", "ε": "eps", "η": "eta", "λ": "lambda", "σ": "sigma", "ᾱ": "alpha_bar", "∞": "inf",
+    "̄": "", "█": "#", "⁻": "^-",
+}  # fmt: skip
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -93,7 +103,7 @@ def run_program(
     except KeyboardInterrupt:
         return _fail(parser.prog, "interrupted", EXIT_INTERRUPTED, args)
     except MemoryError as error:
-        message = f"too little memory ({error or 'no more is to be had'}); ask for less at once"
+        message = f"too little memory ({error or 'allocation failed'}); ask for less at once"
         return _fail(parser.prog, message, EXIT_INPUT, args)
     except BrokenPipeError:
         _redirect_output_to_devnull(sys.stdout, sys.stderr)
@@ -106,7 +116,7 @@ def run_program(
     except OSError as error:
         if not isinstance(error.filename, str | bytes):
             return _fail_as_bug(parser.prog, error, args)
-        # What a file system refuses is no fault of ours: a name that is too long, a folder that may not be entered.
+        # A file system's refusal is not a bug: a name that is too long, a folder without permission.
         message = (
             f"{os.fsdecode(error.filename)}: {error.strerror or error}; name another file, or make this one usable"
         )
@@ -118,8 +128,29 @@ def run_program(
     return EXIT_DONE
 
 
+def let_output_be_plain() -> None:
+    """Let standard output and error write what their encoding has no characters for in the nearest plain ones."""
+    codecs.register_error(_PLAIN_ERRORS, _plain)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=_PLAIN_ERRORS)
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(map(_in_ascii, error.object[error.start : error.end])), error.end
+
+
+def _in_ascii(character: str) -> str:
+    if character in _PLAIN:
+        return _PLAIN[character]
+    similar = unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode()
+    return similar or character.encode("ascii", "backslashreplace").decode()
+
+
 def _redirect_output_to_devnull(*streams: TextIO) -> None:
-    """Nobody reads any more: what is still buffered must not make the interpreter complain at exit."""
+    """The reader is gone: what is still buffered must not make the interpreter complain at exit."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in streams:
         with contextlib.suppress(OSError, ValueError):
@@ -137,7 +168,7 @@ def _print_report(report: Report, as_json: bool) -> None:
     except OSError as error:
         _redirect_output_to_devnull(sys.stdout)  # what is buffered would fail once more at exit
         raise InputError(
-            f"standard output cannot be written ({error.strerror or error}), all the rest is done; make room there"
+            f"standard output cannot be written ({error.strerror or error}), everything else is done; make room there"
         ) from error
 
 

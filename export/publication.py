@@ -1,4 +1,4 @@
-"""How an export ends: it passed its verification and is published whole, or it is refused and nothing is."""
+"""The end of an export: verified and published whole, or refused and nothing written."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from commands.errors import VerificationError
-from commands.output_lock import check_room
-from commands.whole_files import whole_file
+from commands.whole_files import check_room, whole_file
 from export.request import ExportRequest
 from runtime.engines.verification import EngineVerification
 from runtime.formats.sidecar import Description, Sidecar, golden_path
@@ -79,7 +78,7 @@ def check_passed(
     other_precision: str,
     fold_instead: str = "Leave out --no-fold-time.",
 ) -> None:
-    """Refuse what differs too much from its reference.
+    """Refuse a file that differs too much from its reference.
 
     Args:
         request: what was asked for.

@@ -9,20 +9,25 @@ import argparse
 import hashlib
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from commands.program import Report, make_parser, run_program, say
 from commands.whole_files import whole_file
 from diffusion.errors import InputError
-from export.publication import Exported, Verified, accuracy
+from export.publication import Exported, Verified, accuracy, check_passed
 from export.request import DEFAULT_CHECKPOINT, ExportRequest, add_request_flags, as_request, check_out, export_request
 from export.source import DEFAULT_OPSET, OPSETS, Source, open_source
+from runtime.engines.onnx_precision import PRECISION_KEY
+from runtime.formats.onnx_seal import sealed
 
 if TYPE_CHECKING:
     import onnx
 
 DEFAULT_OUT = Path("unet.onnx")
+# What AutoCast does not carry over.
+_DESCRIPTIVE = ("producer_name", "producer_version", "domain", "model_version", "doc_string")
 
 
 def export_onnx(
@@ -73,7 +78,7 @@ def export_onnx(
 def _write_checked(source: Source, path: Path, request: ExportRequest) -> tuple[Verified, dict[str, Any]]:
     from export.onnx_check import verify_onnx
 
-    report = _write(source.finished(source.model), source, path, request.out)
+    report = _write(source.finished(source.model), source, path, request.out, "fp32")
     say("comparing ONNX Runtime with PyTorch")
     verification = verify_onnx(path, source.process, source.predict)
     summary = (
@@ -86,31 +91,66 @@ def _write_checked(source: Source, path: Path, request: ExportRequest) -> tuple[
 
 
 def _write_low_precision(source: Source, path: Path, request: ExportRequest) -> tuple[Verified, dict[str, Any]]:
-    from export.low_precision_onnx import make_low_precision_onnx
+    """Float32 at its ends, the time path in tables; any strongly typed TensorRT build takes it too."""
+    from export.fold_time import fold_time
+    from export.low_precision import lower_precision, other_precision
+    from export.normalization import in_cuda_bf16_form
+    from export.plan_verification import verify_network
 
-    made = make_low_precision_onnx(source, request)
-    report, verification = _write(made.model, source, path, request.out), made.verification
-    # ONNX Runtime's CPU provider has no bf16 convolutions.
+    out, precision, process = str(request.out), request.precision, source.process
+    folded, folding = fold_time(source.model, process.schedule.num_train_timesteps, out)
+    golden = source.golden(precision)
+    keep: tuple[str, ...] = ()
+    if precision == "bf16":
+        folded, keep = in_cuda_bf16_form(folded)
+    names = [condition.name for condition in process.conditions]
+    mixed = lower_precision(folded, precision, golden, out, keep, True, request.debug, names)
+    model = _described(source.finished(mixed.model), source.model, precision)
+    say(f"verifying the {precision} network on the CPU")
+    verification = verify_network(model, golden, process, precision, source.reference)
+    # ONNX Runtime's CPU provider runs fp16 graphs, though it rounds less often than a GPU; it has no bf16 convolutions.
+    verification = replace(verification, executed=precision == "fp16")
+    check_passed(request, source.reference, verification, other_precision(precision))
+    report = _write(model, source, path, request.out, precision)
     how = "" if verification.executed else "; bf16 was not run but emulated, as it cannot be run on a CPU"
     summary = (
-        f"{request.out}: {request.precision}, {report['size_bytes'] / 1e6:.1f} MB, opset {report['opset']}, "
-        f"{report['num_nodes']} nodes; {accuracy(verification.measured)}{how}\n"
-        f"next: python -m runtime.sample --engine {request.out}{'' if verification.executed else ' --device cuda'}"
+        f"{out}: {precision}, {report['size_bytes'] / 1e6:.1f} MB, opset {report['opset']}, "
+        f"{report['num_nodes']} nodes; {accuracy(verification)}{how}\n"
+        f"next: python -m runtime.sample --engine {out}{'' if verification.executed else ' --device cuda'}"
     )
     return verification, report | {
-        "precision": request.precision,
-        "time_path": {"folded": True, **made.folding.to_json()},
-        "kept_in_float32": list(made.kept),
+        "precision": precision,
+        "time_path": {"folded": True, **folding.to_json()},
+        "kept_in_float32": list(mixed.kept),
         "verification": verification.record().to_json(),
         "summary": summary,
     }
 
 
-def _write(model: onnx.ModelProto, source: Source, path: Path, out: Path) -> dict[str, Any]:
+def _described(model: onnx.ModelProto, original: onnx.ModelProto, precision: str) -> onnx.ModelProto:
+    """The network with its original's description and metadata, and the property that names its precision."""
+    import onnx
+
+    described = onnx.ModelProto()
+    described.CopyFrom(model)
+    for field in _DESCRIPTIVE:
+        described.ClearField(field)
+        if original.HasField(field):
+            setattr(described, field, getattr(original, field))
+    described.graph.name, described.graph.doc_string = original.graph.name, original.graph.doc_string
+    metadata = {entry.key: entry.value for entry in original.metadata_props}
+    onnx.helper.set_model_props(described, metadata | {PRECISION_KEY: precision})
+    # As of the float32 file: every shape follows from the inputs' alone.
+    onnx.shape_inference.infer_shapes(described, check_type=True, strict_mode=True, data_prop=True)
+    onnx.checker.check_model(described, full_check=True)
+    return described
+
+
+def _write(model: onnx.ModelProto, source: Source, path: Path, out: Path, precision: str) -> dict[str, Any]:
     """Write the file; returns its part of the report."""
     from export.onnx_graph import count_ops
 
-    content, ops = model.SerializeToString(deterministic=True), count_ops(model)
+    content, ops = sealed(model.SerializeToString(deterministic=True), precision), count_ops(model)
     path.write_bytes(content)
     return {
         "onnx": str(out),

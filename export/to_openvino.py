@@ -11,9 +11,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from commands.errors import DeviceUnavailableError
+from commands.errors import DeviceUnavailableError, reason
 from commands.program import Report, make_parser, run_program, say
-from commands.reasons import reason
 from diffusion.errors import InputError
 from export.publication import Exported, accuracy, check_passed, publish_engine
 from export.request import ExportRequest, add_request_flags, as_request, check_out, export_request
@@ -89,9 +88,9 @@ def _exported(request: ExportRequest, source: Source) -> Exported:
     """Convert, verify and publish."""
     out, model, folding = request.out, source.model, None
     if request.fold:
-        from export.low_precision import fold_and_report
+        from export.fold_time import fold_time
 
-        model, folding = fold_and_report(model, source.process.schedule.num_train_timesteps, str(source.path))
+        model, folding = fold_time(model, source.process.schedule.num_train_timesteps, str(source.path))
     network, weights, rewriting = _convert(model, source)
     sidecar, golden, verification = _verified(source, folding, rewriting, request, network, weights)
     publish_engine(out, sidecar, golden, {out.with_suffix(".bin"): weights, out: network})

@@ -8,7 +8,7 @@ import zlib
 
 import numpy as np
 
-from commands.memory import check_memory
+from commands.system import check_memory
 from diffusion.errors import InputError
 
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)

@@ -15,10 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from commands.errors import DeviceUnavailableError
+from commands.errors import DeviceUnavailableError, reason
 from commands.program import Report, make_parser, run_program, say
 from commands.progress import progress_bar
-from commands.reasons import reason
 from commands.whole_files import whole_file
 from diffusion.binomial import BinomialProcess, initial_bits, reverse_states
 from diffusion.errors import InputError

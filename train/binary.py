@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from commands.idle_threads import let_idle_threads_sleep
-from commands.memory import check_memory
 from commands.program import Report, make_parser, run_program, say
+from commands.system import check_memory, let_idle_threads_sleep
 from diffusion.binomial import BinomialProcess, constant_erasure, initial_bits, reverse_loop
 from diffusion.binomial_bound import BinomialBound, OptimalBits, estimate_bound
 from diffusion.errors import InputError

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from commands.errors import reason
 from commands.progress import progress_bar
-from commands.reasons import reason
 from diffusion.errors import InputError
 from diffusion.process import SampleShape
 from runtime.pictures import MODES, check_mode, read_picture, read_picture_header

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from commands.reasons import reason
+from commands.errors import reason
 from diffusion.conditions import INT64, Condition
 from diffusion.errors import InputError
 from diffusion.number_checks import is_whole, shown

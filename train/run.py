@@ -10,8 +10,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from commands.idle_threads import let_idle_threads_sleep
 from commands.program import Report, make_parser, run_program
+from commands.system import let_idle_threads_sleep
 from diffusion.errors import InputError
 from diffusion.process import SampleShape
 from train.flags import (

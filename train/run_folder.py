@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from commands.reasons import reason
+from commands.errors import reason
 from commands.whole_files import whole_file, write_whole_text
 from diffusion.errors import InputError
 from diffusion.json_text import parse_json, read_json

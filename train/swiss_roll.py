@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from commands.idle_threads import let_idle_threads_sleep
 from commands.program import Report, make_parser, run_program, say
+from commands.system import let_idle_threads_sleep
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import Process, SampleShape
 from train.flags import add_mlp_flags, check_mlp_flags

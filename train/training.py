@@ -12,9 +12,9 @@ import torch
 from accelerate import Accelerator
 
 from commands.errors import DeviceUnavailableError, StoppedError
-from commands.memory import check_memory
 from commands.program import Report, say
 from commands.progress import progress_bar
+from commands.system import check_memory
 from diffusion.errors import InputError
 from diffusion.process import Process
 from runtime.images import draw_grid, quantize

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from commands.errors import DeviceUnavailableError
-from commands.process_age import seconds_since_process_start
+from commands.system import seconds_since_process_start
 from diffusion.normal import draw_number, normal_batch
 from diffusion.process import Process
 from diffusion.samplers import make_table

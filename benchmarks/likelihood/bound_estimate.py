@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.likelihood.timestep_plan import Plan
-from commands.missing_module import require_module
+from commands.errors import require_module
 from commands.whole_files import whole_file
 from diffusion.bound import bits_per_dim, prior_term
 from diffusion.errors import InputError

@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmarks.likelihood.timestep_plan import Evaluations
 from commands.errors import VerificationError
-from commands.memory import check_memory
+from commands.system import check_memory
 from diffusion.bound import bound_term
 from diffusion.errors import InputError
 from diffusion.gaussian import q_sample

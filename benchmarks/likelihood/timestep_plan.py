@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from commands.memory import check_memory
+from commands.system import check_memory
 from diffusion.errors import InputError
 from diffusion.normal import LIKELIHOOD, MAX_REPEATS, draw_number, noise_words
 

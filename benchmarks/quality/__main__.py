@@ -24,8 +24,7 @@ from benchmarks.quality.results import Results
 from benchmarks.quality.samples import SampleStore, all_samplers, all_spacings, check_sampler, method_of
 from benchmarks.quality.score import Features, Scorer
 from benchmarks.quality.search import Search
-from commands.errors import StoppedError
-from commands.missing_module import require_module
+from commands.errors import StoppedError, require_module
 from commands.program import Report, make_parser, run_program, say
 from commands.progress import progress_bar
 from diffusion.errors import InputError
@@ -34,8 +33,7 @@ from diffusion.samplers import DEFAULT_SAMPLER, make_table
 from diffusion.spacing import SPACINGS
 from runtime.chain.host import HostChain
 from runtime.engines.interface import Engine
-from runtime.engines.opening import DEVICES, open_engine
-from runtime.engines.registry import EngineOptions
+from runtime.engines.opening import DEVICES, EngineOptions, open_engine
 from runtime.images import quantize
 from runtime.process_flags import add_process_flags, process_flags
 from train.datasets import DataRequest, load_data

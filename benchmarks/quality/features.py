@@ -21,7 +21,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from commands.reasons import reason
+from commands.errors import reason
 from diffusion.errors import InputError
 from runtime.images import dequantize
 

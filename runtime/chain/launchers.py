@@ -16,7 +16,7 @@ import logging
 from types import ModuleType
 from typing import Any, Protocol
 
-from commands.reasons import reason
+from commands.errors import reason
 from runtime.device.interface import DeviceCall
 
 GRAPH_KINDS = ("while", "step", "none")

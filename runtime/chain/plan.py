@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from commands.memory import available_bytes, gib
+from commands.system import available_bytes, gib
 from diffusion.errors import InputError
 from diffusion.process import Process
 from diffusion.step_table import StepTable

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
-from commands.reasons import reason
+from commands.errors import reason
 from diffusion.errors import InputError
 from runtime.engines.interface import Engine
 from runtime.formats.precision import ELEMENT_TYPES, to_element_type, to_float32

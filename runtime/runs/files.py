@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
-from commands.memory import gib
+from commands.system import gib
 from commands.whole_files import cannot_write, whole_file
 from diffusion.errors import InputError
 from diffusion.process import SampleShape

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from commands.missing_module import missing_module
-from ddpm_rt import command_names, console
-from ddpm_rt.command_names import COMMANDS, as_called, program_name
+from commands.errors import missing_module
+from ddpm_rt import console
+from ddpm_rt.console import COMMANDS, as_called, program_name
 from ddpm_rt.own_packages import PACKAGES, command_of_own_process
 
 ROOT = Path(__file__).parents[2]
@@ -27,7 +27,7 @@ WITHOUT_EDITABLE = (
 
 @pytest.fixture
 def as_script(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command_names, "_as_console_script", True)
+    monkeypatch.setattr(console, "_as_console_script", True)
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["exprot"], "ddpm-rt: no command 'exprot', expected train, export, sample, bench or --version; see"),
+        (["exprot"], "ddpm-rt: no command 'exprot', expected train, export, convert, sample, bench or --version; see"),
         (["--num", "3"], "ddpm-rt: no command '--num', expected"),
         (["export"], "ddpm-rt export: expected onnx|openvino|trt; see"),
         (["export", "onx", "--fp16"], "ddpm-rt export: found 'onx', expected onnx|openvino|trt; see"),
@@ -90,14 +90,18 @@ def test_what_is_no_command(arguments: list[str], says: str, capsys: pytest.Capt
     assert err.count("\n") == 1
 
 
+# Arguments without which a command says nothing else.
+_REQUIRED = {"export.convert": ["model.pt"]}
+
+
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.module)
 def test_every_command_speaks_of_itself_as_it_was_called(
-    command: command_names.Command, as_script: None, capsys: pytest.CaptureFixture[str]
+    command: console.Command, as_script: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     module, _, function = command.entry.partition(":")
     assert module.startswith(command.module)
     with pytest.raises(SystemExit) as left:
-        getattr(importlib.import_module(module), function)(["--no-such-flag"])
+        getattr(importlib.import_module(module), function)([*_REQUIRED.get(command.module, []), "--no-such-flag"])
     assert left.value.code == 2
     name = f"ddpm-rt {' '.join(command.words)}"
     assert capsys.readouterr().err == f"{name}: unrecognized arguments: --no-such-flag; see `{name} --help`\n"
@@ -112,7 +116,7 @@ def test_messages_name_the_commands_as_they_were_called(monkeypatch: pytest.Monk
     text = "make one with `python -m export.to_onnx`, or python -m export.mlp_to_onnx, python -m train.run --out a"
     assert as_called(text) == text
     assert program_name("runtime.sample") == "runtime.sample"
-    monkeypatch.setattr(command_names, "_as_console_script", True)
+    monkeypatch.setattr(console, "_as_console_script", True)
     expected = "make one with `ddpm-rt export onnx`, or python -m export.mlp_to_onnx, ddpm-rt train --out a"
     assert as_called(text) == expected
     assert program_name("python -m train.run") == "ddpm-rt train"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import gc
+import hashlib
 import json
 import signal
 import sys
@@ -18,10 +20,10 @@ from onnx import numpy_helper
 from commands.errors import DeviceUnavailableError
 from diffusion.errors import InputError
 from export import tensorrt_build
-from export.tensorrt_build import BuildSettings, build_plan
+from export.tensorrt_build import BuildSettings, build_plan, timing_cache
 from export.tensorrt_process import BuildProcess
-from runtime.engines import tensorrt_log
-from runtime.engines.collector_pause import collector_paused
+from runtime.engines import tensorrt_modules
+from runtime.engines.tensorrt_modules import collector_paused
 from runtime.formats.batch_profile import BatchProfile
 from runtime.formats.flavor import RTX, TENSORRT
 
@@ -84,7 +86,7 @@ def test_a_static_batch_and_several_profiles(capfd: pytest.CaptureFixture[str]) 
 def test_no_collection_begins_inside_the_builder(monkeypatch: pytest.MonkeyPatch) -> None:
     """It calls our log under a lock; a builder that is collected there waits for that lock for ever."""
     enabled: list[bool] = []
-    monkeypatch.setattr(tensorrt_log, "say", lambda line: enabled.append(gc.isenabled()))
+    monkeypatch.setattr(tensorrt_modules, "say", lambda line: enabled.append(gc.isenabled()))
     build(network(), verbose=True)
     assert enabled
     assert not any(enabled)
@@ -104,7 +106,7 @@ def test_an_error_keeps_no_builder_alive() -> None:
 @collector_paused()
 def test_flags_of_tensorrt() -> None:
     """On a configuration of the real module: RTX has the flags, though it cannot build with them without a GPU."""
-    log = tensorrt_log.collecting_log(tensorrt_rtx)
+    log = tensorrt_modules.collecting_log(tensorrt_rtx)
     builder = tensorrt_rtx.Builder(log)
     flags = tensorrt_rtx.BuilderFlag
     for changes, expected in (
@@ -199,3 +201,71 @@ def test_a_build_that_is_left_is_ended() -> None:
         assert folder.is_dir()
     assert process._process.poll() == -signal.SIGKILL
     assert not folder.exists()
+
+
+class Cache:
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+
+    def serialize(self) -> bytes:
+        return self.content
+
+
+class Config:
+    """`IBuilderConfig` as far as caches go: it refuses what was measured elsewhere."""
+
+    def __init__(self) -> None:
+        self.used: Cache | None = None
+
+    def create_timing_cache(self, content: bytes) -> Cache | None:
+        return None if content == b"damaged" else Cache(content)
+
+    def set_timing_cache(self, cache: Cache, ignore_mismatch: bool) -> bool:
+        assert not ignore_mismatch
+        if cache.content == b"of another GPU":
+            return False
+        self.used = cache
+        return True
+
+    def get_timing_cache(self) -> Cache | None:
+        return self.used
+
+
+@pytest.mark.parametrize("before", [None, b"old;", b"damaged", b"of another GPU"])
+def test_read_used_and_written_back(before: bytes | None, tmp_path: Path) -> None:
+    path = tmp_path / "timing" / "tensorrt.cache"
+    if before is not None:
+        path.parent.mkdir()
+        path.write_bytes(before)
+    config = Config()
+    with timing_cache(config, path) as cache:
+        assert config.used is not None
+        config.used.content += b"new;"
+        with path.with_name("tensorrt.cache.lock").open("w") as other, pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        cache.save()
+    expected = b"old;new;" if before == b"old;" else b"new;"
+    assert path.read_bytes() == expected
+    assert cache.sha256 == hashlib.sha256(expected).hexdigest()
+
+
+def test_a_build_that_failed_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "tensorrt.cache"
+    path.write_bytes(b"old;")
+    with pytest.raises(KeyError), timing_cache(Config(), path):
+        raise KeyError
+    assert path.read_bytes() == b"old;"
+
+
+def test_no_cache() -> None:
+    config = Config()
+    with timing_cache(config, None) as cache:
+        cache.save()
+    assert config.used is None
+    assert cache.sha256 is None
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="give --timing-cache none"), timing_cache(Config(), tmp_path / "file" / "c"):
+        pass
