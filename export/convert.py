@@ -19,7 +19,7 @@ from diffusion.diffusers_config import process_to_diffusers
 from diffusion.errors import InputError
 from export.checkpoints.flags import parsed_flags
 from export.checkpoints.registry import add_checkpoint_flags, check_foreign, is_foreign, read_foreign
-from export.process_line import process_line
+from export.source import process_line
 
 if TYPE_CHECKING:
     from export.checkpoints.checkpoint import ForeignCheckpoint
