@@ -91,11 +91,10 @@ def _write_checked(found: ForeignCheckpoint, folder: Path) -> float:
     """Write the folder and read it back; returns the largest relative error of a prediction."""
     from diffusers import DDPMPipeline, DDPMScheduler
 
-    from runtime.engines.torch_checkpoint import Network, load_checkpoint
+    from runtime.engines.torch_checkpoint import load_checkpoint
 
-    network = found.network
-    assert isinstance(network, Network)  # as every reader has it that gives a configuration
-    DDPMPipeline(network.unet, DDPMScheduler(**process_to_diffusers(found.process))).save_pretrained(
+    unet = found.network.unet  # every network has one that has a configuration
+    DDPMPipeline(unet, DDPMScheduler(**process_to_diffusers(found.process))).save_pretrained(
         folder, safe_serialization=True
     )
     written = load_checkpoint(folder)
