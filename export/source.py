@@ -20,7 +20,6 @@ from diffusion.process import Process
 from export.checkpoints.registry import check_foreign, is_foreign, read_foreign
 from export.request import DEFAULT_CHECKPOINT, ExportRequest
 from runtime.engines.checkpoint_folder import holds_network_alone, read_checkpoint_folder
-from runtime.formats.train_record import TRAIN_JSON
 from runtime.process_flags import ProcessFlags
 
 if TYPE_CHECKING:
@@ -148,7 +147,8 @@ def _from_checkpoint(request: ExportRequest, opset: int) -> Source:
         for note in checkpoint.notes:
             say(note)
     else:
-        checkpoint, origins = load_checkpoint(path, request.allow_pickle, request.process), folder_origins(path)
+        checkpoint = load_checkpoint(path, request.allow_pickle, request.process)
+        origins = read_checkpoint_folder(path, request.process).origins
     say(f"{path}: {process_line(checkpoint.process, origins)}")
     model = _trace(checkpoint, path, opset, request.debug)
     sha256 = hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
@@ -234,11 +234,6 @@ def process_line(process: Process, origins: Mapping[str, str]) -> str:
     if len(set(places)) == 1:
         return f"{', '.join(facts)} (all from {places[0]})"
     return ", ".join(f"{fact} ({place})" for fact, place in zip(facts, places, strict=True))
-
-
-def folder_origins(folder: Path) -> dict[str, str]:
-    """Of a diffusers folder: the file that describes its process."""
-    return dict.fromkeys(FACTS, TRAIN_JSON if (folder / TRAIN_JSON).exists() else "scheduler_config.json")
 
 
 def onnx_origins(flags: ProcessFlags) -> dict[str, str]:

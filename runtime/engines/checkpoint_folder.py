@@ -20,7 +20,7 @@ from diffusion.diffusers_config import (
     shape_from_diffusers,
 )
 from diffusion.diffusers_fields import check_unet_fields, effective_fields
-from diffusion.diffusers_schedulers import scheduler_class
+from diffusion.diffusers_schedulers import DEFAULT_SCHEDULER, SchedulerClass, scheduler_class
 from diffusion.errors import InputError
 from diffusion.json_text import read_json_object
 from diffusion.number_checks import shown
@@ -37,6 +37,12 @@ _OTHER_PARTS = {
     "vqvae": "latent diffusion: its network denoises latents, not pixels",
     "movq": "latent diffusion: its network denoises latents, not pixels",
 }
+_FLAGS = {
+    "prediction_type": "prediction-type",
+    "schedule": "beta-schedule",
+    "variance_type": "variance-type",
+    "clip_sample": "clip-sample",
+}
 _ANOTHER = "choose a checkpoint of an unconditional DDPM"
 # Without train.json the data's gray levels are lost, and with them the likelihood: nobody is told to take it away.
 _WAY_OUT = "correct the one that is wrong, or copy or train the checkpoint again"
@@ -50,11 +56,13 @@ class CheckpointFolder:
         process: what the network was trained to do.
         unet_config: the arguments of diffusers' `UNet2DModel`.
         unet_folder: where the network's config.json and weights lie.
+        origins: where the process's prediction_type, schedule, variance_type and clip_sample were found.
     """
 
     process: Process
     unet_config: dict[str, Any]
     unet_folder: Path
+    origins: Mapping[str, str]
 
 
 def holds_network_alone(folder: Path) -> bool:
@@ -98,10 +106,11 @@ def read_checkpoint_folder(folder: Path, flags: ProcessFlags | None = None) -> C
         raise InputError(f"{unet_path}: _class_name is {shown(unet_name)}, expected UNet2DModel; {_ANOTHER}")
     if holds_network_alone(folder):
         process = _process_of_flags(folder, unet_path, unet_config, flags or ProcessFlags())
+        origins = {name: f"--{flag}" for name, flag in _FLAGS.items()}
     else:
-        process = _process_of_files(folder, scheduler_name, unet_path, unet_config)
+        process, origins = _process_of_files(folder, scheduler_name, unet_path, unet_config)
     _check_network(unet_path, unet_config, process)
-    return CheckpointFolder(process, unet_config, unet_folder)
+    return CheckpointFolder(process, unet_config, unet_folder, origins)
 
 
 def _is_no_pipeline(folder: Path) -> bool:
@@ -142,7 +151,7 @@ def _part(folder: Path, name: str) -> Path:
 
 def _process_of_files(
     folder: Path, scheduler_name: str | None, unet_path: Path, unet_config: Mapping[str, Any]
-) -> Process:
+) -> tuple[Process, dict[str, str]]:
     path = (folder if scheduler_name is None else _part(folder, "scheduler")) / SCHEDULER_CONFIG
     # diffusers writes -Infinity for the lambda_min_clipped of its DPM-Solvers.
     config = effective_fields(_read_json(path, with_infinity=True), str(path))
@@ -152,7 +161,22 @@ def _process_of_files(
         config["_class_name"] = scheduler_name  # as diffusers takes it
     process = process_from_diffusers(config, unet_config, source=str(path), unet_source=str(unet_path))
     record = TrainRecord.read(folder)
-    return process if record is None else _checked_process(folder / TRAIN_JSON, record.process, process, config)
+    if record is None:
+        return process, _origins(config, scheduler_class(config, str(path)))
+    process = _checked_process(folder / TRAIN_JSON, record.process, process, config)
+    return process, dict.fromkeys(_FLAGS, TRAIN_JSON)
+
+
+def _origins(config: Mapping[str, Any], found: SchedulerClass) -> dict[str, str]:
+    name = config.get("_class_name", DEFAULT_SCHEDULER)
+    default = f"default of {name}"
+    clip = f"{name} never clips" if found.clips is None else default
+    return {
+        "prediction_type": SCHEDULER_CONFIG if "prediction_type" in config else default,
+        "schedule": SCHEDULER_CONFIG if config.keys() & {"beta_schedule", "trained_betas"} else default,
+        "variance_type": SCHEDULER_CONFIG if config.get("variance_type") else f"default of {DEFAULT_SCHEDULER}",
+        "clip_sample": SCHEDULER_CONFIG if "clip_sample" in config else clip,
+    }
 
 
 def _process_of_flags(folder: Path, unet_path: Path, config: Mapping[str, Any], flags: ProcessFlags) -> Process:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import onnx
@@ -11,10 +12,12 @@ from diffusion.errors import InputError
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import Process, SampleShape
 from export import ExportRequest, source
-from export.source import FACTS, folder_origins, process_line
+from export.source import FACTS, process_line
+from runtime.engines.checkpoint_folder import read_checkpoint_folder
 from runtime.engines.onnx_precision import PRECISION_KEY
 from runtime.formats.train_record import TRAIN_JSON
 from runtime.process_flags import ProcessFlags
+from tests.checkpoints import save_tiny_checkpoint
 from tests.gaussian import GaussianNetwork
 
 PROCESS = Process(SampleShape(1, 4, 4), NoiseSchedule.make("squaredcos_cap_v2", 50), "sample", "learned_range", None)
@@ -44,9 +47,26 @@ def test_every_fact_has_its_origin() -> None:
 
 
 def test_a_folder_names_the_file_that_decides(tmp_path: Path) -> None:
-    assert set(folder_origins(tmp_path).values()) == {"scheduler_config.json"}
-    (tmp_path / TRAIN_JSON).touch()
-    assert set(folder_origins(tmp_path).values()) == {"train.json"}
+    folder = save_tiny_checkpoint(tmp_path / "checkpoint")
+    found = read_checkpoint_folder(folder)
+    assert set(found.origins) == set(FACTS)
+    assert set(found.origins.values()) == {"scheduler_config.json"}
+    (folder / TRAIN_JSON).write_text(json.dumps({"format": 1, "process": found.process.to_json()}))
+    assert set(read_checkpoint_folder(folder).origins.values()) == {"train.json"}
+
+
+def test_a_folder_that_says_little_names_the_defaults(tmp_path: Path) -> None:
+    folder = save_tiny_checkpoint(tmp_path / "checkpoint")
+    config = folder / "scheduler" / "scheduler_config.json"
+    config.write_text(json.dumps({"_class_name": "PNDMScheduler", "beta_schedule": "linear"}))
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps(index | {"scheduler": ["diffusers", "PNDMScheduler"]}))
+    assert read_checkpoint_folder(folder).origins == {
+        "prediction_type": "default of PNDMScheduler",
+        "schedule": "scheduler_config.json",
+        "variance_type": "default of DDPMScheduler",
+        "clip_sample": "PNDMScheduler never clips",
+    }
 
 
 def test_an_onnx_file_and_the_flags_beside_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
