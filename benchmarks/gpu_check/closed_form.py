@@ -52,7 +52,9 @@ class GaussianEngine(Engine):
         """As `runtime.engines.interface.Engine.batch_range`: any."""
         return 1, None
 
-    def _bind(self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray) -> Callable[[], None]:
+    def _bind(
+        self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray, *conditions: np.ndarray
+    ) -> Callable[[], None]:
         channels = self.process.sample.channels
 
         def call() -> None:

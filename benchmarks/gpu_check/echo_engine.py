@@ -42,14 +42,16 @@ class EchoEngine(DeviceEngine):
         del batch_size
         return 0
 
-    def bind_device(self, x: int, t: int, prediction: int, batch_size: int, stream: int) -> EchoCall:
+    def bind_device(self, x: int, t: int, prediction: int, batch_size: int, stream: int, *conditions: int) -> EchoCall:
         """As `DeviceEngine.bind_device`."""
         del t, stream
         sample_bytes = self.process.sample.num_elements * ELEMENT_TYPES[self.io_type].num_bytes
         repeats = self.process.prediction_channels // self.process.sample.channels
         return EchoCall(self._kernels, x, prediction, batch_size, sample_bytes, repeats)
 
-    def _bind(self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray) -> Callable[[], None]:
+    def _bind(
+        self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray, *conditions: np.ndarray
+    ) -> Callable[[], None]:
         del t
         channels = self.process.sample.channels
 

@@ -68,9 +68,9 @@ class ModuleEngine(DeviceEngine):
         del batch_size
         return 0
 
-    def bind_device(self, x: int, t: int, prediction: int, batch_size: int, stream: int) -> TorchCall:
+    def bind_device(self, x: int, t: int, prediction: int, batch_size: int, stream: int, *conditions: int) -> TorchCall:
         """As `DeviceEngine.bind_device`."""
-        del stream
+        del stream, conditions  # there are none
         shape, kind = self.process.sample, TYPES[self.io_type]
         channels = self.process.prediction_channels
         tensors = (
