@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffusion.errors import InputError
+from diffusion.conditions import FLOAT32, INT64, Condition
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import Process, SampleShape
 from export.checkpoints.flags import GivenFlags
@@ -44,7 +44,6 @@ def _read(state: StateFile, flags: GivenFlags) -> ForeignCheckpoint:
     layout = read_layout(path, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
     images = images_of(path, layout, flags)
     check_layout_flags(path, layout, images, flags)
-    _check_conditions(path, layout, images)
     heads = _heads(path, layout, flags, Heads)
     process, origins = _process(state, layout, images, flags)
     expected = {place.name: place.shape for place in layout.places()}
@@ -87,6 +86,7 @@ def _process(
         1.0,
         state.sha256,
         "linspace",  # as `--timestep_respacing N` chooses N timesteps
+        _conditions(layout, images),
     )
     learned = f"{layout.out_channels} output channels"
     return process, {
@@ -117,17 +117,15 @@ def _heads(path: Path, layout: OpenAiLayout, flags: GivenFlags, make: type[Heads
     return heads
 
 
-def _check_conditions(path: Path, layout: OpenAiLayout, images: Images) -> None:
-    """Raises InputError for networks with further inputs."""
-    for given, what in (
-        (layout.num_classes is not None, f"is conditioned on {layout.num_classes} classes (label_emb.weight)"),
-        (images.small_size is not None, f"enlarges images of {images.small_size}×{images.small_size}"),
-    ):
-        if given:
-            raise InputError(
-                f"{path}: {what}, expected an unconditional network, as conditions are not supported yet; choose an "
-                "unconditional checkpoint"
-            )
+def _conditions(layout: OpenAiLayout, images: Images) -> tuple[Condition, ...]:
+    """The labels, none of which is a null class, and the image to enlarge."""
+    conditions = []
+    if layout.num_classes is not None:
+        conditions.append(Condition("y", INT64, classes=layout.num_classes))
+    if images.small_size is not None:
+        side = images.small_size
+        conditions.append(Condition("low_res", FLOAT32, (images.channels, side, side)))
+    return tuple(conditions)
 
 
 OPENAI = Format(_NAME, _recognizes, _read, OPENAI_FLAGS, OPENAI_MODELS)
