@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from export.checkpoints.formats import Format
 from export.checkpoints.openai_flags import HINT, OPENAI_FLAGS, Images, check_layout_flags, images_of
 from export.checkpoints.openai_layout import OpenAiLayout, read_layout
 from export.checkpoints.openai_models import OPENAI_MODELS
+from export.checkpoints.openai_respacing import respacing_flags
 
 if TYPE_CHECKING:
     from export.checkpoints.checkpoint import ForeignCheckpoint
@@ -59,8 +61,28 @@ def _read(state: StateFile, flags: GivenFlags) -> ForeignCheckpoint:
     if images.small_size is not None:
         reason = reason or "it is given an image to enlarge, which no DDPMPipeline passes on"
     return ForeignCheckpoint(
-        path, _NAME, process, network, origins, None if reason else unet_arguments(layout, heads, images.size), reason
+        path,
+        _NAME,
+        process,
+        network,
+        origins,
+        None if reason else unet_arguments(layout, heads, images.size),
+        reason,
+        _notes(path, process, flags),
     )
+
+
+def _notes(path: Path, process: Process, flags: GivenFlags) -> tuple[str, ...]:
+    notes = []
+    step = re.fullmatch(r"model(\d+)\.pt", path.name)
+    averages = sorted(path.parent.glob(f"ema_*_{step[1]}.pt")) if step else []
+    if averages:
+        notes.append(f"{path}: is not averaged; {averages[0].name} beside it is, and usually draws better images")
+    respacing = flags.get("timestep_respacing")
+    if respacing:
+        visited = respacing_flags(respacing, process.schedule)
+        notes.append(f"--timestep_respacing {respacing} is of sampling: give `python -m runtime.sample` {visited}")
+    return tuple(notes)
 
 
 def _process(
