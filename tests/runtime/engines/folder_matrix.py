@@ -108,7 +108,8 @@ def all_pairs(allowed: Callable[[Case], bool], seed: int = 0) -> list[Case]:
     places = list(itertools.combinations(range(len(AXES)), 2))
     missing = {(a, x, b, y) for a, b in places for x in AXES[a] for y in AXES[b]}
     rng, cases = random.Random(seed), []
-    for a, x, b, y in sorted(missing, key=lambda _: rng.random()):
+    # Sorted first: a set's order is another one in every process.
+    for a, x, b, y in sorted(sorted(missing), key=lambda _: rng.random()):
         if (a, x, b, y) not in missing:
             continue
         best: tuple[int, Case] | None = None
