@@ -13,7 +13,13 @@ from pathlib import Path
 from tests.kernels.software_build import ROOT, Build
 
 FILES = ("step.cu", "cuda_elements.h", "step.h", "philox.h", "float32_math.h", "cuda_graph.cpp")
-TESTS = ("tests/kernels/test_software_step.py", "tests/kernels/test_cuda_graph.py", "tests/runtime/device")
+TESTS = (
+    "tests/gpu/test_noise.py",
+    "tests/gpu/test_step.py",
+    "tests/kernels/test_software_step.py",
+    "tests/kernels/test_cuda_graph.py",
+    "tests/runtime/device",
+)
 
 
 def count_lines(folder: Path) -> dict[str, dict[int, int]]:

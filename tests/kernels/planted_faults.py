@@ -8,7 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-TESTS = ("test_software_step.py", "test_device_chain.py", "test_device_batches.py", "test_capture.py")
+TESTS = (
+    "tests/gpu/test_step.py",
+    "tests/runtime/device/test_device_chain.py",
+    "tests/runtime/device/test_device_batches.py",
+    "tests/runtime/device/test_capture.py",
+    "tests/gpu/test_noise.py",
+    "tests/kernels/test_software_step.py",
+)
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ class SoftwareKernels:
 def software_device(test_name: str, monkeypatch: Any) -> Iterator[SoftwareKernels]:
     """A new device in place of CUDA, with an order of its own for each test; in the end it is sound and empty."""
     kernels = SoftwareKernels(zlib.crc32(test_name.encode()))
-    for place in ("runtime.device_chain", "runtime.device.capture", "runtime.device.timing"):
+    for place in ("runtime.device_chain", "runtime.device.capture"):
         monkeypatch.setattr(f"{place}.import_kernels", lambda: kernels)
     yield kernels
     gc.collect()
