@@ -7,7 +7,7 @@ JOBS   ?= 2
 KERNELS  := CMakeLists.txt $(wildcard kernels/*)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check build lint docs clean benchmark gpu-check gpu-check-long planted-faults kernel-coverage
+.PHONY: help demo test check build lint docs clean benchmark gpu-check gpu-check-long gpu-rehearsal planted-faults kernel-coverage
 
 help:
 	@echo "make demo       environment, build, train on digits, export, sample -> samples/grid.png"
@@ -16,8 +16,9 @@ help:
 	@echo "make build      the environment and the compiled kernels"
 	@echo "make docs       the documentation as a site -> build/site/index.html"
 	@echo "make benchmark  ratios that the docs quote -> benchmarks/results/"
-	@echo "make gpu-check  on a machine with an NVIDIA GPU: what is claimed of it, checked and measured, at most nine minutes"
+	@echo "make gpu-check  on a machine with an NVIDIA GPU: what is claimed of it, checked and measured, at most six minutes"
 	@echo "make gpu-check-long  other batches, every timestep, ONNX Runtime and TensorRT, without that limit"
+	@echo "make gpu-rehearsal   gpu-check as on a borrowed machine, on a device in software: from a bare folder to the report"
 	@echo "make planted-faults   faults planted into the CUDA code, one at a time: which test catches each"
 	@echo "make kernel-coverage  the lines of the CUDA sources that the tests run"
 	@echo "make clean      remove what was built; the environment, runs/ and samples/ stay"
@@ -74,6 +75,10 @@ gpu-check:
 
 gpu-check-long:
 	@$(PYTHON) -m benchmarks.gpu_check --long $(GPU_CHECK)
+
+# GPU_REHEARSAL="--wheels .whl" installs carried wheels first.
+gpu-rehearsal: build
+	$(BIN)/python -m tests.gpu.rehearsal $(GPU_REHEARSAL)
 
 # Both on the CUDA device in software: docs/decisions/software-device.md.
 planted-faults: build

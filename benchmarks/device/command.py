@@ -18,7 +18,6 @@ from typing import NoReturn
 
 from benchmarks.device.findings import Findings, SkippedError
 from benchmarks.device.kernels_build import ROOT
-from commands.errors import DeviceUnavailableError
 from commands.program import make_parser
 from commands.whole_files import write_whole_text
 
@@ -69,7 +68,7 @@ def measure(place: str, arguments: dict[str, object], machine: str, work_folder:
     findings = Findings(publish)
     try:
         named(place)(named(machine)(work_folder), findings, **arguments)
-    except (SkippedError, DeviceUnavailableError) as error:
+    except SkippedError as error:
         final = findings.ended("skipped", str(error))
     except Exception as error:
         traceback.print_exc()

@@ -9,8 +9,7 @@ import time
 
 from benchmarks.device.findings import Findings
 from benchmarks.device.gpu_machine import GpuMachine
-from benchmarks.device.kernels_build import build_kernels, find_cuda_tool, forget_build
-from runtime.device.driver import driver_facts, require_gpu
+from benchmarks.device.kernels_build import find_cuda_tool
 
 _QUERY = (
     "name", "driver_version", "pstate", "clocks.sm", "clocks.mem", "clocks.max.sm", "clocks.max.mem", "power.limit",
@@ -23,15 +22,11 @@ _PACKAGES = (
 
 def build(machine: GpuMachine, findings: Findings) -> None:
     """Build the kernels, load them, and make the first call of the CUDA runtime."""
-    capability = require_gpu(driver_facts(), "build", "run it on a machine with one").compute_capability
-    forget_build(machine.work_folder)
     begin = time.monotonic()
-    module = build_kernels(machine.work_folder, capability)
+    architectures = machine.build()
     findings.record("build_seconds", round(time.monotonic() - begin, 1))
-    findings.record("module", module.name)
-    architectures = machine.kernels.cuda_architectures()
     findings.record("cuda_architectures", architectures)
-    expected = [f"{capability.replace('.', '')}-real"]
+    expected = [f"{machine.compute_capability.replace('.', '')}-real"]
     findings.check("built for this GPU alone", architectures == expected, f"{architectures}, expected {expected}")
     findings.record("isa_levels", machine.kernels.isa_levels())
     # Here it shows whether the driver takes what was built.

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.device.findings import SkippedError
-from benchmarks.device.kernels_build import load_kernels
+from benchmarks.device.kernels_build import build_kernels, forget_build, load_kernels
+from runtime.device.driver import driver_facts, require_gpu
 from runtime.device.interface import DeviceEngine, DeviceMemory
 
 GRAPH_LOOP = "hand-written PyTorch graph loop, same kernels"
@@ -37,6 +38,23 @@ class GpuMachine:
 
     def __init__(self, work_folder: Path) -> None:
         self.work_folder = work_folder
+
+    @functools.cached_property
+    def compute_capability(self) -> str:
+        """Such as `9.0`. Raises DeviceUnavailableError without a GPU."""
+        return require_gpu(driver_facts(), "build", "run it on a machine with one").compute_capability
+
+    def build(self) -> list[str]:
+        """Build the kernels for this GPU alone; return the architectures that the module says it has.
+
+        Raises:
+            RuntimeError: something that is needed is missing, or the build failed.
+        """
+        capability = self.compute_capability
+        forget_build(self.work_folder)
+        build_kernels(self.work_folder, capability)
+        architectures: list[str] = load_kernels(self.work_folder).cuda_architectures()
+        return architectures
 
     @functools.cached_property
     def kernels(self) -> ModuleType:

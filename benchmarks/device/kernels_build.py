@@ -16,7 +16,8 @@ from benchmarks.device.findings import SkippedError
 ROOT = Path(__file__).resolve().parents[2]
 MODULE = "runtime._kernels"
 _TREE = "kernels"
-_RECORD = "kernels.json"
+RECORD = "kernels.json"
+"""In the work folder: which module was built."""
 _CUDA_FOLDERS = ("/usr/local/cuda/bin", "/opt/cuda/bin")
 
 
@@ -60,7 +61,7 @@ def build_kernels(work_folder: Path, compute_capability: str) -> Path:
     built = sorted((work_folder / _TREE).glob("_kernels*.so"))
     if len(built) != 1:
         raise RuntimeError(f"the build left {len(built)} files _kernels*.so in {work_folder / _TREE}, expected one")
-    (work_folder / _RECORD).write_text(json.dumps({"module": str(built[0])}))
+    (work_folder / RECORD).write_text(json.dumps({"module": str(built[0])}))
     return built[0]
 
 
@@ -72,7 +73,7 @@ def load_kernels(work_folder: Path) -> ModuleType:
         ImportError: it does not load.
     """
     loaded = sys.modules.get(MODULE)
-    record = work_folder / _RECORD
+    record = work_folder / RECORD
     if not record.exists():
         raise SkippedError("the kernels were not built; see the stage `build`")
     path = json.loads(record.read_text())["module"]
@@ -99,7 +100,7 @@ def load_kernels(work_folder: Path) -> ModuleType:
 
 def forget_build(work_folder: Path) -> None:
     """What was built before counts no longer, until it is built again."""
-    (work_folder / _RECORD).unlink(missing_ok=True)
+    (work_folder / RECORD).unlink(missing_ok=True)
 
 
 def _run(command: list[str]) -> None:

@@ -46,6 +46,8 @@ SHORT = (
     Stage("tensorrt", "TensorRT modules on this GPU", 30, needs_kernels=False),
 )
 SHORT_MINUTES = 6.0
+REHEARSAL_PATIENCE = 10
+"""How many times as long everything may take where no GPU is."""
 
 LONG = (
     BUILD,

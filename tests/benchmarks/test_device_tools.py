@@ -9,7 +9,7 @@ import types
 
 import pytest
 
-from benchmarks.device import facts, kernels_build, tensorrt_modules
+from benchmarks.device import facts, gpu_machine, kernels_build, tensorrt_modules
 from benchmarks.device.findings import Findings, SkippedError
 from benchmarks.device.gpu_machine import GpuMachine
 from runtime.device.driver import DriverFacts, Gpu
@@ -117,14 +117,17 @@ def test_a_build_without_its_tools_fails(tools, tmp_path, monkeypatch, missing):
 
 def test_the_build_is_checked(findings, found, monkeypatch, tmp_path):
     gpu = Gpu(0, "NVIDIA Test", "9.0", 2**34, 132)
-    monkeypatch.setattr(facts, "driver_facts", lambda: DriverFacts("580", "13.0", (gpu,), ""))
-    monkeypatch.setattr(facts, "build_kernels", lambda folder, capability: folder / "_kernels.so")
+    monkeypatch.setattr(gpu_machine, "driver_facts", lambda: DriverFacts("580", "13.0", (gpu,), ""))
+    built = []
+    monkeypatch.setattr(gpu_machine, "build_kernels", lambda *given: built.append(given))
     machine = GpuMachine(tmp_path)
     machine.kernels = types.SimpleNamespace(
         cuda_architectures=lambda: ["80-real"], isa_levels=lambda: ["baseline"], cuda_device_facts=lambda ordinal: {}
     )
+    monkeypatch.setattr(gpu_machine, "load_kernels", lambda folder: machine.kernels)
     machine.memory = types.SimpleNamespace(name="host")
     facts.build(machine, findings)
+    assert built == [(tmp_path, "9.0")]
     assert findings.failed_checks == ["built for this GPU alone"]
     assert {"nvidia_smi", "tools", "packages", "device"} <= set(found["figures"])
 

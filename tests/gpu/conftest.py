@@ -10,18 +10,18 @@ import faulthandler
 import json
 import os
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
 
-from benchmarks.device.command import MACHINE, leave, named
+from benchmarks.device.command import leave
 from benchmarks.device.findings import Findings, SkippedError
+from benchmarks.device.kernels_build import load_kernels
+from benchmarks.gpu_check.stages import REHEARSAL_PATIENCE
 from commands.whole_files import write_whole_text
+from tests.gpu.machines import STAND_IN, WORK_FOLDER, open_machine
 
 FINDINGS = os.environ.get("DDPM_RT_GPU_FINDINGS")
-WORK_FOLDER = os.environ.get("DDPM_RT_GPU_WORK_FOLDER")
-STAND_IN = os.environ.get("DDPM_RT_GPU_MACHINE", "")
 DEFAULT_BUDGET_SECONDS = 30.0
 
 
@@ -31,15 +31,16 @@ def _publish(found):
 
 
 _findings = Findings(_publish)
-_machines = {}
 
 
 @pytest.fixture(params=["software", pytest.param("gpu", marks=pytest.mark.gpu)])
 def machine(request, monkeypatch, tmp_path):
     """A `GpuMachine`."""
     if request.param == "gpu" and not STAND_IN:
-        yield the_gpu()
+        yield open_machine()
         return
+    if STAND_IN:
+        load_kernels(Path(WORK_FOLDER))
     from tests.gpu.software_machine import SoftwareMachine
     from tests.runtime.device.software_device import software_device
 
@@ -51,19 +52,6 @@ def machine(request, monkeypatch, tmp_path):
 def findings():
     """Where a test keeps figures."""
     return _findings
-
-
-def the_gpu():
-    """The machine itself, the same for all tests of the process."""
-    if not _machines:
-        folder = Path(WORK_FOLDER or tempfile.mkdtemp(prefix="ddpm-rt-gpu-"))
-        machine = named(MACHINE)(folder)
-        if not WORK_FOLDER:  # not under `make gpu-check`: the kernels that are installed
-            from runtime.kernels_module import import_kernels
-
-            machine.kernels = import_kernels()
-        _machines["gpu"] = machine
-    return _machines["gpu"]
 
 
 def pytest_runtest_setup(item):
@@ -92,7 +80,7 @@ if FINDINGS:
     def pytest_runtest_protocol(item):
         """Keep to the test's budget, and say which one is running."""
         marker = item.get_closest_marker("budget")
-        seconds = marker.args[0] if marker else DEFAULT_BUDGET_SECONDS
+        seconds = (marker.args[0] if marker else DEFAULT_BUDGET_SECONDS) * (REHEARSAL_PATIENCE if STAND_IN else 1)
         _findings.record("running", item.nodeid)
         # A thread of C, which needs no lock of Python's.
         faulthandler.dump_traceback_later(seconds, exit=True, file=sys.__stderr__)

@@ -1,16 +1,15 @@
 """What runs under compute-sanitizer: every kernel and a chain, small, with the compiled kernels alone.
 
-python -m tests.gpu.sanitized_work WORK_FOLDER launches|step|while|none|planted
+python -m tests.gpu.sanitized_work launches|step|while|none|planted
 """
 
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import numpy as np
 
-from benchmarks.device.command import MACHINE, leave, named
+from benchmarks.device.command import leave
 from benchmarks.device.device_arrays import DeviceArrays
 from diffusion.process import SampleShape
 from diffusion.samplers import make_table
@@ -18,6 +17,7 @@ from runtime.device.chain_graph import ROWS_PER_TURN
 from runtime.device_chain import DeviceChain
 from tests.gpu.chains import INDICES, SEEDS
 from tests.gpu.echo_engine import EchoEngine
+from tests.gpu.machines import open_machine
 from tests.gpu.sanitizer import DONE
 from tests.gpu.software_machine import a_process
 from tests.gpu.step_kinds import differences, one_of_each_kernel, random_state
@@ -101,5 +101,5 @@ def _chains(machine, graph: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    run(named(MACHINE)(Path(sys.argv[1])), sys.argv[2])
+    run(open_machine(), sys.argv[1])
     leave(0)

@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 from benchmarks.device.kernels_build import ROOT, find_cuda_tool
 
@@ -33,13 +32,13 @@ class Verdict:
     reason: str
 
 
-def sanitize(check: str, part: str, work_folder: Path) -> Verdict:
+def sanitize(check: str, part: str) -> Verdict:
     """Run one part of `sanitized_work` under one tool of compute-sanitizer."""
     tool = find_cuda_tool("compute-sanitizer")
     if tool is None:
         return Verdict("refused", "compute-sanitizer is not on the PATH, nor in CUDA_HOME or /usr/local/cuda")
     command = [tool, "--tool", check, "--error-exitcode", str(ERROR_EXIT_CODE), "--print-limit", "20"]
-    command += [sys.executable, "-m", "tests.gpu.sanitized_work", str(work_folder), part]
+    command += [sys.executable, "-m", "tests.gpu.sanitized_work", part]
     print("+", *command, flush=True)
     try:
         done = subprocess.run(

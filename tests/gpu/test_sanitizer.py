@@ -5,7 +5,6 @@ import functools
 import pytest
 
 from tests.gpu import sanitized_work, sanitizer
-from tests.gpu.conftest import the_gpu
 from tests.gpu.sanitizer import DONE, ERROR_EXIT_CODE, Verdict, read_verdict, sanitize
 from tests.gpu.software_machine import SoftwareMachine
 from tests.runtime.device.software_device import SoftwareKernels
@@ -13,9 +12,7 @@ from tests.runtime.device.software_device import SoftwareKernels
 
 @functools.cache
 def verdict_of(check, part):
-    machine = the_gpu()
-    _ = machine.kernels  # or the reason why there are none
-    return sanitize(check, part, machine.work_folder)
+    return sanitize(check, part)
 
 
 @pytest.mark.gpu
@@ -108,12 +105,12 @@ def test_the_tool_is_started_over_the_work(tmp_path, monkeypatch):
     tool.write_text(f"#!/bin/sh\n{script}\n")
     tool.chmod(0o700)
     monkeypatch.setattr(sanitizer, "find_cuda_tool", lambda name: str(tool))
-    assert sanitize("initcheck", "while", tmp_path).outcome == "clean"
+    assert sanitize("initcheck", "while").outcome == "clean"
     call = (tmp_path / "calls").read_text().strip()
     assert call.startswith(f"--tool initcheck --error-exitcode {ERROR_EXIT_CODE}")
-    assert call.endswith(f"-m tests.gpu.sanitized_work {tmp_path} while")
+    assert call.endswith("-m tests.gpu.sanitized_work while")
     tool.write_text("#!/bin/sh\nexec sleep 30\n")
     monkeypatch.setattr(sanitizer, "LIMIT_SECONDS", 0.3)
-    assert sanitize("memcheck", "step", tmp_path) == Verdict("refused", "not done after 0 s")
+    assert sanitize("memcheck", "step") == Verdict("refused", "not done after 0 s")
     monkeypatch.setattr(sanitizer, "find_cuda_tool", lambda name: None)
-    assert "compute-sanitizer is not on the PATH" in sanitize("memcheck", "step", tmp_path).reason
+    assert "compute-sanitizer is not on the PATH" in sanitize("memcheck", "step").reason
