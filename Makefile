@@ -36,7 +36,14 @@ $(VENV)/.built: $(VENV)/.environment $(KERNELS)
 	$(BIN)/python -m pip install --quiet --no-build-isolation --no-deps -e .
 	touch $@
 
-build: $(VENV)/.built
+# Of other projects, what reads their checkpoints in tests: without dependencies, which would replace ours, and where
+# nothing else imports it.
+$(VENV)/.original_projects: $(VENV)/.environment constraints/original_projects.txt
+	rm -rf $(VENV)/original_projects
+	$(BIN)/python -m pip install --quiet --no-deps --target $(VENV)/original_projects -r constraints/original_projects.txt
+	touch $@
+
+build: $(VENV)/.built $(VENV)/.original_projects
 
 # With --resume, training goes on where it was stopped, and is done at once where it was finished.
 demo: build

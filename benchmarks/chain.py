@@ -7,24 +7,21 @@ chain of as many steps, noise and posterior update included.
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.alternating import medians_ms, time_alternately
 from benchmarks.flags import positive, report_file
-from benchmarks.machine import measurement_facts
-from commands.memory import check_memory
+from benchmarks.measurement import measurement_facts, medians_ms, time_alternately, write_report
 from commands.program import Report, make_parser, run_program, say
-from commands.whole_files import write_whole_text
+from commands.system import check_memory
 from diffusion.samplers import make_table
+from runtime.chain.host import HostChain
 from runtime.engines.backend_choice import BACKENDS
 from runtime.engines.interface import Engine
 from runtime.engines.opening import open_engine
-from runtime.host_chain import HostChain
 
 PROG = "benchmarks.chain"
 GOAL = 1.02
@@ -100,9 +97,7 @@ def benchmark(args: argparse.Namespace, argv: Sequence[str] | None) -> Report:
         f"{e['ratio_min']:7.4f}..{e['ratio_max']:.4f}"
         for e in results
     ]
-    if args.out is not None:
-        write_whole_text(args.out, json.dumps(report, indent=1) + "\n")
-        lines.append(str(args.out))
+    lines += write_report(report, args.out)
     return report | {"summary": "\n".join(lines)}
 
 

@@ -1,4 +1,4 @@
-"""Types of flags that several measurements have: what argparse calls to read a word."""
+"""Argparse types that several measurements share."""
 
 from __future__ import annotations
 

@@ -1,6 +1,14 @@
-"""Exit codes, and the errors behind them. `InputError` (2) lives with the mathematics, which raises it too."""
+"""What a command says of a failure: exit codes, the errors behind them, other libraries' failures in one line.
+
+`InputError` (2) lives with the mathematics, which raises it too.
+"""
 
 from __future__ import annotations
+
+import importlib.util
+import re
+
+from ddpm_rt.own_packages import PACKAGES
 
 EXIT_DONE = 0
 EXIT_BUG = 1
@@ -8,6 +16,43 @@ EXIT_INPUT = 2
 EXIT_VERIFICATION = 3
 EXIT_DEVICE = 4
 EXIT_INTERRUPTED = 130
+
+_MAX_CHARACTERS = 400
+# What comes before the reason: ONNX Runtime's code, and OpenVINO's and ONNX Runtime's places in their sources.
+_NOISE = (
+    re.compile(r"\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : "),
+    re.compile(r"Exception from \S+:\d+: "),
+    re.compile(r"/\S+\.(?:cc|cpp|h|hpp):\d+ (?:.*?\) )?"),
+)
+
+# Module → the extras of pyproject.toml that bring it, the smallest first.
+_EXTRAS: dict[str, tuple[str, ...]] = {
+    "torch": ("train", "export", "bench"),
+    "diffusers": ("train", "export", "bench"),
+    "safetensors": ("train", "export", "bench"),
+    "importlib_metadata": ("train", "export", "bench"),
+    "accelerate": ("train", "bench"),
+    "datasets": ("train", "bench"),
+    "sklearn": ("train", "bench"),
+    "onnx": ("export", "bench"),
+    "onnx_ir": ("export", "bench"),
+    "onnxscript": ("export", "bench"),
+    "modelopt": ("export", "bench"),
+    "lief": ("export", "bench"),
+    "onnx_graphsurgeon": ("export", "bench"),
+    "onnxslim": ("export", "bench"),
+    "polygraphy": ("export", "bench"),
+    "onnxruntime": ("cpu", "export", "bench"),
+    "openvino": ("cpu", "bench"),
+    "matplotlib": ("bench",),
+    "pycuda": ("gpu",),
+    "tensorrt": ("tensorrt",),
+    "tensorrt_rtx": ("rtx",),
+    "tensorrt_lean": ("lean",),
+}
+# How a command begins, as `python -m` or as `ddpm-rt` spells it → the extra that is enough for it, apart from engines.
+_EXTRA_OF = {"train": "train", "export": "export", "benchmarks": "bench", "bench": "bench"}
+_USUAL_EXTRA = "cpu"
 
 
 class VerificationError(Exception):
@@ -20,3 +65,43 @@ class DeviceUnavailableError(Exception):
 
 class StoppedError(Exception):
     """Stopped by the user; what was finished is kept and the message says how to go on. Exit 130."""
+
+
+def reason(error: Exception | str) -> str:
+    """The message in one line; of a long one its beginning and its end, as either may name the operator."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    for pattern in _NOISE:
+        text = pattern.sub("", text)
+    if len(text) <= _MAX_CHARACTERS:
+        return text
+    half = _MAX_CHARACTERS // 2
+    return f"{text[:half].rstrip()} … {text[-half:].lstrip()}"
+
+
+def require_module(module: str) -> None:
+    """Ask for a module that is needed at the end of long work, before it begins.
+
+    Raises:
+        ModuleNotFoundError: it is not installed; `commands.program.run_program` says so in one line.
+    """
+    if importlib.util.find_spec(module) is None:
+        raise ModuleNotFoundError(f"No module named {module!r}", name=module)
+
+
+def missing_module(error: ModuleNotFoundError, command: str) -> DeviceUnavailableError | None:
+    """What to tell the user of a failed import; None if the module is one of ours, which is a bug.
+
+    Args:
+        error: what the import raised.
+        command: what was started, such as `export.to_onnx`, `python -m export.to_onnx` or `ddpm-rt export onnx`.
+    """
+    module = (error.name or "").partition(".")[0]
+    if not module or module in (*PACKAGES, "ddpm_rt"):
+        return None
+    begin = command.removeprefix("python -m ").removeprefix("ddpm-rt ").partition(" ")[0].partition(".")[0]
+    usual = _EXTRA_OF.get(begin, _USUAL_EXTRA)
+    extras = _EXTRAS.get(module, (usual,))
+    extra = usual if usual in extras else extras[0]
+    return DeviceUnavailableError(
+        f'needs the module {module!r}, which is not installed; pip install "ddpm-rt[{extra}]"'
+    )

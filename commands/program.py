@@ -1,14 +1,17 @@
-"""The frame around every command: one-line errors, exit codes, `--json`, `--debug`, Ctrl-C."""
+"""The frame around every command: one-line errors, exit codes, `--json`, `--debug`, Ctrl-C, plain terminals."""
 
 from __future__ import annotations
 
 import argparse
+import codecs
 import contextlib
+import io
 import json
 import os
 import signal
 import sys
 import traceback
+import unicodedata
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TextIO
 
@@ -22,13 +25,20 @@ from commands.errors import (
     DeviceUnavailableError,
     StoppedError,
     VerificationError,
+    missing_module,
 )
-from commands.missing_module import missing_module
-from commands.plain_text import let_output_be_plain
-from ddpm_rt.command_names import as_called, program_name
+from ddpm_rt.console import as_called, program_name
 from diffusion.errors import InputError
 
 Report = dict[str, Any]
+
+_PLAIN_ERRORS = "ddpm-rt.plain"
+_PLAIN = {
+    "−": "-", "–": "-", "—": "-", "…": "...", "×": "x", "·": "*", "≤": "<=", "≥": ">=", "≠": "!=", "≈": "~",
+    "→": "->", "←": "<-", "‖": "||", "√": "sqrt", "Δ": "delta", "µ": "u", "“": '"', "”": '"', "‘": "'", "’": "'",
+    "α": "alpha", "β": "beta", "ε": "eps", "η": "eta", "λ": "lambda", "σ": "sigma", "ᾱ": "alpha_bar", "∞": "inf",
+    "̄": "", "█": "#", "⁻": "^-",
+}  # fmt: skip
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -116,6 +126,27 @@ def run_program(
     finally:
         signal.signal(signal.SIGTERM, previous)
     return EXIT_DONE
+
+
+def let_output_be_plain() -> None:
+    """Let standard output and error write what their encoding has no characters for in the nearest plain ones."""
+    codecs.register_error(_PLAIN_ERRORS, _plain)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=_PLAIN_ERRORS)
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(map(_in_ascii, error.object[error.start : error.end])), error.end
+
+
+def _in_ascii(character: str) -> str:
+    if character in _PLAIN:
+        return _PLAIN[character]
+    similar = unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode()
+    return similar or character.encode("ascii", "backslashreplace").decode()
 
 
 def _redirect_output_to_devnull(*streams: TextIO) -> None:

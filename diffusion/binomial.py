@@ -1,28 +1,116 @@
 """The binomial chain: bits that are flipped step by step until they are fair coins, and the way back.
 
-The diffusion of binary data of Sohl-Dickstein et al. 2015, section 2 and table App.1. Its schedule is a
-`NoiseSchedule` too: a step erases the fraction β_t of every bit, so ᾱ_t = ∏(1 − β_s) is what is left of one after
-step t. Timesteps count 0..T−1, index 0 is the paper's t = 1. Every distribution here is given as the probability of
-a 1, float64, for each bit of x: elements are independent given what the bar stands before. All functions
-broadcast: `timestep` is an integer, or an integer array that broadcasts with x.
+The diffusion of binary data of Sohl-Dickstein et al. 2015, section 2 and table App.1. Its schedule is a `NoiseSchedule`
+too: a step erases the fraction β_t of every bit, so ᾱ_t = ∏(1 − β_s) is what is left of one after step t. Timesteps
+count 0..T−1, index 0 is the paper's t = 1. Every distribution here is given as the probability of a 1, float64, for
+each bit of x: bits are independent given what the bar stands before. All functions broadcast: `timestep` is an integer,
+or an integer array that broadcasts with x.
+
+`BinomialProcess` is what must be known of a trained network to sample from it. Its JSON object stands in an ONNX file's
+metadata under `ddpm-rt`, as that of a Gaussian process does; `"kind"` tells them apart.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from diffusion.errors import InputError
+from diffusion.json_text import parse_json
 from diffusion.noise_schedule import NoiseSchedule
-from diffusion.normal import BINOMIAL, draw_number
-from diffusion.philox import MAX_SEED, philox_planes
+from diffusion.normal import BINOMIAL, draw_number, noise_words_batch
+from diffusion.number_checks import is_whole
+from diffusion.process import PROCESS_FORMAT, SampleShape
 
+BINOMIAL_KIND = "binomial"
+LOGIT_PREDICTION = "x_start_logit"
+_LEVELS = 2
 PredictLogits = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """(x float32 [N, C, H, W] of 0 and 1, t float32 [N]) → logits of x_start being 1, [N, C, H, W]."""
 
-_LOW, _32 = np.uint64(0xFFFFFFFF), np.uint64(32)
+
+@dataclass(frozen=True)
+class BinomialProcess:
+    """A trained binomial process: everything the chain needs but the network.
+
+    Attributes:
+        sample: the shape of one sample; `levels` is 2.
+        schedule: the noise schedule; it must end at ᾱ = 0 or near, where x_T is fair coins.
+        checkpoint_sha256: of the weights the network came from, if known.
+
+    Raises:
+        InputError: data that are not binary.
+    """
+
+    sample: SampleShape
+    schedule: NoiseSchedule
+    checkpoint_sha256: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.sample.levels != _LEVELS:
+            raise InputError(f"binomial process: levels is {self.sample.levels}, expected 2: the data are bits")
+
+    @classmethod
+    def from_json(cls, fields: object, source: str = "binomial process") -> BinomialProcess:
+        """The inverse of `to_json`.
+
+        Args:
+            fields: the parsed JSON object.
+            source: what to call the object in an error: a file's name.
+
+        Raises:
+            InputError: another kind of process, a format this version does not know, a missing or impossible field.
+        """
+        if not isinstance(fields, Mapping):
+            raise InputError(f"{source}: found {type(fields).__name__}, expected the JSON object of a process")
+        if fields.get("kind") != BINOMIAL_KIND:
+            raise InputError(
+                f"{source}: describes no binomial process (kind is {fields.get('kind')!r}); "
+                "sample from a Gaussian one with `python -m runtime.sample`"
+            )
+        if not is_whole(fields.get("format")) or fields["format"] != PROCESS_FORMAT:
+            raise InputError(
+                f"{source}: process format is {fields.get('format')!r}, this version reads {PROCESS_FORMAT}; "
+                "export again with this version"
+            )
+        if fields.get("prediction_type") != LOGIT_PREDICTION:
+            raise InputError(
+                f"{source}: prediction_type is {fields.get('prediction_type')!r}, expected {LOGIT_PREDICTION!r}; "
+                "export again"
+            )
+        sample, schedule = fields.get("sample"), fields.get("schedule")
+        if not isinstance(sample, Mapping) or not isinstance(schedule, Mapping):
+            raise InputError(f"{source}: 'sample' and 'schedule' must be JSON objects; export again")
+        try:
+            shape = SampleShape(*(sample.get(name, 0) for name in ("channels", "height", "width", "levels")))
+            return cls(shape, NoiseSchedule.from_json(schedule), fields.get("checkpoint_sha256"))
+        except InputError as error:
+            raise InputError(f"{source}: {error}") from None
+
+    @classmethod
+    def from_json_text(cls, text: str, source: str = "binomial process") -> BinomialProcess:
+        """As `from_json`, from text. Raises InputError if the text is not JSON."""
+        try:
+            fields = parse_json(text)
+        except InputError as error:
+            raise InputError(f"{source}: {error}; export again") from None
+        return cls.from_json(fields, source)
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON object of this process."""
+        channels, height, width = self.sample.chw
+        return {
+            "format": PROCESS_FORMAT,
+            "kind": BINOMIAL_KIND,
+            "sample": {"channels": channels, "height": height, "width": width, "levels": _LEVELS},
+            "schedule": self.schedule.to_json(),
+            "prediction_type": LOGIT_PREDICTION,
+            "checkpoint_sha256": self.checkpoint_sha256,
+        }
 
 
 def constant_erasure(num_train_timesteps: int) -> NoiseSchedule:
@@ -65,7 +153,7 @@ def q_x_prev_given_x_t(
 def p_x_prev_given_x_t(
     schedule: NoiseSchedule, x_start_probability: np.ndarray, x_t: np.ndarray, timestep: int | np.ndarray
 ) -> np.ndarray:
-    """p(x_{t−1} | x_t) of a model that holds x_0 = 1 for this probable, bit by bit: f_b(x_t, t) of table App.1.
+    """p(x_{t−1} | x_t) of a model that gives x_0 = 1 this probability, bit by bit: f_b(x_t, t) of table App.1.
 
     The posterior averaged over both values of x_0. A bit's posterior given x_t and all of x_0 depends on its own
     x_0 alone, so with the true probabilities this is the true q(x_{t−1} | x_t) of each bit: of all reverse kernels
@@ -78,21 +166,13 @@ def p_x_prev_given_x_t(
 
 
 def bit_words(shape: Sequence[int], seed: int, sample_indices: Sequence[int], draw: int) -> np.ndarray:
-    """The random words behind a draw of several samples: uint32 [N, *shape], each as `normal.noise_words` has it.
+    """The random words behind a draw of several samples: uint32 [N, *shape], as `normal.noise_words` has them.
 
     Raises:
         InputError: seed or a sample index outside 0..2⁶⁴−1.
     """
-    for name, value in (("seed", seed), *(("sample index", index) for index in sample_indices)):
-        if not 0 <= value < MAX_SEED:
-            raise InputError(f"{name} is {value}; expected 0..2^64-1")
-    num_elements = math.prod(shape)
-    indices = np.array(sample_indices, dtype=np.uint64)[:, None]
-    block = np.arange(-(-num_elements // 4), dtype=np.uint64)
-    key_low, key_high = np.uint64(seed & 0xFFFFFFFF), np.uint64(seed >> 32)
-    planes = philox_planes(block, np.uint64(draw), indices & _LOW, indices >> _32, key_low, key_high)
-    words = np.stack(planes, axis=-1).reshape(len(indices), -1)  # [N, 4·counters]
-    return words[:, :num_elements].reshape(len(indices), *shape)
+    words = noise_words_batch(math.prod(shape), [seed] * len(sample_indices), sample_indices, draw)
+    return words.reshape(len(sample_indices), *shape)
 
 
 def bits_from_words(words: np.ndarray, probability: np.ndarray) -> np.ndarray:

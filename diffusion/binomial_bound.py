@@ -1,4 +1,4 @@
-"""What a binomial chain costs in bits: the bound on −log₂ p(x_0), term by term, and Sohl-Dickstein's K.
+"""What a binomial chain costs in bits: the bound on −log₂ p(x_0), Sohl-Dickstein's K, and the optimum.
 
 −log₂ p(x_0) ≤ L_T + Σ_{t≥1} L_{t−1} + L_0 (Ho et al. 2020, eq. 5), with
 L_T = KL(q(x_T | x_0) ‖ π), L_{t−1} = KL(q(x_{t−1} | x_t, x_0) ‖ p(x_{t−1} | x_t)) and L_0 = −log₂ p(x_0 | x_1).
@@ -7,6 +7,8 @@ K of Sohl-Dickstein et al. 2015, section 2.4, has the same L_{t−1} and three e
 K = −Σ L_{t−1} + H_q(X_T | X_0) − H_q(X_1 | X_0) − H_p(X_T). Since H_p(X_T) − H_q(X_T | X_0) = L_T, the two differ in
 one term: where L_0 stands above, K has H_q(X_1 | X_0), the cost of a last step that is not learned but is the
 forward kernel run once more (their appendix B).
+
+`OptimalBits` is the network with the best bound there can be; it is known for data that take few values.
 """
 
 from __future__ import annotations
@@ -97,7 +99,7 @@ def estimate_bound(
 def step_bits(
     schedule: NoiseSchedule, logits: np.ndarray, x_start: np.ndarray, x_t: np.ndarray, timestep: int
 ) -> np.ndarray:
-    """L_{t−1} of every bit, or L_0 at timestep 0: float64 of x's shape; infinite if x_start was held impossible.
+    """L_{t−1} of every bit, or L_0 at timestep 0: float64 of x's shape; infinite where the model excludes x_start.
 
     Args:
         schedule: of the chain.
@@ -127,3 +129,41 @@ def entropy_bits(p: np.ndarray) -> np.ndarray:
 def _part(p: np.ndarray, q: np.ndarray) -> np.ndarray:
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(np.asarray(p) > 0.0, p * np.log2(p / q), 0.0)
+
+
+class OptimalBits:
+    """Logits of q(x_0 = 1 | x_t), bit by bit, for data that are `patterns[k]` with probability `weights[k]`.
+
+    By Bayes' rule over the patterns; no other reverse chain with independent bits has a higher bound, see
+    `diffusion.binomial.p_x_prev_given_x_t`.
+
+    Args:
+        schedule: of the chain.
+        patterns: 0 and 1, [K, C, H, W].
+        weights: [K], positive, of sum 1.
+    """
+
+    def __init__(self, schedule: NoiseSchedule, patterns: np.ndarray, weights: np.ndarray) -> None:
+        self._schedule = schedule
+        self._patterns = np.asarray(patterns, dtype=np.float64)
+        self._log_weights = np.log(np.asarray(weights, dtype=np.float64))
+
+    def __call__(self, x: np.ndarray, t: np.ndarray) -> np.ndarray:
+        """x [N, C, H, W], t [N] → logits float64 [N, C, H, W], infinite where a bit is certain."""
+        posterior = self.posterior(x, t)  # [N, K]
+        flat = self._patterns.reshape(len(self._patterns), -1)
+        with np.errstate(divide="ignore"):
+            # The two sums apart: 1 − P would lose the digits of a P near 1.
+            logits = np.log(posterior @ flat) - np.log(posterior @ (1.0 - flat))
+        return logits.reshape(x.shape)
+
+    def posterior(self, x: np.ndarray, t: np.ndarray) -> np.ndarray:
+        """q(x_0 = patterns[k] | x_t), float64 [N, K], for x [N, C, H, W] at timesteps t [N]."""
+        timesteps = np.asarray(t).astype(np.int64)
+        probability = q_x_t_given_x_start(
+            self._schedule, self._patterns[None], timesteps.reshape(-1, *[1] * self._patterns.ndim)
+        )  # [N, K, C, H, W]
+        likelihood = np.where(np.asarray(x)[:, None] == 1, probability, 1.0 - probability)
+        log_joint = self._log_weights + np.log(likelihood).reshape(*likelihood.shape[:2], -1).sum(axis=-1)  # [N, K]
+        joint = np.exp(log_joint - log_joint.max(axis=1, keepdims=True))
+        return joint / joint.sum(axis=1, keepdims=True)

@@ -13,9 +13,9 @@ import numpy as np
 
 from diffusion.discretized_decoder import log_probability_of_level
 from diffusion.errors import InputError
+from diffusion.gaussian import log_variance_ends, p_x_prev_given_x_t, per_sample
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import Process
-from diffusion.reverse import log_variance_ends, p_x_prev_given_x_t, per_sample
 
 # Below it the first terms of the series of eˡ − 1 − l are exact to rounding, and expm1(l) − l would cancel.
 _SMALL = 1e-2

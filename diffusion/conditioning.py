@@ -16,7 +16,7 @@ MAX_ROUNDING_ERROR = 0.05
 
 
 def rounding_error(table: StepTable, precision: str) -> float:
-    """What one step can make of rounding a prediction of unit size, in units of data.
+    """The largest error of one step that rounding a prediction of unit size can cause, in units of data.
 
     Unclipped, this is a bound: G·2⁻¹¹ for fp16, G·2⁻⁸ for bf16 and G·2⁻⁶ for int8, with G of `StepTable.conditioning`.
     Clipped, x_start is never off by more than 2·clip, from one end of its range to the other, however large v is. A
@@ -37,7 +37,7 @@ def rounding_error(table: StepTable, precision: str) -> float:
 
 
 def check_conditioning(table: StepTable, precision: str) -> None:
-    """Refuses a table that would turn the rounding of a low-precision network into visible error.
+    """Refuse a table that would turn the rounding of a low-precision network into visible error.
 
     Args:
         table: the rows.

@@ -9,6 +9,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from diffusion.diffusers_fields import check_scheduler_fields, check_unet_fields
+from diffusion.diffusers_schedulers import (
+    DEFAULT_SCHEDULER,
+    SCHEDULER_CLASSES,
+    check_scheduler_meaning,
+    scheduler_class,
+)
 from diffusion.errors import InputError
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.number_checks import shown
@@ -21,8 +27,8 @@ _VARIANCE_TYPES = {
     "fixed_large": "fixed_large",
     "learned_range": "learned_range",
 }
-# What diffusers' schedulers take where their configuration names no spacing, and the ones they know.
-DEFAULT_DIFFUSERS_SPACING, DIFFUSERS_SPACINGS = "leading", ("leading", "trailing", "linspace")
+# The spacings that diffusers' schedulers know.
+DIFFUSERS_SPACINGS = ("leading", "trailing", "linspace")
 _REFUSED_VARIANCES = {
     "fixed_large_log": "diffusers uses ln(beta) as if it were a standard deviation there",
     "learned": "an unbounded learned variance is not supported",
@@ -30,15 +36,17 @@ _REFUSED_VARIANCES = {
 
 
 def schedule_from_diffusers(config: Mapping[str, Any], source: str = "scheduler_config.json") -> NoiseSchedule:
-    """The noise schedule that a diffusers scheduler config describes, with diffusers' defaults.
+    """The noise schedule that a diffusers scheduler config describes, with the defaults of its class.
 
     Raises:
-        InputError: an unknown β schedule, or impossible values.
+        InputError: a class that describes no DDPM process, a β schedule that it does not know, or impossible values.
     """
+    found = scheduler_class(config, source)
     check_scheduler_fields(config, source)
+    total = config.get("num_train_timesteps", 1000)
     try:
         if config.get("trained_betas") is not None:
-            betas, total = config["trained_betas"], config.get("num_train_timesteps", 1000)
+            betas = config["trained_betas"]
             if len(betas) != total:
                 # diffusers would choose timesteps of `total` and take their betas from the list.
                 raise InputError(
@@ -47,15 +55,16 @@ def schedule_from_diffusers(config: Mapping[str, Any], source: str = "scheduler_
                 )
             schedule = NoiseSchedule.explicit(betas)
         else:
-            kind = config.get("beta_schedule", "linear")
+            kind = config.get("beta_schedule", found.beta_kinds[0])
             if kind == "explicit":
                 raise InputError("beta_schedule is 'explicit', which needs trained_betas")
-            schedule = NoiseSchedule.make(
-                kind,
-                config.get("num_train_timesteps", 1000),
-                config.get("beta_start"),
-                config.get("beta_end"),
-            )
+            if kind not in found.beta_kinds:
+                raise InputError(
+                    f"beta_schedule is {shown(kind)}, expected one of {', '.join(found.beta_kinds)}, "
+                    f"which {config.get('_class_name', DEFAULT_SCHEDULER)} knows"
+                )
+            start, end = config.get("beta_start", found.beta_start), config.get("beta_end", found.beta_end)
+            schedule = NoiseSchedule.make(kind, total, start, end)
         if config.get("rescale_betas_zero_snr"):
             schedule = schedule.with_zero_terminal_snr()
     except InputError as error:
@@ -71,7 +80,7 @@ def process_from_diffusers(
     source: str = "scheduler_config.json",
     unet_source: str = "unet/config.json",
 ) -> Process:
-    """The process of a diffusers `DDPMPipeline`.
+    """The process of a diffusers `DDPMPipeline`, by the defaults of the scheduler's class.
 
     Args:
         scheduler: the parsed scheduler_config.json.
@@ -84,9 +93,11 @@ def process_from_diffusers(
     Raises:
         InputError: a value of a wrong type, or a setting that would change the samples and that we do not reproduce.
     """
+    found = scheduler_class(scheduler, source)
     check_scheduler_fields(scheduler, source)
     check_unet_fields(unet, unet_source)
-    variance_type = scheduler.get("variance_type", "fixed_small")
+    check_scheduler_meaning(scheduler, found, source)
+    variance_type = scheduler.get("variance_type") or "fixed_small"
     if variance_type in _REFUSED_VARIANCES:
         raise InputError(
             f"{source}: variance_type is {shown(variance_type)} ({_REFUSED_VARIANCES[variance_type]}); "
@@ -96,29 +107,23 @@ def process_from_diffusers(
         raise InputError(
             f"{source}: variance_type is {shown(variance_type)}, expected one of {', '.join(_VARIANCE_TYPES)}"
         )
-    if scheduler.get("thresholding"):
-        raise InputError(f"{source}: thresholding is true, expected false: dynamic thresholding is not reproduced")
-    if scheduler.get("steps_offset"):
-        raise InputError(f"{source}: steps_offset is {scheduler['steps_offset']!r}, expected 0: it is not reproduced")
-    if not scheduler.get("set_alpha_to_one", True):
-        raise InputError(
-            f"{source}: set_alpha_to_one is false, expected true: our chains end at data, where alpha_bar is 1"
-        )
     size = unet.get("sample_size")
     if size is None:
         raise InputError(f"{unet_source}: sample_size is missing, expected a number or [height, width]")
     height, width = (size, size) if isinstance(size, int) else size
     channels, emitted = unet.get("in_channels", 3), unet.get("out_channels", 3)
     schedule = schedule_from_diffusers(scheduler, source)
+    # A configuration that came from another class keeps that one's clip, though its own class does not clip.
+    clips = scheduler.get("clip_sample", found.clips)
     try:
         process = Process(
             sample=SampleShape(channels, height, width, levels),
             schedule=schedule,
             prediction_type=scheduler.get("prediction_type", "epsilon"),
             variance_type=_VARIANCE_TYPES[variance_type],
-            clip_sample=float(scheduler.get("clip_sample_range", 1.0)) if scheduler.get("clip_sample", True) else None,
+            clip_sample=float(scheduler.get("clip_sample_range", 1.0)) if clips else None,
             checkpoint_sha256=checkpoint_sha256,
-            timestep_spacing=scheduler.get("timestep_spacing", DEFAULT_DIFFUSERS_SPACING),
+            timestep_spacing=scheduler.get("timestep_spacing", found.timestep_spacing),
         )
     except InputError as error:
         raise InputError(f"{source}: {error}") from None
@@ -143,7 +148,7 @@ def process_to_diffusers(process: Process) -> dict[str, Any]:
         arguments["clip_sample_range"] = process.clip_sample
     if process.timestep_spacing in DIFFUSERS_SPACINGS:
         arguments["timestep_spacing"] = process.timestep_spacing
-    if schedule.kind == "explicit":
+    if schedule.kind not in SCHEDULER_CLASSES[DEFAULT_SCHEDULER].beta_kinds:
         return arguments | {"trained_betas": schedule.betas.tolist()}
     arguments["beta_schedule"] = schedule.kind
     if schedule.beta_start is not None:

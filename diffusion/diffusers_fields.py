@@ -7,13 +7,12 @@ many calls later. A value of another type is refused here, before anything is ma
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, NamedTuple
 
 from diffusion.errors import InputError
 from diffusion.noise_schedule import MAX_TRAIN_TIMESTEPS
-from diffusion.number_checks import is_number, is_whole, shown
+from diffusion.number_checks import is_finite_number, is_whole, shown
 
 # Far above any network there is, and far below what would keep a machine busy for hours before it fails.
 _MAX_SIDE, _MAX_CHANNELS, _MAX_LAYERS, _MAX_BLOCKS = 2**16, 2**20, 256, 64
@@ -36,12 +35,7 @@ def _number(lowest: float = -math.inf, highest: float = math.inf) -> _Kind:
         words += f" from {lowest:g} to {highest:g}"
     elif lowest > -math.inf:
         words += f" of at least {lowest:g}"
-    return _Kind(lambda value: _is_finite(value) and lowest <= float(value) <= highest, words)
-
-
-def _is_finite(value: object) -> TypeGuard[float]:
-    # JSON has integers that no float64 holds.
-    return is_number(value) and abs(value) <= sys.float_info.max
+    return _Kind(lambda value: is_finite_number(value) and lowest <= float(value) <= highest, words)
 
 
 def _or_null(kind: _Kind) -> _Kind:
@@ -68,14 +62,14 @@ _PAIR = _Kind(
     lambda value: isinstance(value, list | tuple) and len(value) == 2 and all(map(_SIDE.accepts, value)), "[H, W]"
 )
 
-# The arguments of diffusers' DDPMScheduler and DDIMScheduler.
+# The arguments of diffusers' schedulers that say something of the process.
 _SCHEDULER: dict[str, _Kind] = {
     "num_train_timesteps": _whole(1, MAX_TRAIN_TIMESTEPS),
     "beta_start": _number(),
     "beta_end": _number(),
     "beta_schedule": _TEXT,
     "trained_betas": _or_null(_list_of(_number(), MAX_TRAIN_TIMESTEPS, "a list of numbers")),
-    "variance_type": _TEXT,
+    "variance_type": _or_null(_TEXT),
     "clip_sample": _FLAG,
     "clip_sample_range": _number(),
     "prediction_type": _TEXT,
@@ -86,6 +80,9 @@ _SCHEDULER: dict[str, _Kind] = {
     "steps_offset": _whole(-MAX_TRAIN_TIMESTEPS, MAX_TRAIN_TIMESTEPS),
     "rescale_betas_zero_snr": _FLAG,
     "set_alpha_to_one": _FLAG,
+    "use_flow_sigmas": _or_null(_FLAG),
+    "timestep_type": _TEXT,
+    "predict_epsilon": _or_null(_FLAG),
 }
 # The arguments of diffusers' UNet2DModel; those of class-conditional networks are refused elsewhere.
 _UNET: dict[str, _Kind] = {

@@ -44,7 +44,7 @@ EXP_UNDERFLOW = np.float32(-87.3)
 
 
 def ln(x: Float32) -> Float32:
-    """Natural logarithm of positive, normal, finite float32 numbers; for others the result means nothing.
+    """Natural logarithm of positive, normal, finite float32 numbers; undefined for others.
 
     x = m·2^k with m in [√½, √2), so that f = m − 1 is exact and an x near 1 keeps its relative accuracy.
     """
@@ -85,7 +85,7 @@ def exp(x: Float32) -> Float32:
     n_float = rounded - _ROUNDER
     r = (clamped - n_float * _LN2_HIGH) - n_float * _LN2_LOW
     value = (np.float32(1.0) + r) + (r * r) * _polynomial(r, _EXP)
-    # 2^128 is no float32, so the scale is applied in two factors.
+    # 2^128 is not a float32, so the scale is applied in two factors.
     half = n >> np.int32(1)
     value = (value * _power_of_two(half)) * _power_of_two(n - half)
     value = np.where(x < EXP_UNDERFLOW, np.float32(0.0), value)

@@ -1,6 +1,6 @@
-"""JSON that anybody may have written: parsed within limits, or refused in one line.
+"""JSON from untrusted files: parsed within limits, or refused in one line.
 
-Python's parser takes what JSON does not have (NaN, repeated names), and raises four kinds of exceptions.
+Python's parser accepts what JSON does not have (NaN, repeated names), and raises four kinds of exceptions.
 """
 
 from __future__ import annotations

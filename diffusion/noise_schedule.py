@@ -36,12 +36,21 @@ def _sigmoid(num_train_timesteps: int, beta_start: float, beta_end: float) -> np
     return beta_start + (beta_end - beta_start) * logistic
 
 
-def _squaredcos_cap_v2(num_train_timesteps: int) -> np.ndarray:
-    # Nichol & Dhariwal 2021, eq. 17, with s = 0.008 and β capped at 0.999.
-    offset, cap = 0.008, 0.999
-    edges = np.arange(num_train_timesteps + 1) / num_train_timesteps
-    alpha_bar = np.cos((edges + offset) / (1.0 + offset) * math.pi / 2.0) ** 2
-    return np.minimum(1.0 - alpha_bar[1:] / alpha_bar[:-1], cap)
+def _squared_cosine(time: np.ndarray) -> np.ndarray:
+    # Nichol & Dhariwal 2021, eq. 17, with s = 0.008.
+    offset = 0.008
+    return np.cos((time + offset) / (1.0 + offset) * math.pi / 2.0) ** 2
+
+
+def _laplace(time: np.ndarray) -> np.ndarray:
+    # After Hang et al. 2024, as diffusers has it: log-SNR has a Laplace distribution, b = ½, and √ of ᾱ is taken.
+    log_snr = -0.5 * np.copysign(1.0, 0.5 - time) * np.log(1.0 - 2.0 * np.abs(0.5 - time) + 1e-6)
+    return np.sqrt(1.0 / (1.0 + np.exp(-log_snr)))
+
+
+def _exponential(time: np.ndarray) -> np.ndarray:
+    # diffusers' HeunDiscreteScheduler.
+    return np.exp(-12.0 * time)
 
 
 _WITH_BETA_RANGE: dict[str, Callable[[int, float, float], np.ndarray]] = {
@@ -49,7 +58,21 @@ _WITH_BETA_RANGE: dict[str, Callable[[int, float, float], np.ndarray]] = {
     "scaled_linear": _scaled_linear,
     "sigmoid": _sigmoid,
 }
-SCHEDULE_KINDS = (*_WITH_BETA_RANGE, "squaredcos_cap_v2", "explicit")
+# Curves f over [0, 1] with ᾱ_t = f(t)/f(0).
+_BY_ALPHA_BAR: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "squaredcos_cap_v2": _squared_cosine,
+    "laplace": _laplace,
+    "exp": _exponential,
+}
+_MAX_BETA = 0.999
+SCHEDULE_KINDS = (*_WITH_BETA_RANGE, *_BY_ALPHA_BAR, "explicit")
+SCHEDULES_WITH_ENDS = tuple(_WITH_BETA_RANGE)
+
+
+def _betas_of_curve(curve: Callable[[np.ndarray], np.ndarray], num_train_timesteps: int) -> np.ndarray:
+    # Nichol & Dhariwal 2021, section 3.2: β_t = 1 − ᾱ_t/ᾱ_{t−1}, capped so that the end is no singularity.
+    values = curve(np.arange(num_train_timesteps + 1) / num_train_timesteps)
+    return np.minimum(1.0 - values[1:] / values[:-1], _MAX_BETA)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +94,7 @@ class NoiseSchedule:
     beta_end: float | None = None
 
     def __post_init__(self) -> None:
-        betas = np.atleast_1d(real_array(self.betas, "noise schedule: betas"))  # a copy that nobody else can change
+        betas = np.atleast_1d(real_array(self.betas, "noise schedule: betas"))  # a private copy
         if betas.ndim != 1 or not 1 <= len(betas) <= MAX_TRAIN_TIMESTEPS:
             raise InputError(
                 f"noise schedule: betas of shape {betas.shape}, expected a list of 1 to {MAX_TRAIN_TIMESTEPS} numbers"
@@ -118,8 +141,8 @@ class NoiseSchedule:
                 f"noise schedule: num_train_timesteps is {shown(num_train_timesteps)}, "
                 f"expected 1 to {MAX_TRAIN_TIMESTEPS}"
             )
-        if kind == "squaredcos_cap_v2":
-            return cls(kind, _squaredcos_cap_v2(num_train_timesteps))
+        if kind in _BY_ALPHA_BAR:
+            return cls(kind, _betas_of_curve(_BY_ALPHA_BAR[kind], num_train_timesteps))
         if kind not in _WITH_BETA_RANGE:
             raise InputError(f"noise schedule: kind is {kind!r}, expected one of {', '.join(SCHEDULE_KINDS)}")
         start = 1e-4 if beta_start is None else real_number(beta_start, "noise schedule: beta_start")
@@ -153,7 +176,7 @@ class NoiseSchedule:
         unknown = sorted(set(fields) - known)
         if kind in SCHEDULE_KINDS and unknown:
             raise InputError(f"noise schedule: {kind} has no field {unknown[0]!r}, expected {', '.join(sorted(known))}")
-        # A default in place of what was lost would be another schedule, and other samples, without a word.
+        # A default in place of a lost field would silently be another schedule, with other samples.
         missing = sorted(name for name in known if fields.get(name) is None and kind != "explicit")
         if kind in SCHEDULE_KINDS and missing:
             raise InputError(f"noise schedule: {kind} needs the field {missing[0]!r}, which is missing")

@@ -65,15 +65,22 @@ def noise_words(num_elements: int, seed: int, sample_index: int, draw: int) -> U
     Raises:
         InputError: seed or sample index outside 0..2⁶⁴−1, or draw outside 0..2³²−1.
     """
-    seeds, sample_indices, draws = _one_of_each([seed], [sample_index], draw)
+    words: UInt32 = noise_words_batch(num_elements, [seed], [sample_index], draw)[0]
+    return words
+
+
+def noise_words_batch(
+    num_elements: int, seeds: Sequence[int] | Any, sample_indices: Sequence[int] | Any, draws: int | Any
+) -> UInt32:
+    """The words of several samples: uint32 [N, num_elements]. Arguments and errors are those of `normal_batch`."""
+    keys, indices, draw_words = _one_of_each(seeds, sample_indices, draws)
     num_counters = -(-num_elements // 4)
-    words = np.empty((num_counters, 4), np.uint32)
-    for first in range(0, num_counters, _COUNTERS_PER_CHUNK):
-        last = min(first + _COUNTERS_PER_CHUNK, num_counters)
-        planes = _words_of_counters(first, last, num_counters, seeds, sample_indices, draws)
-        for i, plane in enumerate(planes):
+    words: UInt32 = np.empty((len(keys) * num_counters, 4), np.uint32)
+    for first in range(0, len(words), _COUNTERS_PER_CHUNK):
+        last = min(first + _COUNTERS_PER_CHUNK, len(words))
+        for i, plane in enumerate(_words_of_counters(first, last, num_counters, keys, indices, draw_words)):
             words[first:last, i] = plane
-    return words.reshape(-1)[:num_elements]
+    return words.reshape(len(keys), -1)[:, :num_elements]
 
 
 def normal(shape: Sequence[int], seed: int, sample_index: int, draw: int) -> Float32:
@@ -145,7 +152,7 @@ def _one_of_each(seeds: Any, sample_indices: Any, draws: Any) -> tuple[Any, Any,
 
 
 def _integers(name: str, values: Any, bits: int) -> np.ndarray[Any, np.dtype[np.uint64]]:
-    # Through Python integers, because NumPy wraps -1 and rounds numbers above 2^63 without a word.
+    # Through Python integers, because NumPy wraps -1 and rounds numbers above 2^63 silently.
     integers = [operator.index(value) for value in values]
     for value in integers:
         if not 0 <= value < 1 << bits:

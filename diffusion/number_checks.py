@@ -1,7 +1,7 @@
-"""What counts as a number in arguments from Python and in JSON: it is taken by its value, or refused.
+"""What counts as a number in Python arguments and in JSON: it is taken by its value, or refused.
 
-NumPy's scalars of any width are numbers; they become Python's, which do not overflow. A bool, which Python takes for
-0 or 1, a string, a complex number, a fraction or an array are none, and a masked array is not what is under its mask.
+NumPy scalars of any width are numbers; they become Python's, which do not overflow. Refused are bools, which Python
+takes for 0 or 1, strings, complex numbers, fractions, arrays in place of a number, and masked arrays.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def whole_number(value: object, name: str, lowest: int | None = None, highest: i
         lowest, highest: that are allowed; None for no limit.
 
     Raises:
-        InputError: no whole number, or one outside its range.
+        InputError: not a whole number, or outside its range.
     """
     expected = "a whole number"
     if lowest is not None:
@@ -60,7 +60,7 @@ def real_number(value: object, name: str) -> float:
     """The value as Python's float, which may be NaN or infinite only where it was.
 
     Raises:
-        InputError: no number, or one too large for float64.
+        InputError: not a number, or too large for float64.
     """
     if not is_number(value):
         raise InputError(f"{name} is {shown(value)}, expected a number")
@@ -81,7 +81,7 @@ def real_array(values: object, name: str) -> np.ndarray:
         name: what to call them in an error.
 
     Raises:
-        InputError: something among them that is no number.
+        InputError: an entry that is not a number.
     """
     array = values if isinstance(values, np.ndarray) else _as_objects(values)
     if array.dtype.kind == "O" and not isinstance(array, np.ma.MaskedArray):
@@ -97,8 +97,18 @@ def real_array(values: object, name: str) -> np.ndarray:
     return converted
 
 
+def whole_numbers(values: object) -> np.ndarray | None:
+    """Whole numbers of any size as an object array of Python integers, of the same shape; None for anything else."""
+    if isinstance(values, np.ma.MaskedArray):
+        return None
+    array = _as_objects(values)
+    if not all(map(is_whole, array.flat)):
+        return None
+    return np.array([int(each) for each in array.flat], dtype=object).reshape(array.shape)
+
+
 def yes_or_no(value: object, name: str) -> bool:
-    """The value, if it is True or False; a string such as "false" would count as true. Raises InputError else."""
+    """The value as a bool. Raises InputError unless it is True or False: the string "false" would count as true."""
     if not isinstance(value, bool | np.bool_):
         raise InputError(f"{name} is {shown(value)}, expected True or False")
     return bool(value)
@@ -108,7 +118,7 @@ def shown(value: object) -> str:
     """The value for a message, in one short line."""
     try:
         text = " ".join(repr(value).split())
-    except ValueError:  # Python writes no integer of more than some thousand digits
+    except ValueError:  # Python does not print integers of more than 4,300 digits
         return "a number of thousands of digits"
     except RecursionError:
         return f"a {type(value).__name__} that is nested too deeply"

@@ -11,7 +11,7 @@ import numpy as np
 
 from diffusion.errors import InputError
 from diffusion.noise_schedule import NoiseSchedule
-from diffusion.number_checks import is_whole, shown, whole_number
+from diffusion.number_checks import shown, whole_number, whole_numbers
 
 
 def _leading(num_steps: int, schedule: NoiseSchedule) -> np.ndarray:
@@ -83,29 +83,18 @@ def check_timesteps(timesteps: Sequence[int] | np.ndarray, num_train_timesteps: 
     Raises:
         InputError: none at all, one that is not a whole number of 0..T−1, or an order that is not strictly descending.
     """
-    whole = _whole_numbers(timesteps)
-    if not whole:
+    whole = whole_numbers(timesteps)
+    if whole is None or whole.ndim != 1 or not whole.size:
         raise InputError(f"timesteps: found {shown(timesteps)}, expected a non-empty list of whole numbers")
     for timestep in whole:
         if not 0 <= timestep < num_train_timesteps:
             raise InputError(f"timesteps: found {shown(timestep)}, expected 0 to {num_train_timesteps - 1}")
-    array = np.array(whole, dtype=np.int64)
+    array = whole.astype(np.int64)
     rising = np.flatnonzero(np.diff(array) >= 0)
     if rising.size:
         first, second = array[rising[0]], array[rising[0] + 1]
         raise InputError(f"timesteps: found {first} before {second}, expected a strictly descending list")
     return array
-
-
-def _whole_numbers(values: Sequence[int] | np.ndarray) -> list[int]:
-    """Python's integers, which have no largest, of a list or an array; none if it is anything else."""
-    if isinstance(values, np.ma.MaskedArray):
-        return []
-    try:
-        listed = np.asarray(values, dtype=object)
-    except ValueError:  # arrays of different shapes
-        return []
-    return [int(each) for each in listed] if listed.ndim == 1 and all(is_whole(each) for each in listed) else []
 
 
 def _unit_interval(num_steps: int) -> np.ndarray:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from diffusion.errors import InputError
-from diffusion.number_checks import is_whole, real_array, real_number, shown, yes_or_no
+from diffusion.number_checks import is_whole, real_array, real_number, shown, whole_numbers, yes_or_no
 from diffusion.spacing import check_timesteps
 
 # The order of a row's coefficients, in every array of them and in kernels/step.h.
@@ -34,7 +34,7 @@ class StepTable:
     Attributes:
         sampler: the method's name.
         timesteps: int64 [R], training timesteps, strictly descending; strictly ascending where the chain runs from
-            data to noise (`diffusion.samplers.ddim_inversion`).
+            data to noise (`diffusion.samplers.ddim.ddim_inversion`).
         coefficients: float64 [R, 13], columns as `COLUMNS`.
         clip: bound for |x_start|; inf for none.
         histories: 0, 1 or 2, how many arrays beside x the method carries from step to step.
@@ -57,10 +57,11 @@ class StepTable:
 
     def __post_init__(self) -> None:
         name = f"table of {self.sampler}"
-        # Copies that nobody else can change.
-        timesteps = _whole_array(self.timesteps)
-        if timesteps is None or timesteps.ndim != 1 or not timesteps.size:
+        # Private copies.
+        whole = whole_numbers(self.timesteps)
+        if whole is None or whole.ndim != 1 or not whole.size or max(map(abs, whole)) >= 2**63:
             raise InputError(f"{name}: timesteps are {shown(self.timesteps)}, expected one or more whole numbers")
+        timesteps = whole.astype(np.int64)
         coefficients = real_array(self.coefficients, f"{name}: coefficients")
         for field, array in (("timesteps", timesteps), ("coefficients", coefficients)):
             array.flags.writeable = False
@@ -165,21 +166,8 @@ class StepTable:
         return replace(self, notes=tuple(dict.fromkeys((*self.notes, *notes))))
 
 
-def _whole_array(values: object) -> np.ndarray | None:
-    """Whole numbers as int64, a copy; None if they are anything else."""
-    if isinstance(values, np.ma.MaskedArray):
-        return None
-    try:
-        listed = np.array(values, dtype=object)
-    except ValueError:  # arrays of different shapes
-        return None
-    if not all(is_whole(each) and abs(int(each)) < 2**63 for each in listed.flat):
-        return None
-    return listed.astype(np.int64)
-
-
 def start_note(alpha_bar: np.ndarray, timestep: int) -> str | None:
-    """What to say of a chain that begins with pure noise at a timestep where the network saw some of the data.
+    """A note on a chain that begins with pure noise at a timestep where the network saw some of the data.
 
     Args:
         alpha_bar: float64 [T] of the schedule.

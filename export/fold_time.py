@@ -15,11 +15,12 @@ import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
-from commands.reasons import reason
+from commands.errors import reason
+from commands.program import say
 from diffusion.errors import InputError
-from export.graph_facts import MAX_ONNX_BYTES, GraphFacts, all_names, free_name, name_nodes, reads
-from export.sample_rows import Kind, kinds_of
-from export.time_path import TimePath, find_time_path, rename_reads, tell_inputs_apart, time_path_model
+from export.graph_facts import MAX_ONNX_BYTES, GraphFacts, all_names, free_name, name_nodes, reads, rename_reads
+from export.network_io import tell_inputs_apart
+from export.time_path import Kind, TimePath, find_time_path, kinds_of, time_path_model
 
 # A broadcast over pixels would multiply the tables by H·W: what needs more than this stays in the graph.
 # The 35.7 M-parameter network of Ho et al. 2020 takes 20 MB.
@@ -60,7 +61,7 @@ def fold_time(
 
     The cut is as late in the path as possible, so that only tensors that the rest of the graph reads become tables.
     What depends on the shape of `x` alone, such as a broadcast over the batch, counts as independent of `x`. A tensor
-    becomes a table only if `export.sample_rows` proves that its rows are functions of each sample's own timestep.
+    becomes a table only if `kinds_of` proves that its rows are functions of each sample's own timestep.
 
     Args:
         model: inputs of rank 4 (x) and rank 1 (t) with an open first axis; unchanged.
@@ -108,6 +109,10 @@ def fold_time(
     kept = {hashlib.sha256(_content(table)).digest(): table.nbytes for table in tables.values()}
     num_gathers = len(folded.graph.node) - len(path.rest)
     folding = Folding(len(model.graph.node), len(folded.graph.node), num_gathers, len(kept), sum(kept.values()))
+    say(
+        f"time path folded: {folding.num_nodes_before} to {folding.num_nodes_after} nodes, "
+        f"{folding.num_gathers} lookups in {folding.table_bytes / 1e6:.1f} MB of tables"
+    )
     return folded, folding
 
 

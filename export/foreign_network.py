@@ -14,7 +14,7 @@ import onnx
 import onnx.inliner
 from onnx import TensorProto, helper, numpy_helper
 
-from commands.reasons import reason
+from commands.errors import reason
 from diffusion.errors import InputError
 from export.graph_facts import MAX_ONNX_BYTES, all_names, free_name, infer, is_standard, subgraphs
 

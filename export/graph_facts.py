@@ -7,7 +7,7 @@ outside, an operator of another domain may bear a standard name, and a name that
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import onnx
@@ -144,6 +144,34 @@ def name_nodes(model: onnx.ModelProto) -> None:
         if not node.name or node.name in taken:
             node.name = free_name(f"{node.op_type}_{place}", taken)
         taken.add(node.name)
+
+
+def rename_reads(node: onnx.NodeProto, new_names: Mapping[str, str]) -> None:
+    """Let a node and its subgraphs read other tensors.
+
+    The new names must be no names of tensors that a subgraph makes, as `free_name` finds them.
+    """
+    for place, name in enumerate(node.input):
+        node.input[place] = new_names.get(name, name)
+    for subgraph in subgraphs(node):
+        for inner in subgraph.node:
+            rename_reads(inner, new_names)
+        for entry in subgraph.output:
+            entry.name = new_names.get(entry.name, entry.name)
+
+
+def rename_everywhere(graph: onnx.GraphProto, new_names: Mapping[str, str]) -> None:
+    """Rename tensors in a graph and its subgraphs, in place. New names that are taken must be renamed themselves."""
+    for node in graph.node:
+        for names in (node.input, node.output):
+            for place, name in enumerate(names):
+                names[place] = new_names.get(name, name)
+        for subgraph in subgraphs(node):
+            rename_everywhere(subgraph, new_names)
+    for entry in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        entry.name = new_names.get(entry.name, entry.name)
+    for sparse in graph.sparse_initializer:
+        sparse.values.name = new_names.get(sparse.values.name, sparse.values.name)
 
 
 def drop_unread(graph: onnx.GraphProto, candidates: set[str] | None = None) -> None:

@@ -14,18 +14,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from commands.output_lock import sole_writer
 from commands.program import Report, make_parser, run_program, say
-from commands.whole_files import whole_file
+from commands.whole_files import sole_writer, whole_file
 from ddpm_rt.own_packages import import_own_packages
-from diffusion.binomial_process import BinomialProcess
+from diffusion.binomial import BinomialProcess
 from diffusion.process import METADATA_KEY, Process
 from export.publication import Exported
 from export.request import check_out
 
 if TYPE_CHECKING:
     from export.onnx_check import Verification
-    from train.mlp_folder import TrainedMlp
+    from train.mlp import TrainedMlp
 
 DEFAULT_CHECKPOINT, OPSET = Path("runs/swiss_roll"), 18
 
@@ -34,7 +33,7 @@ def export_mlp(folder: Path, out: Path | None = None) -> Exported:
     """Export, compare with PyTorch, publish.
 
     Args:
-        folder: as `train.mlp_folder` writes it.
+        folder: as `train.mlp` writes it.
         out: the file; None for the folder's name with `.onnx`, in the current folder.
 
     Returns:
@@ -47,7 +46,7 @@ def export_mlp(folder: Path, out: Path | None = None) -> Exported:
     out = Path(f"{folder.resolve().name}.onnx") if out is None else out
     check_out(out, ".onnx")
     import_own_packages("train")
-    from train.mlp_folder import read_mlp
+    from train.mlp import read_mlp
 
     trained = read_mlp(folder)
     with sole_writer(out), whole_file(out) as temporary:
@@ -66,9 +65,8 @@ def export_mlp(folder: Path, out: Path | None = None) -> Exported:
 def _write_checked(trained: TrainedMlp, path: Path) -> tuple[Verification, dict[str, Any]]:
     import onnx
 
-    from export.module_trace import trace_module
     from export.onnx_check import verify_onnx
-    from export.onnx_graph import finish_graph
+    from export.onnx_graph import finish_graph, trace_module
 
     process = trained.process
     # The check and the clean-up ask a process for its shape and its timesteps alone.

@@ -1,18 +1,40 @@
-"""The names, the batch and the types of a network's inputs and output in its ONNX graph."""
+"""The ends of a network in its ONNX graph: which input is x, which is t, and the prediction; names, batch and types."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
+import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from diffusion.errors import InputError
-from export.graph_facts import all_names, free_name, infer, is_standard, reads, symbolic_shapes
-from export.time_path import rename_everywhere, rename_reads, tell_inputs_apart
+from diffusion.process import SampleShape
+from export.graph_facts import all_names, free_name, infer, is_standard, reads, rename_everywhere, rename_reads
+from runtime.formats.tensor_spec import TensorSpec, sample_and_timestep
 
 X, T, PREDICTION, BATCH = "x", "t", "prediction", "N"
 _SUFFIX = "_inner"
+
+
+def tell_inputs_apart(graph: onnx.GraphProto, source: str) -> tuple[onnx.ValueInfoProto, onnx.ValueInfoProto]:
+    """x (rank 4) and t (rank 1), in any order and of any name.
+
+    Raises:
+        InputError: other inputs.
+    """
+    initializers = {entry.name for entry in graph.initializer}  # inputs with a default value, as old files have
+    inputs = {entry.name: entry for entry in graph.input if entry.name not in initializers}
+    specs = [TensorSpec(name, "", (None,) * len(e.type.tensor_type.shape.dim)) for name, e in inputs.items()]
+    apart = sample_and_timestep(specs)
+    if apart is None:
+        found = ", ".join(f"{spec.name} (rank {len(spec.shape)})" for spec in specs) or "none"
+        raise InputError(
+            f"{source}: inputs are {found}; expected one of rank 4 (x [N, C, H, W]) and one of rank 1 (t [N]); "
+            "export a module that takes these two and gives the network the rest itself"
+        )
+    x, t = apart
+    return inputs[x.name], inputs[t.name]
 
 
 def with_contract_names(model: onnx.ModelProto, source: str) -> onnx.ModelProto:
@@ -43,6 +65,63 @@ def with_contract_names(model: onnx.ModelProto, source: str) -> onnx.ModelProto:
         first.Clear()
         first.dim_param = BATCH
     return named
+
+
+def bring_ends_in_order(model: onnx.ModelProto, sample: SampleShape, output_name: str | None, source: str) -> None:
+    """Drop other outputs, write the sample's size into x, and let a column of timesteps be fed from a vector; in place.
+
+    Args:
+        model: as `export.foreign_network.prepare` leaves it.
+        sample: the shape of one sample, from the flags or the metadata.
+        output_name: which output is the prediction; None where there is one.
+        source: what to call the network in an error.
+
+    Raises:
+        InputError: one timestep for all samples of a batch, or a batch that the file fixes.
+    """
+    graph = model.graph
+    for entry in list(graph.output):
+        if output_name is not None and entry.name != output_name:
+            graph.output.remove(entry)
+    _make_vector(graph, source)
+    x, t = tell_inputs_apart(graph, source)
+    for dim, size in zip(x.type.tensor_type.shape.dim[1:], sample.chw, strict=True):
+        if not dim.HasField("dim_value"):
+            dim.Clear()
+            dim.dim_value = size
+    one_for_all = [dim.dim_value for dim in t.type.tensor_type.shape.dim] == [1]
+    if one_for_all and not x.type.tensor_type.shape.dim[0].HasField("dim_value"):
+        raise InputError(_one_timestep(t.name, source))
+    check_open_batch((x, t), source)
+
+
+def _make_vector(graph: onnx.GraphProto, source: str) -> None:
+    """t [N] for a network that takes [N, 1]."""
+    times = [entry for entry in graph.input if len(entry.type.tensor_type.shape.dim) in (0, 2)]
+    if len(graph.input) != 2 or len(times) != 1:
+        return  # refused where the inputs are told apart
+    (t,) = times
+    dims = t.type.tensor_type.shape.dim
+    if not dims:
+        raise InputError(_one_timestep(t.name, source))
+    if dims[1].dim_value != 1:
+        return
+    taken = all_names(graph)
+    column, sizes = free_name(f"{t.name}_column", taken), free_name(f"{t.name}_sizes", taken)
+    vector = t.name
+    rename_everywhere(graph, {vector: column})
+    t.name = vector
+    del dims[1]
+    graph.initializer.append(numpy_helper.from_array(np.array([-1, 1], dtype=np.int64), sizes))
+    graph.node.insert(0, helper.make_node("Reshape", [vector, sizes], [column]))
+
+
+def _one_timestep(name: str, source: str) -> str:
+    return (
+        f"{source}: input {name} is one timestep for a whole batch, expected one for each sample (t [N]), as the "
+        "samples of an engine have timesteps of their own; export the network with t of shape [N], or run the file "
+        "itself with `python -m runtime.sample`"
+    )
 
 
 def check_open_batch(inputs: Iterable[onnx.ValueInfoProto], source: str) -> None:
@@ -112,12 +191,6 @@ def set_io_type(model: onnx.ModelProto, element_type: int) -> None:
 def tensor_types(model: onnx.ModelProto) -> dict[str, int]:
     """The element type of every tensor whose type can be inferred, by name."""
     return {entry.name: entry.type.tensor_type.elem_type for entry in infer(model)}
-
-
-def tensor_shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
-    """Every shape that follows from the inputs', by name; 0 for an open size."""
-    shapes = symbolic_shapes(model)
-    return {name: tuple(size if isinstance(size, int) else 0 for size in shape) for name, shape in shapes.items()}
 
 
 def _is_cast(node: onnx.NodeProto, element_type: int) -> bool:

@@ -16,8 +16,9 @@ import torch
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from diffusers.models.embeddings import Timesteps
 
-from export.module_trace import trace_module
-from runtime.engines.torch_checkpoint import Checkpoint, Network
+from export.checkpoints.checkpoint import ForeignCheckpoint
+from export.onnx_graph import trace_module
+from runtime.engines.torch_checkpoint import Checkpoint
 
 _LONGEST_PERIOD = 10_000  # of the sinusoids, over 2π (Vaswani et al. 2017, section 3.5)
 
@@ -92,7 +93,7 @@ class PlainAttention:
         return h / attention.rescale_output_factor
 
 
-def trace_network(checkpoint: Checkpoint, opset: int, debug: bool = False) -> Any:
+def trace_network(checkpoint: Checkpoint | ForeignCheckpoint, opset: int, debug: bool = False) -> Any:
     """Trace the network with inputs `x` [N, C, H, W] and `t` [N], output `prediction` and an open first axis.
 
     Args:
@@ -103,25 +104,32 @@ def trace_network(checkpoint: Checkpoint, opset: int, debug: bool = False) -> An
     Returns:
         An `onnx_ir.Model`, optimized by onnxscript, its weights shared with the checkpoint.
     """
-    with graph_friendly(checkpoint.unet):
-        return trace_module(Network(checkpoint.unet), checkpoint.process.sample.chw, opset, debug)
+    network = checkpoint.network
+    with graph_friendly(network):
+        return trace_module(network, checkpoint.process.sample.chw, opset, debug)
 
 
 @contextlib.contextmanager
-def graph_friendly(unet: torch.nn.Module) -> Iterator[None]:
-    """Put the equals described above in place, and the originals back."""
-    timesteps = unet.time_proj
+def graph_friendly(network: torch.nn.Module) -> Iterator[None]:
+    """Put the equals described above in place of diffusers' parts of a network, and the originals back."""
+    embeddings = [
+        (module, name, part)
+        for module in network.modules()
+        for name, part in module.named_children()
+        if isinstance(part, Timesteps)
+    ]
     processors = {
-        module: module.processor for module in unet.modules() if isinstance(module, Attention) and _is_plain(module)
+        module: module.processor for module in network.modules() if isinstance(module, Attention) and _is_plain(module)
     }
     try:
-        if isinstance(timesteps, Timesteps):
-            unet.time_proj = FrequencyTable(timesteps)
+        for module, name, part in embeddings:
+            setattr(module, name, FrequencyTable(part))
         for module in processors:
             module.set_processor(PlainAttention())
         yield
     finally:
-        unet.time_proj = timesteps
+        for module, name, part in embeddings:
+            setattr(module, name, part)
         for module, processor in processors.items():
             module.set_processor(processor)
 

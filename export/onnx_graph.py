@@ -1,4 +1,4 @@
-"""From the traced graph to the file's: fixed shapes, nothing superfluous, the process in its metadata.
+"""A PyTorch module as the graph of an ONNX file: traced, every shape fixed but the batch, the process in its metadata.
 
 The same checkpoint gives the same bytes: no path, date or trace of the source is left in the file.
 """
@@ -6,22 +6,75 @@ The same checkpoint gives the same bytes: no path, date or trace of the source i
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
+import logging
 import math
+import sys
+import warnings
+from collections.abc import Iterator
 
 import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
+import torch
 from onnxscript import optimizer
 
 from diffusion.process import METADATA_KEY, Process
+from export.network_io import BATCH, PREDICTION, T, X
 
 PRODUCER = "ddpm-rt"
+# A batch of 1 would be taken for a constant.
+_TRACED_BATCH = 2
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _DESCRIPTION = (
     "Network of a denoising diffusion model. x: noisy samples [N, C, H, W]; t: timesteps [N], 0..T-1; "
     "prediction: [N, C or 2C, H, W]. The metadata property 'ddpm-rt' describes the process as JSON."
 )
+
+
+def trace_module(module: torch.nn.Module, chw: tuple[int, int, int], opset: int, debug: bool = False) -> ir.Model:
+    """Trace a module with inputs `x` [N, C, H, W] and `t` [N], output `prediction` and an open first axis.
+
+    Args:
+        module: takes x and t, both float32.
+        chw: of x.
+        opset: of the ONNX standard.
+        debug: let PyTorch's exporter say on standard error what it does.
+
+    Returns:
+        The graph, optimized by onnxscript, its weights shared with the module.
+    """
+    x, t = torch.zeros(_TRACED_BATCH, *chw), torch.zeros(_TRACED_BATCH)
+    with _quiet(debug), torch.no_grad():
+        program = torch.onnx.export(
+            module,
+            (x, t),
+            dynamo=True,
+            opset_version=opset,
+            input_names=[X, T],
+            output_names=[PREDICTION],
+            dynamic_shapes=({0: BATCH}, {0: BATCH}),
+            optimize=True,
+            verbose=debug,
+        )
+    model: ir.Model = program.model
+    return model
+
+
+@contextlib.contextmanager
+def _quiet(debug: bool) -> Iterator[None]:
+    """Keep the exporter off standard output, which is for results, and silence it unless asked to speak."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
+        if not debug:
+            warnings.simplefilter("ignore")  # of torch about its own parts
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
 
 
 def finish_graph(model: ir.Model, process: Process) -> onnx.ModelProto:

@@ -24,11 +24,11 @@ from polygraphy.common import TensorMetadata
 from polygraphy.comparator import Comparator, IterationResult, RunResults
 from polygraphy.logger import G_LOGGER
 
-from commands.reasons import reason
+from commands.errors import reason
 from diffusion.errors import InputError
 from diffusion.process import Process
+from export.low_precision import emulate_rounding
 from export.network_io import PREDICTION, T, X
-from export.rounding_emulation import emulate_rounding
 from runtime.engines.verification import EngineVerification, Predict, finite_or_none, relative_error, verify_engine
 from runtime.formats.golden import Golden
 from runtime.formats.precision import PRECISIONS
@@ -38,55 +38,37 @@ _SEVERITY_ERROR = 3
 
 
 @dataclass(frozen=True)
-class PlanVerification:
-    """The verification of a plan before it is published.
+class PlanVerification(EngineVerification):
+    """The verification of a plan before it is published: by timestep, over a chain, and by Polygraphy.
 
     Attributes:
-        measured: by timestep and over a chain.
         compared: the largest relative L2 error of each network that Polygraphy compared with the reference, by name.
         executed: whether the plan itself ran.
     """
 
-    measured: EngineVerification
     compared: Mapping[str, float]
     executed: bool
 
     @property
     def passed(self) -> bool:
         """Whether the plan may be published."""
-        return self.measured.passed and all(error <= self.measured.tolerance for error in self.compared.values())
-
-    @property
-    def worst(self) -> float:
-        """As of `EngineVerification`."""
-        return self.measured.worst
-
-    @property
-    def tolerance(self) -> float:
-        """As of `EngineVerification`."""
-        return self.measured.tolerance
-
-    @property
-    def ran_on(self) -> str:
-        """As of `EngineVerification`."""
-        return self.measured.ran_on
+        return super().passed and all(error <= self.tolerance for error in self.compared.values())
 
     def record(self) -> VerificationRecord:
         """As it is kept in a sidecar: an error that is not finite is None."""
         return replace(
-            self.measured.record(),
-            passed=self.passed,
+            super().record(),
             executed=self.executed,
             compared_by=f"Polygraphy {polygraphy.__version__}",
             compared={name: finite_or_none(error) for name, error in self.compared.items()},
         )
 
     def table(self) -> str:
-        """As `EngineVerification.table`, and a line for each network that was compared."""
-        lines = [self.measured.table()]
+        """As of `EngineVerification`, and a line for each network that was compared."""
+        lines = [super().table()]
         for name, error in self.compared.items():
-            mark = "" if error <= self.measured.tolerance else "  too large"
-            lines.append(f"{name}: at most {error:.3g}, allowed {self.measured.tolerance:g}{mark}")
+            mark = "" if error <= self.tolerance else "  too large"
+            lines.append(f"{name}: at most {error:.3g}, allowed {self.tolerance:g}{mark}")
         return "\n".join(lines)
 
 
@@ -112,7 +94,7 @@ def verify_network(
     recorded = _Recorded(networks[strictest])
     compared = compare_predictions(networks | {strictest: recorded}, golden, precision, reference)
     measured = verify_engine(golden, process, recorded, precision, reference, strictest)
-    return PlanVerification(measured, compared, executed=False)
+    return PlanVerification(**vars(measured), compared=compared, executed=False)
 
 
 def compare_predictions(

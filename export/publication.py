@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from commands.errors import VerificationError
-from commands.output_lock import check_room
-from commands.whole_files import whole_file
+from commands.whole_files import check_room, whole_file
 from export.request import ExportRequest
 from runtime.engines.verification import EngineVerification
 from runtime.formats.sidecar import Description, Sidecar, golden_path

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from commands.whole_files import check_name
 from diffusion.errors import InputError
+from export.checkpoints.flags import parsed_flags
+from export.checkpoints.registry import add_checkpoint_flags
 from runtime.formats.precision import ENGINE_PRECISIONS, FP32
 from runtime.formats.sidecar import golden_path, sidecar_path
 from runtime.process_flags import ProcessFlags, add_process_flags, process_flags
@@ -22,14 +25,16 @@ class ExportRequest:
 
     Attributes:
         out: the file to write. What belongs to it lies beside it.
-        checkpoint: any diffusers `DDPMPipeline` folder; its reference is PyTorch. By default the one that `train.run`
-            writes.
+        checkpoint: any diffusers `DDPMPipeline` folder, or a file of another project, see `export.checkpoints`; its
+            reference is PyTorch. By default the folder that `train.run` writes.
         onnx: an ONNX file instead of a checkpoint; its reference is ONNX Runtime.
         precision: one of `ENGINE_PRECISIONS`.
         fold: of an engine, replace the time path by tables.
         process: of an ONNX file whose metadata does not describe it.
         allow_pickle: read a checkpoint's weights from a pickle where there is no safetensors file.
         debug: let PyTorch's exporter and AutoCast report on standard error.
+        checkpoint_flags: what a file of another project was trained with, by the project's own flag names, or `model`:
+            the name of a published one.
 
     Raises:
         InputError: two sources, or an unknown precision.
@@ -43,6 +48,7 @@ class ExportRequest:
     process: ProcessFlags = field(default_factory=ProcessFlags)
     allow_pickle: bool = False
     debug: bool = False
+    checkpoint_flags: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("out", "checkpoint", "onnx"):
@@ -57,50 +63,26 @@ class ExportRequest:
         if self.precision not in known:
             raise InputError(f"precision is {self.precision!r}, expected one of {', '.join(known)}")
 
-    def check_out(self, suffix: str) -> None:
-        """Raises InputError if a file cannot be called so, or, of an engine, one that lies beside it cannot."""
-        check_out(self.out, suffix)
 
-
-def as_request(
-    given: ExportRequest | Path | str,
-    checkpoint: Path | str | None = None,
-    onnx: Path | str | None = None,
-    precision: str = FP32.name,
-    fold: bool = True,
-    process: ProcessFlags | None = None,
-    allow_pickle: bool = False,
-    debug: bool = False,
-) -> ExportRequest:
+def as_request(given: ExportRequest | Path | str, **fields: Any) -> ExportRequest:
     """The request that an exporter was given, whole or field by field.
 
     Args:
         given: a request, or the file to write.
-        checkpoint, onnx, precision, fold, process, allow_pickle, debug: as of `ExportRequest`, where a file was given.
+        fields: those of `ExportRequest` that were given beside it.
 
     Raises:
-        InputError: as `ExportRequest`; or a request and fields beside it.
+        InputError: as `ExportRequest`; or a request, and fields that differ from the defaults.
     """
-    out = given.out if isinstance(given, ExportRequest) else Path(given)
-    fields = ExportRequest(
-        out,
-        None if checkpoint is None else Path(checkpoint),
-        None if onnx is None else Path(onnx),
-        precision,
-        fold,
-        process or ProcessFlags(),
-        allow_pickle,
-        debug,
-    )
     if not isinstance(given, ExportRequest):
-        return fields
-    if fields != ExportRequest(out):
+        return ExportRequest(Path(given), **fields)
+    if ExportRequest(given.out, **fields) != ExportRequest(given.out):
         raise InputError("an ExportRequest was given and fields of it beside it; give one of them")
     return given
 
 
 def check_out(out: Path, suffix: str) -> None:
-    """As `ExportRequest.check_out`."""
+    """Raises InputError if a file cannot be called so, or, of an engine, one that lies beside it cannot."""
     if out.suffix != suffix:
         raise InputError(f"{out}: the name ends in {out.suffix!r}, expected {suffix!r}; choose another name with --out")
     beside = () if suffix == ".onnx" else (golden_path(out), sidecar_path(out))
@@ -128,8 +110,9 @@ def add_request_flags(
     source.add_argument(
         "--checkpoint",
         type=Path,
-        metavar="FOLDER",
-        help=f"a folder from train.run or any diffusers DDPMPipeline folder (default {DEFAULT_CHECKPOINT})",
+        metavar="FOLDER|FILE",
+        help=f"a folder from train.run, any diffusers DDPMPipeline folder (default {DEFAULT_CHECKPOINT}), or a file of "
+        "another project, see below",
     )
     if of_onnx:
         source.add_argument("--onnx", type=Path, metavar="FILE", help="an ONNX file instead")
@@ -148,7 +131,7 @@ def add_request_flags(
     parser.add_argument(
         "--allow-pickle",
         action="store_true",
-        help="read weights from a .bin, tensors only, where there is no safetensors file",
+        help="read weights from a pickle (.bin, .pt, .ckpt), tensors only, where there is no safetensors file",
     )
     if of_onnx:
         parser.add_argument(
@@ -158,13 +141,19 @@ def add_request_flags(
             help="let the engine compute the time path at every step",
         )
         add_process_flags(parser)
+    add_checkpoint_flags(parser)
 
 
 def export_request(args: argparse.Namespace) -> ExportRequest:
     """What `add_request_flags` parsed."""
-    common = (args.out, args.checkpoint)
-    if "onnx" not in args:
-        return ExportRequest(*common, precision=args.precision, allow_pickle=args.allow_pickle, debug=args.debug)
-    return ExportRequest(
-        *common, args.onnx, args.precision, args.fold, process_flags(args), args.allow_pickle, args.debug
+    request = ExportRequest(
+        args.out,
+        args.checkpoint,
+        precision=args.precision,
+        allow_pickle=args.allow_pickle,
+        debug=args.debug,
+        checkpoint_flags=parsed_flags(args),
     )
+    if "onnx" not in args:
+        return request
+    return replace(request, onnx=args.onnx, fold=args.fold, process=process_flags(args))

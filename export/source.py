@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from commands.idle_threads import let_idle_threads_sleep
-from commands.output_lock import check_room, sole_writer
 from commands.program import say
+from commands.system import let_idle_threads_sleep
+from commands.whole_files import check_room, sole_writer
 from diffusion.errors import InputError
 from diffusion.process import Process
+from export.checkpoints.registry import check_foreign, is_foreign, read_foreign
+from export.process_line import folder_origins, onnx_origins, process_line
 from export.request import DEFAULT_CHECKPOINT, ExportRequest
 from runtime.engines.checkpoint_folder import read_checkpoint_folder
 from runtime.process_flags import ProcessFlags
@@ -23,6 +25,7 @@ from runtime.process_flags import ProcessFlags
 if TYPE_CHECKING:
     import onnx
 
+    from export.checkpoints.checkpoint import ForeignCheckpoint
     from runtime.engines.torch_checkpoint import Checkpoint
     from runtime.engines.verification import Predict
     from runtime.formats.golden import Golden
@@ -64,12 +67,25 @@ def check_source(request: ExportRequest) -> None:
     """Find out what is known before torch is imported, which takes seconds.
 
     Raises:
-        InputError: no such checkpoint folder, or process flags beside a checkpoint.
+        InputError: no such checkpoint, process flags beside one, or another project's flags beside anything else.
     """
     if request.onnx is None:
         if request.process != ProcessFlags():
             raise InputError("process flags are for --onnx, a checkpoint describes its process itself; leave them out")
-        read_checkpoint_folder(request.checkpoint or DEFAULT_CHECKPOINT)
+        path = request.checkpoint or DEFAULT_CHECKPOINT
+        if is_foreign(path):
+            check_foreign(path, request.checkpoint_flags, request.allow_pickle)
+        elif request.checkpoint_flags:
+            raise InputError(
+                f"{path}: --{min(request.checkpoint_flags)} is for the file of another project, a folder describes its "
+                "network itself; leave it out"
+            )
+        else:
+            read_checkpoint_folder(path)
+    elif request.checkpoint_flags:
+        raise InputError(
+            f"{request.onnx}: --{min(request.checkpoint_flags)} is for the checkpoint of another project; leave it out"
+        )
 
 
 def read_source(request: ExportRequest, opset: int = DEFAULT_OPSET) -> Source:
@@ -85,7 +101,7 @@ def read_source(request: ExportRequest, opset: int = DEFAULT_OPSET) -> Source:
     check_source(request)
     if request.onnx is not None:
         return _from_onnx(request.onnx, request.process)
-    return _from_checkpoint(request.checkpoint or DEFAULT_CHECKPOINT, opset, request.allow_pickle, request.debug)
+    return _from_checkpoint(request, opset)
 
 
 @contextlib.contextmanager
@@ -110,22 +126,31 @@ def open_source(
         yield source
 
 
-def _from_checkpoint(folder: Path, opset: int, allow_pickle: bool, debug: bool) -> Source:
-    say(f"reading {folder}")
+def _from_checkpoint(request: ExportRequest, opset: int) -> Source:
+    path = request.checkpoint or DEFAULT_CHECKPOINT
+    say(f"reading {path}")
     let_idle_threads_sleep()
     import torch
 
     from runtime.engines.torch_checkpoint import load_checkpoint
 
-    checkpoint = load_checkpoint(folder, allow_pickle)
-    model = _trace(checkpoint, opset, debug)
+    checkpoint: Checkpoint | ForeignCheckpoint
+    if is_foreign(path):
+        checkpoint = read_foreign(path, request.checkpoint_flags, request.allow_pickle)
+        origins = checkpoint.origins
+        for note in checkpoint.notes:
+            say(note)
+    else:
+        checkpoint, origins = load_checkpoint(path, request.allow_pickle), folder_origins(path)
+    say(f"{path}: {process_line(checkpoint.process, origins)}")
+    model = _trace(checkpoint, path, opset, request.debug)
     sha256 = hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
     return Source(
-        folder, checkpoint.process, model, sha256, checkpoint.predict, f"PyTorch {torch.__version__} (fp32, CPU)"
+        path, checkpoint.process, model, sha256, checkpoint.predict, f"PyTorch {torch.__version__} (fp32, CPU)"
     )
 
 
-def _trace(checkpoint: Checkpoint, opset: int, debug: bool) -> onnx.ModelProto:
+def _trace(checkpoint: Checkpoint | ForeignCheckpoint, path: Path, opset: int, debug: bool) -> onnx.ModelProto:
     from export.graph_facts import MAX_ONNX_BYTES
     from export.network_trace import trace_network
     from export.onnx_graph import finish_graph
@@ -133,7 +158,7 @@ def _trace(checkpoint: Checkpoint, opset: int, debug: bool) -> onnx.ModelProto:
     weight_bytes = 4 * checkpoint.num_parameters
     if weight_bytes > MAX_ONNX_BYTES:
         raise InputError(
-            f"{checkpoint.folder}: {weight_bytes / 1e9:.1f} GB of float32 weights, expected at most "
+            f"{path}: {weight_bytes / 1e9:.1f} GB of float32 weights, expected at most "
             f"{MAX_ONNX_BYTES / 1e9:.1f} GB, as one ONNX file can hold; choose a smaller network"
         )
     say(f"tracing the network ({checkpoint.num_parameters:,} parameters) at opset {opset}")
@@ -142,7 +167,7 @@ def _trace(checkpoint: Checkpoint, opset: int, debug: bool) -> onnx.ModelProto:
 
 def _from_onnx(path: Path, flags: ProcessFlags) -> Source:
     from export.foreign_network import read_network
-    from export.network_ends import bring_ends_in_order
+    from export.network_io import bring_ends_in_order
     from runtime.engines.onnx_precision import LOW_PRECISIONS, onnx_precision
     from runtime.engines.onnx_runtime import OnnxRuntimeEngine
     from runtime.engines.verification import predict_with
@@ -155,6 +180,7 @@ def _from_onnx(path: Path, flags: ProcessFlags) -> Source:
             f"give its checkpoint or a float32 file of it{ours}"
         )
     engine = OnnxRuntimeEngine(path, flags=flags)
+    say(f"{path}: {process_line(engine.process, onnx_origins(flags))}")
     model, predict = read_network(path), predict_with(engine)
     bring_ends_in_order(model, engine.process.sample, flags.output_name, str(path))
     _check_batches(path, engine.process, predict)

@@ -7,84 +7,24 @@ is the graph's own: networks are strongly typed.
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from commands.errors import reason
 from commands.progress import progress_bar
-from commands.reasons import reason
+from commands.whole_files import whole_file
 from diffusion.errors import InputError
-from export.batch_profile import DEFAULT_PROFILE
-from export.timing_cache import timing_cache
+from export.tensorrt_options import BuildSettings
 from runtime.engines.collector_pause import collector_paused
 from runtime.engines.tensorrt_log import collecting_log
-from runtime.formats.batch_profile import BatchProfile
 
 # Flags of `BuilderFlag`, by what they are asked for as.
 _FLAG_OF = {"version_compatible": "VERSION_COMPATIBLE", "strip": "STRIP_PLAN", "refit": "REFIT"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class BuildOptions:
-    """The options of a user that go to the builder unchanged.
-
-    Attributes:
-        profiles: batches, one optimization profile each.
-        static: whether the graph's batch is fixed; then no profile is needed.
-        workspace_bytes: most scratch memory of a plan; None for the builder's own limit.
-        optimization_level: 0 to 5; None for the builder's own.
-        version_compatible, strip, refit: TensorRT alone.
-        hardware_compatibility: `none`, `ampere_plus` or `same_compute_capability`; TensorRT alone.
-        layers: where the engine inspector's JSON goes; None for nowhere.
-        verbose: print the builder's whole log.
-    """
-
-    profiles: tuple[BatchProfile, ...] = (DEFAULT_PROFILE,)
-    static: bool = False
-    workspace_bytes: int | None = None
-    optimization_level: int | None = None
-    version_compatible: bool = False
-    strip: bool = False
-    refit: bool = False
-    hardware_compatibility: str = "none"
-    layers: Path | None = None
-    verbose: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class BuildSettings(BuildOptions):
-    """How a plan is built, by this builder and for this network.
-
-    Attributes:
-        title: of the builder, for messages.
-        is_rtx: TensorRT-RTX.
-        chw: of a sample.
-        capabilities: compute capabilities to build for; TensorRT builds for the GPU that is here.
-        timing_cache: a file of kernels' times, TensorRT alone; None for none.
-    """
-
-    title: str
-    is_rtx: bool
-    chw: tuple[int, ...]
-    capabilities: tuple[str, ...]
-    timing_cache: Path | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """For another process."""
-        return asdict(self) | {name: str(path) for name in ("timing_cache", "layers") if (path := getattr(self, name))}
-
-    @classmethod
-    def from_json(cls, fields: Mapping[str, Any]) -> BuildSettings:
-        """The inverse of `to_json`."""
-        typed = dict(fields)
-        typed["profiles"] = tuple(BatchProfile(**batches) for batches in fields["profiles"])
-        for name in ("chw", "capabilities"):
-            typed[name] = tuple(fields[name])
-        for name in ("timing_cache", "layers"):
-            typed[name] = Path(fields[name]) if fields[name] else None
-        return cls(**typed)
 
 
 @dataclass(frozen=True)
@@ -287,3 +227,55 @@ def _make_progress_monitor(trt: Any) -> Any:
             return True
 
     return Monitor()
+
+
+class TimingCache:
+    """A cache that a configuration uses; `save` writes back what the build added."""
+
+    def __init__(self, config: Any, path: Path | None) -> None:
+        self._config, self._path = config, path
+        self.sha256: str | None = None
+        if path is None:
+            return
+        content = path.read_bytes() if path.is_file() else b""
+        self._cache = config.create_timing_cache(content)
+        # Of another version or GPU, or damaged: it is only a cache, and a fresh one takes its place.
+        if content and (self._cache is None or not config.set_timing_cache(self._cache, ignore_mismatch=False)):
+            content, self._cache = b"", config.create_timing_cache(b"")
+        if not content:
+            config.set_timing_cache(self._cache, ignore_mismatch=False)
+
+    def save(self) -> None:
+        """Write the file, whole."""
+        if self._path is None:
+            return
+        content = bytes(self._config.get_timing_cache().serialize())
+        with whole_file(self._path) as temporary:
+            temporary.write_bytes(content)
+        self.sha256 = hashlib.sha256(content).hexdigest()
+
+
+@contextlib.contextmanager
+def timing_cache(config: Any, path: Path | None) -> Iterator[TimingCache]:
+    """Attach a cache file to a builder's configuration, for this process alone until the end.
+
+    Args:
+        config: the builder's.
+        path: the file, made if missing; None for no cache at all.
+
+    Raises:
+        InputError: its folder cannot be written.
+    """
+    if path is None:
+        yield TimingCache(config, None)
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.with_name(path.name + ".lock").open("w")
+    except OSError as error:
+        raise InputError(
+            f"{path}: its folder cannot be written ({error.strerror}); give --timing-cache none, or another file"
+        ) from error
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two builds at once would each forget what the other measured
+        yield TimingCache(config, path)

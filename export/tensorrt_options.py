@@ -1,25 +1,123 @@
-"""The options of a TensorRT plan: their flags, and the builder's settings that follow from them on this machine."""
+"""The options of a TensorRT plan: which builder, and the builder's settings that follow from them on this machine."""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+import importlib
+import importlib.util
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
+from commands.errors import DeviceUnavailableError, reason
 from diffusion.errors import InputError
-from export.batch_profile import Shapes, add_batch_flags, batch_profiles, given_shapes
-from export.tensorrt_build import BuildOptions, BuildSettings
-from export.tensorrt_flavor import DEFAULT_CAPABILITIES, FLAVOR_FLAGS, load_flavor, target_capabilities
-from export.timing_cache import default_timing_cache
 from runtime.device.driver import DriverFacts, require_gpu
-from runtime.formats.flavor import RTX, TENSORRT, Flavor
+from runtime.engines.cache_folder import can_keep, user_cache_folder
+from runtime.formats.batch_profile import BatchProfile
+from runtime.formats.flavor import FLAVORS, RTX, TENSORRT, Flavor
 from runtime.formats.plan_description import HARDWARE_COMPATIBILITIES
 
+FLAVOR_FLAGS = ("auto", *(flavor.flag for flavor in FLAVORS.values()))
+
+# What TensorRT-RTX runs on, from its documentation ("CPU-Only AOT and TensorRT-RTX Engines"); 7.5 with fp16 alone.
+RTX_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
+DEFAULT_CAPABILITIES = ("8.0", "8.6", "8.9", "12.0")
+DEFAULT_PROFILE = BatchProfile()
 GROUP_NORMS = ("instance", "group")
 OPTIMIZATION_LEVELS = range(6)
-_MAX_DIGITS = 9  # of mebibytes: TensorRT's sizes have 63 bits
-_UNITS = {"B": 1, "K": 2**10, "M": 2**20, "G": 2**30}
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """A profile's shapes as trtexec spells them, such as `x:8x3x32x32,t:8`, by input."""
+
+    sizes: Mapping[str, tuple[int, ...]]
+
+    @property
+    def batch(self) -> int:
+        """The first size, which all inputs share."""
+        return next(iter(self.sizes.values()))[0]
+
+    def check(self, flag: str, expected: Mapping[str, Sequence[int]]) -> None:
+        """Raises InputError if the sizes behind the batch are not the network's.
+
+        Args:
+            flag: for the error.
+            expected: by input, the sizes behind the batch.
+        """
+        for name, sizes in self.sizes.items():
+            if name not in expected:
+                raise InputError(
+                    f"{flag}: the network has no input {name!r}, expected {' and '.join(expected)}; "
+                    "name the inputs so, or give --max-batch"
+                )
+            if list(sizes[1:]) != list(expected[name]):
+                wanted = "x".join(map(str, ["N", *expected[name]]))
+                raise InputError(
+                    f"{flag}: {name} is {'x'.join(map(str, sizes))}, expected {wanted}; the network's size is fixed"
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildOptions:
+    """The options of a user that go to the builder unchanged.
+
+    Attributes:
+        profiles: batches, one optimization profile each.
+        static: whether the graph's batch is fixed; then no profile is needed.
+        workspace_bytes: most scratch memory of a plan; None for the builder's own limit.
+        optimization_level: 0 to 5; None for the builder's own.
+        version_compatible, strip, refit: TensorRT alone.
+        hardware_compatibility: `none`, `ampere_plus` or `same_compute_capability`; TensorRT alone.
+        layers: where the engine inspector's JSON goes; None for nowhere.
+        verbose: print the builder's whole log.
+    """
+
+    profiles: tuple[BatchProfile, ...] = (DEFAULT_PROFILE,)
+    static: bool = False
+    workspace_bytes: int | None = None
+    optimization_level: int | None = None
+    version_compatible: bool = False
+    strip: bool = False
+    refit: bool = False
+    hardware_compatibility: str = "none"
+    layers: Path | None = None
+    verbose: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildSettings(BuildOptions):
+    """How a plan is built, by this builder and for this network.
+
+    Attributes:
+        title: of the builder, for messages.
+        is_rtx: TensorRT-RTX.
+        chw: of a sample.
+        capabilities: compute capabilities to build for; TensorRT builds for the GPU that is here.
+        timing_cache: a file of kernels' times, TensorRT alone; None for none.
+    """
+
+    title: str
+    is_rtx: bool
+    chw: tuple[int, ...]
+    capabilities: tuple[str, ...]
+    timing_cache: Path | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """For another process."""
+        return asdict(self) | {name: str(path) for name in ("timing_cache", "layers") if (path := getattr(self, name))}
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> BuildSettings:
+        """The inverse of `to_json`."""
+        typed = dict(fields)
+        typed["profiles"] = tuple(BatchProfile(**batches) for batches in fields["profiles"])
+        for name in ("chw", "capabilities"):
+            typed[name] = tuple(fields[name])
+        for name in ("timing_cache", "layers"):
+            typed[name] = Path(fields[name]) if fields[name] else None
+        return cls(**typed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,109 +204,121 @@ def _refuse_on_rtx(options: TensorRtOptions) -> None:
         )
 
 
-def add_options_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags of `TensorRtOptions`."""
-    parser.add_argument(
-        "--flavor",
-        choices=FLAVOR_FLAGS,
-        default=FLAVOR_FLAGS[0],
-        help="the builder (default: the one that is installed and fits the GPU that is here)",
-    )
-    parser.add_argument(
-        "--group-norm",
-        choices=GROUP_NORMS,
-        default=GROUP_NORMS[0],
-        help="write group normalizations as InstanceNormalization (default) or as GroupNormalization of opset 21",
-    )
-    add_batch_flags(parser)
-    _add_builder_flags(parser)
+def choose_flavor(requested: str, driver: DriverFacts, is_installed: Callable[[str], bool] | None = None) -> Flavor:
+    """The builder that was asked for, or for `auto` the one that is installed and fits what is here.
 
+    Where a GPU is present TensorRT comes first, since it measures its kernels on that GPU and runs on every kind of
+    it; without one it cannot build at all.
 
-def tensorrt_options(args: argparse.Namespace) -> TensorRtOptions:
-    """What `add_options_flags` parsed.
+    Args:
+        requested: one of `FLAVOR_FLAGS`.
+        driver: of this machine.
+        is_installed: by a module's name.
 
     Raises:
-        InputError: flags that exclude each other, or a profile out of order.
+        DeviceUnavailableError: not installed, or no GPU for a builder that needs one.
     """
-    profiles, static = batch_profiles(args)
-    return TensorRtOptions(
-        profiles=profiles,
-        static=static,
-        shapes=given_shapes(args),
-        flavor=args.flavor,
-        group_norm=args.group_norm,
-        compute_capabilities=args.compute_capabilities,
-        workspace_bytes=args.workspace,
-        optimization_level=args.builder_optimization_level,
-        timing_cache=args.timing_cache,
-        version_compatible=args.version_compatible,
-        strip=args.strip,
-        refit=args.refit,
-        hardware_compatibility=args.hardware_compatibility,
-        layers=args.export_layers,
-        verbose=args.verbose,
-    )
+    installed = is_installed or _is_installed
+    if requested != "auto":
+        flavor = next(flavor for flavor in FLAVORS.values() if flavor.flag == requested)
+        if not installed(flavor.module):
+            raise DeviceUnavailableError(
+                f"--flavor {requested}: {flavor.title} is not installed (no module {flavor.module!r}); {flavor.install}"
+            )
+        if flavor.needs_gpu and driver.missing:
+            raise DeviceUnavailableError(
+                f"--flavor {requested}: {flavor.title} builds on a machine with an NVIDIA GPU; none was found: "
+                f"{driver.missing}; build there, or here with --flavor {RTX.flag}"
+            )
+        return flavor
+    found = [flavor for flavor in FLAVORS.values() if installed(flavor.module)]
+    if not found:
+        ways = ", or ".join(flavor.install for flavor in reversed(FLAVORS.values()))
+        raise DeviceUnavailableError(f"neither TensorRT-RTX nor TensorRT is installed; {ways}")
+    if driver.missing:
+        ahead = [flavor for flavor in found if not flavor.needs_gpu]
+        if not ahead:
+            raise DeviceUnavailableError(
+                f"TensorRT builds on a machine with an NVIDIA GPU; none was found: {driver.missing}; build there, or "
+                f"install {RTX.title}, which builds without one: {RTX.install}"
+            )
+        return ahead[0]
+    gpu = driver.gpus[0]
+    fitting = [flavor for flavor in found if flavor is TENSORRT or gpu.compute_capability in RTX_CAPABILITIES]
+    if not fitting:
+        raise DeviceUnavailableError(
+            f"{RTX.title} does not run on {gpu.name} (compute capability {gpu.compute_capability}), and TensorRT, "
+            f"which does, is not installed; {TENSORRT.install}, or give --flavor {RTX.flag} to build for another GPU"
+        )
+    return fitting[0]
 
 
-def _add_builder_flags(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("builder")
-    group.add_argument(
-        "--compute-capabilities",
-        "--computeCapabilities",
-        metavar="8.6,8.9,…",
-        help=f"GPUs that a plan of {RTX.title} is for (default {','.join(DEFAULT_CAPABILITIES)} and the GPU here)",
-    )
-    group.add_argument(
-        "--workspace",
-        "--memPoolSize",
-        type=_mebibytes,
-        metavar="MIB",
-        help="most scratch memory on the GPU, in MiB or with a unit (default: the builder's)",
-    )
-    group.add_argument(
-        "--builder-optimization-level",
-        "--builderOptimizationLevel",
-        type=_optimization_level,
-        metavar="0..5",
-        help="how long to look for fast kernels (default: the builder's)",
-    )
-    group.add_argument(
-        "--timing-cache",
-        "--timingCacheFile",
-        metavar="FILE|none",
-        help="where TensorRT keeps what it measured (default: a file in the user's cache folder)",
-    )
-    group.add_argument(
-        "--version-compatible", "--versionCompatible", action="store_true", help="for later TensorRT, and the lean one"
-    )
-    group.add_argument("--strip", "--stripWeights", action="store_true", help="leave the weights out of the plan")
-    group.add_argument("--refit", action="store_true", help="let the weights be changed later")
-    group.add_argument(
-        "--hardware-compatibility",
-        choices=HARDWARE_COMPATIBILITIES,
-        default=HARDWARE_COMPATIBILITIES[0],
-        help="let a plan of TensorRT run on other GPUs than this one",
-    )
-    group.add_argument(
-        "--export-layers", "--exportLayerInfo", type=Path, metavar="FILE", help="write the plan's layers as JSON"
-    )
-    group.add_argument("--verbose", action="store_true", help="print the builder's whole log")
-    # trtexec needs these flags; here they are always on.
-    for spelling in ("--noTF32", "--stronglyTyped", "--skipInference", "--buildOnly"):
-        group.add_argument(spelling, action="store_true", help=argparse.SUPPRESS)
+def load_flavor(flavor: Flavor) -> ModuleType:
+    """Import its module.
+
+    Raises:
+        DeviceUnavailableError: it is installed and cannot be loaded.
+    """
+    try:
+        return importlib.import_module(flavor.module)
+    except (ImportError, OSError) as error:
+        raise DeviceUnavailableError(f"{flavor.title} cannot be loaded ({reason(error)}); {flavor.install}") from error
 
 
-def _optimization_level(text: str) -> int:
-    if text not in ("0", "1", "2", "3", "4", "5"):
-        raise argparse.ArgumentTypeError(f"found {text!r}, expected 0 to 5")
-    return int(text)
+def target_capabilities(flavor: Flavor, requested: str | None, driver: DriverFacts, precision: str) -> tuple[str, ...]:
+    """Which GPUs a plan is for, as compute capabilities in ascending order.
+
+    Args:
+        flavor: the builder.
+        requested: a list such as `8.6,8.9`, also without dots; None for the usual ones and the GPU that is here.
+        driver: of this machine.
+        precision: of the engine.
+
+    Raises:
+        InputError: a capability that the builder does not target, or not in this precision.
+    """
+    here = [gpu.compute_capability for gpu in driver.gpus[:1]]
+    if flavor.needs_gpu:
+        if requested is not None and [_dotted(part) for part in requested.split(",")] != here:
+            raise InputError(
+                f"--compute-capabilities is {requested}, but {flavor.title} builds for the GPU that is here "
+                f"({', '.join(here)}) alone; leave the flag out, or give --flavor {RTX.flag}"
+            )
+        return tuple(here)
+    if requested is None:
+        extra = [one for one in here if one in RTX_CAPABILITIES and (one != "7.5" or precision == "fp16")]
+        return _sorted({*DEFAULT_CAPABILITIES, *extra})
+    found = {_dotted(part) for part in requested.split(",")}
+    unknown = sorted(found - set(RTX_CAPABILITIES))
+    if unknown:
+        raise InputError(
+            f"--compute-capabilities: {flavor.title} does not target {', '.join(unknown)}, expected any of "
+            f"{', '.join(RTX_CAPABILITIES)}; for other GPUs give --flavor {TENSORRT.flag}"
+        )
+    if "7.5" in found and precision != "fp16":
+        raise InputError(
+            f"--compute-capabilities: on 7.5 {flavor.title} has no {precision} arithmetic, expected fp16 there; "
+            "give --fp16, or leave 7.5 out"
+        )
+    return _sorted(found)
 
 
-def _mebibytes(text: str) -> int:
-    """`4096`, `4096M`, `4G` or trtexec's `workspace:4096M` → bytes; MiB where no unit is given."""
-    number = text.removeprefix("workspace:")
-    unit = _UNITS.get(number[-1:].upper())
-    digits = number if unit is None else number[:-1]
-    if not digits.isdecimal() or len(digits) > _MAX_DIGITS or int(digits) == 0:
-        raise argparse.ArgumentTypeError(f"found {text!r}, expected a size such as 4096 (MiB), 4096M or 4G")
-    return int(digits) * (unit or _UNITS["M"])
+def _dotted(text: str) -> str:
+    """`86` and `8.6` are the same."""
+    text = text.strip()
+    return f"{text[:-1]}.{text[-1]}" if text.isdecimal() and len(text) > 1 else text
+
+
+def _sorted(found: set[str]) -> tuple[str, ...]:
+    return tuple(sorted(found, key=lambda text: tuple(map(int, text.split(".")))))
+
+
+def _is_installed(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
+
+
+def default_timing_cache(version: str, capability: str) -> Path | None:
+    """Where the times of one TensorRT version on one kind of GPU are kept; None where no cache folder is."""
+    if not can_keep():
+        return None
+    return user_cache_folder("timing") / f"tensorrt-{version}-sm{capability.replace('.', '')}.cache"

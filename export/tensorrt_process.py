@@ -18,8 +18,8 @@ from typing import Any
 from commands.errors import DeviceUnavailableError
 from ddpm_rt.own_packages import command_of_own_process
 from diffusion.errors import InputError
-from export.tensorrt_build import BuildSettings, Built, build_plan, check_operators
-from export.tensorrt_flavor import load_flavor
+from export.tensorrt_build import Built, build_plan, check_operators
+from export.tensorrt_options import BuildSettings, load_flavor
 from runtime.formats.flavor import FLAVORS, Flavor
 
 _NETWORK, _JOB, _RESULT, _PLAN = "network.onnx", "job.json", "result.json", "unet.plan"

@@ -1,15 +1,19 @@
-"""What in a network's graph depends on `t` and not on `x`, and where the rest of the graph reads it."""
+"""What in a network's graph depends on `t` and not on `x`, where the rest reads it, and which of it is sure to be rows.
+
+The time path is evaluated for t = 0..T−1 as one batch and its rows are looked up afterwards. That is the network only
+if row i depends on t[i] and on nothing else: no neighbour, no batch size, no chance. `kinds_of` proves that operator by
+operator; what it cannot prove stays in the graph.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass
+from enum import Enum, auto
 
 import onnx
 
-from diffusion.errors import InputError
-from export.graph_facts import SHAPE_OPS, GraphFacts, is_standard, reads, subgraphs
-from runtime.formats.tensor_spec import TensorSpec, sample_and_timestep
+from export.graph_facts import BATCH, SHAPE_OPS, GraphFacts, Shape, attribute, is_standard, reads, subgraphs
 
 
 @dataclass(frozen=True)
@@ -46,15 +50,13 @@ def find_time_path(
     of_x = _reached(graph, facts, {x_name}, frozenset())
     of_t = _reached(graph, facts, {t_name}, keep) - of_x
     producer = {output: node for node in graph.node for output in node.output if output}
-    boundary = _Walk(producer)
-    boundary.walk((entry.name for entry in graph.output), stop_at=of_t | {t_name}, except_shape_of=t_name)
-    path = _Walk(producer)
-    path.walk(boundary.stopped_at, stop_at=set(), except_shape_of=None)
+    rest, boundary = _needed(producer, (entry.name for entry in graph.output), of_t | {t_name}, except_shape_of=t_name)
+    path, _ = _needed(producer, boundary, frozenset())
     order = [t_name, *(output for node in graph.node for output in node.output)]
     return TimePath(
-        tuple(name for name in order if name in boundary.stopped_at),
-        tuple(node for node in graph.node if id(node) in boundary.seen),
-        tuple(node for node in graph.node if id(node) in path.seen),
+        tuple(name for name in order if name in boundary),
+        tuple(node for node in graph.node if id(node) in rest),
+        tuple(node for node in graph.node if id(node) in path),
     )
 
 
@@ -79,54 +81,6 @@ def time_path_model(model: onnx.ModelProto, path: TimePath, t_name: str) -> onnx
     return cut
 
 
-def tell_inputs_apart(graph: onnx.GraphProto, source: str) -> tuple[onnx.ValueInfoProto, onnx.ValueInfoProto]:
-    """x (rank 4) and t (rank 1), in any order and of any name.
-
-    Raises:
-        InputError: other inputs.
-    """
-    initializers = {entry.name for entry in graph.initializer}  # inputs with a default value, as old files have
-    inputs = {entry.name: entry for entry in graph.input if entry.name not in initializers}
-    specs = [TensorSpec(name, "", (None,) * len(e.type.tensor_type.shape.dim)) for name, e in inputs.items()]
-    apart = sample_and_timestep(specs)
-    if apart is None:
-        found = ", ".join(f"{spec.name} (rank {len(spec.shape)})" for spec in specs) or "none"
-        raise InputError(
-            f"{source}: inputs are {found}; expected one of rank 4 (x [N, C, H, W]) and one of rank 1 (t [N]); "
-            "export a module that takes these two and gives the network the rest itself"
-        )
-    x, t = apart
-    return inputs[x.name], inputs[t.name]
-
-
-def rename_reads(node: onnx.NodeProto, new_names: Mapping[str, str]) -> None:
-    """Let a node and its subgraphs read other tensors.
-
-    The new names must be no names of tensors that a subgraph makes, as `export.graph_facts.free_name` finds them.
-    """
-    for place, name in enumerate(node.input):
-        node.input[place] = new_names.get(name, name)
-    for subgraph in subgraphs(node):
-        for inner in subgraph.node:
-            rename_reads(inner, new_names)
-        for entry in subgraph.output:
-            entry.name = new_names.get(entry.name, entry.name)
-
-
-def rename_everywhere(graph: onnx.GraphProto, new_names: Mapping[str, str]) -> None:
-    """Rename tensors in a graph and its subgraphs, in place. New names that are taken must be renamed themselves."""
-    for node in graph.node:
-        for names in (node.input, node.output):
-            for place, name in enumerate(names):
-                names[place] = new_names.get(name, name)
-        for subgraph in subgraphs(node):
-            rename_everywhere(subgraph, new_names)
-    for entry in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
-        entry.name = new_names.get(entry.name, entry.name)
-    for sparse in graph.sparse_initializer:
-        sparse.values.name = new_names.get(sparse.values.name, sparse.values.name)
-
-
 def _reached(graph: onnx.GraphProto, facts: GraphFacts, inputs: set[str], keep: frozenset[str]) -> set[str]:
     """Tensors whose values depend on the inputs' values; ONNX lists nodes in an order in which they can run."""
     found = set(inputs)
@@ -138,25 +92,236 @@ def _reached(graph: onnx.GraphProto, facts: GraphFacts, inputs: set[str], keep: 
     return found - keep - inputs
 
 
-class _Walk:
-    """Against the arrows, from tensors to the nodes that they need."""
+def _needed(
+    producer: Mapping[str, onnx.NodeProto], names: Iterable[str], stop_at: Set[str], except_shape_of: str | None = None
+) -> tuple[set[int], set[str]]:
+    """Against the arrows: the nodes, by id, that tensors need, and the tensors at which the walk stopped."""
+    seen, stopped, left = set(), set(), list(names)
+    while left:
+        name = left.pop()
+        if name in stop_at:
+            stopped.add(name)
+            continue
+        node = producer.get(name)
+        if node is None or id(node) in seen:
+            continue
+        seen.add(id(node))
+        # The batch size read off t itself needs no table: t remains an input of that shape.
+        skip = except_shape_of if is_standard(node, *SHAPE_OPS) else None
+        left += [read for read in reads(node) if read != skip]
+    return seen, stopped
 
-    def __init__(self, producer: Mapping[str, onnx.NodeProto]) -> None:
-        self._producer = producer
-        self.seen: set[int] = set()
-        self.stopped_at: set[str] = set()
 
-    def walk(self, names: Iterable[str], stop_at: set[str], except_shape_of: str | None) -> None:
-        left = list(names)
-        while left:
-            name = left.pop()
-            if name in stop_at:
-                self.stopped_at.add(name)
-                continue
-            node = self._producer.get(name)
-            if node is None or id(node) in self.seen:
-                continue
-            self.seen.add(id(node))
-            # The batch size read off t itself needs no table: t remains an input of that shape.
-            skip = except_shape_of if is_standard(node, *SHAPE_OPS) else None
-            left += [read for read in reads(node) if read != skip]
+class Kind(Enum):
+    """What the values of a tensor are made from."""
+
+    FIXED = auto()  # from constants
+    BATCH_SIZE = auto()  # from how many samples there are
+    ROWS = auto()  # [N, …]: row i from constants and t[i]
+    OTHER = auto()  # anything else, or unknown
+
+
+# fmt: off
+_ELEMENTWISE = frozenset((
+    "Abs", "Acos", "Acosh", "Add", "And", "Asin", "Asinh", "Atan", "Atanh", "BitShift", "BitwiseAnd", "BitwiseNot",
+    "BitwiseOr", "BitwiseXor", "Cast", "Ceil", "Celu", "Clip", "Cos", "Cosh", "Div", "Elu", "Equal", "Erf", "Exp",
+    "Floor", "Gelu", "Greater", "GreaterOrEqual", "HardSigmoid", "HardSwish", "Identity", "IsInf", "IsNaN", "LeakyRelu",
+    "Less", "LessOrEqual", "Log", "Max", "Mean", "Min", "Mish", "Mod", "Mul", "Neg", "Not", "Or", "PRelu", "Pow",
+    "Reciprocal", "Relu", "Round", "Selu", "Sigmoid", "Sign", "Sin", "Sinh", "Softplus", "Softsign", "Sqrt", "Sub",
+    "Sum", "Swish", "Tan", "Tanh", "ThresholdedRelu", "Where", "Xor",
+))
+# They keep the order of the elements, so that equal first axes are equal rows.
+_RESHAPES = frozenset(("Reshape", "Unsqueeze", "Squeeze", "Flatten"))
+_REDUCTIONS = frozenset((
+    "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd",
+    "ReduceSum", "ReduceSumSquare",
+))
+_ALONG_AN_AXIS = {"Softmax": -1, "LogSoftmax": -1, "Hardmax": -1, "LpNormalization": -1, "ArgMax": 0, "ArgMin": 0}
+# Their first axis is the batch by definition.
+_PER_SAMPLE = frozenset((
+    "Conv", "ConvTranspose", "InstanceNormalization", "GroupNormalization", "GlobalAveragePool", "GlobalMaxPool",
+    "AveragePool",
+))
+_BY_CHANCE = frozenset((
+    "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli",
+))
+# fmt: on
+_MIN_OPSET = 13  # before, other rules for axes
+
+
+def kinds_of(graph: onnx.GraphProto, facts: GraphFacts, x_name: str, t_name: str) -> dict[str, Kind]:
+    """The kind of every tensor of a graph, by name."""
+    kinds = dict.fromkeys(facts.constants, Kind.FIXED)
+    kinds.update({entry.name: Kind.OTHER for entry in graph.input})
+    kinds[t_name] = Kind.ROWS
+    prover = _Prover(facts, kinds)
+    for node in graph.node:
+        for name in filter(None, node.output):
+            kinds[name] = prover.kind_of(node, name)
+    return kinds
+
+
+def _draws(node: onnx.NodeProto) -> bool:
+    return node.op_type in _BY_CHANCE or (node.op_type == "Dropout" and len(node.input) > 2)
+
+
+class _Prover:
+    def __init__(self, facts: GraphFacts, kinds: dict[str, Kind]) -> None:
+        self._facts, self._kinds = facts, kinds
+
+    def _has_rows(self, name: str) -> bool:
+        return (
+            self._facts.shapes.get(name, ())[:1] == (BATCH,)
+            and BATCH not in self._facts.shapes[name][1:]
+            and self._facts.has_certain_size(name)
+        )
+
+    def kind_of(self, node: onnx.NodeProto, output: str) -> Kind:
+        """Of one of a node's outputs."""
+        if any(True for _ in subgraphs(node)) or _draws(node) or not is_standard(node, node.op_type):
+            return Kind.OTHER
+        if node.op_type in SHAPE_OPS:
+            return Kind.BATCH_SIZE if self._facts.has_certain_size(node.input[0]) else Kind.OTHER
+        kinds = {self._kinds.get(name, Kind.OTHER) for name in node.input if name}
+        if Kind.OTHER in kinds:
+            return Kind.OTHER
+        if kinds <= {Kind.FIXED}:
+            return Kind.FIXED
+        rule = self._rule(node.op_type)
+        proven = rule is not None and self._facts.opset >= _MIN_OPSET and self._has_rows(output) and rule(node)
+        if proven:
+            return Kind.ROWS
+        return Kind.OTHER if Kind.ROWS in kinds else Kind.BATCH_SIZE
+
+    def _rule(self, op_type: str) -> Callable[[onnx.NodeProto], bool] | None:
+        if op_type in _ELEMENTWISE:
+            return self._elementwise
+        if op_type in _RESHAPES:
+            return self._reshape
+        if op_type in _REDUCTIONS:
+            return self._reduction
+        if op_type in _ALONG_AN_AXIS:
+            return self._along_an_axis
+        if op_type in _PER_SAMPLE:
+            return self._first_alone
+        return {
+            "Concat": self._concat,
+            "Dropout": self._first_alone,  # which does nothing outside training
+            "Expand": self._expand,
+            "ConstantOfShape": self._constant_of_shape,
+            "Gather": self._gather,
+            "Gemm": self._gemm,
+            "LayerNormalization": self._layer_normalization,
+            "MatMul": self._matrix_product,
+            "OneHot": self._one_hot,
+            "Slice": self._slice,
+            "Split": self._split,
+            "Transpose": self._transpose,
+            "CumSum": self._cumulative_sum,
+        }.get(op_type)
+
+    def _is(self, name: str, kind: Kind) -> bool:
+        return self._kinds.get(name) is kind
+
+    def _shape(self, name: str) -> Shape | None:
+        return self._facts.shapes.get(name)
+
+    def _rank(self, name: str) -> int:
+        return len(self._facts.shapes.get(name, ()))
+
+    def _others_fixed(self, node: onnx.NodeProto, first: int = 1) -> bool:
+        return all(self._is(name, Kind.FIXED) for name in node.input[first:] if name)
+
+    def _same_in_all_rows(self, name: str, rank: int) -> bool:
+        """Whether a constant is broadcast over the first of so many axes."""
+        shape = self._shape(name)
+        return self._is(name, Kind.FIXED) and shape is not None and (len(shape) < rank or shape[:1] in ((1,), ()))
+
+    def _elementwise(self, node: onnx.NodeProto) -> bool:
+        rank = self._rank(node.output[0])
+        return all(
+            self._rank(name) == rank if self._is(name, Kind.ROWS) else self._same_in_all_rows(name, rank)
+            for name in node.input
+            if name
+        )
+
+    def _reshape(self, node: onnx.NodeProto) -> bool:
+        # The target may be computed from the batch size: what it comes to is in the shape of the output.
+        return self._is(node.input[0], Kind.ROWS)
+
+    def _expand(self, node: onnx.NodeProto) -> bool:
+        x, rank = node.input[0], self._rank(node.output[0])
+        return self._rank(x) == rank if self._is(x, Kind.ROWS) else self._same_in_all_rows(x, rank)
+
+    def _constant_of_shape(self, node: onnx.NodeProto) -> bool:
+        return True
+
+    def _reduction(self, node: onnx.NodeProto) -> bool:
+        if len(node.input) > 1 and node.input[1]:
+            numbers = self._facts.numbers(node.input[1])
+            axes: object = None if numbers is None else numbers.reshape(-1).tolist()
+        else:
+            axes = attribute(node, "axes", [])
+        return self._first_alone(node) and isinstance(axes, list) and bool(axes) and not self._touches_rows(node, axes)
+
+    def _along_an_axis(self, node: onnx.NodeProto) -> bool:
+        axis = attribute(node, "axis", _ALONG_AN_AXIS[node.op_type])
+        return self._first_alone(node) and not self._touches_rows(node, [axis])
+
+    def _cumulative_sum(self, node: onnx.NodeProto) -> bool:
+        axis = self._facts.numbers(node.input[1])
+        return axis is not None and self._first_alone(node) and not self._touches_rows(node, axis.reshape(-1).tolist())
+
+    def _layer_normalization(self, node: onnx.NodeProto) -> bool:
+        # Gains of the rank of x could differ by row.
+        plain = all(self._same_in_all_rows(name, self._rank(node.input[0])) for name in node.input[1:] if name)
+        return plain and self._first_alone(node) and not self._touches_rows(node, [attribute(node, "axis", -1)])
+
+    def _first_alone(self, node: onnx.NodeProto) -> bool:
+        return self._is(node.input[0], Kind.ROWS) and self._others_fixed(node)
+
+    def _touches_rows(self, node: onnx.NodeProto, axes: list[object]) -> bool:
+        """Whether one of the axes is the first, counted from either end."""
+        rank = self._rank(node.input[0])
+        return any(not isinstance(axis, int) or axis % rank == 0 for axis in axes)
+
+    def _concat(self, node: onnx.NodeProto) -> bool:
+        return all(self._is(name, Kind.ROWS) for name in node.input) and not self._touches_rows(
+            node, [attribute(node, "axis", 0)]
+        )
+
+    def _gather(self, node: onnx.NodeProto) -> bool:
+        data, places = node.input[:2]
+        axis = attribute(node, "axis", 0)
+        if self._is(places, Kind.ROWS):  # an embedding
+            return self._is(data, Kind.FIXED) and axis == 0
+        return self._first_alone(node) and not self._touches_rows(node, [axis])
+
+    def _one_hot(self, node: onnx.NodeProto) -> bool:
+        return self._first_alone(node) and attribute(node, "axis", -1) == -1
+
+    def _gemm(self, node: onnx.NodeProto) -> bool:
+        added = all(self._is(name, Kind.ROWS) or self._same_in_all_rows(name, 2) for name in node.input[2:] if name)
+        two_axes = all(self._rank(name) == 2 for name in node.input[2:] if self._is(name, Kind.ROWS))
+        product = self._is(node.input[0], Kind.ROWS) and self._is(node.input[1], Kind.FIXED)
+        return product and added and two_axes and attribute(node, "transA", 0) == 0
+
+    def _matrix_product(self, node: onnx.NodeProto) -> bool:
+        one, other = node.input[:2]
+        ranks = self._rank(one), self._rank(other)
+        if self._is(one, Kind.ROWS) and self._is(other, Kind.ROWS):  # a product for each sample
+            return ranks[0] == ranks[1] > 2
+        if self._is(one, Kind.ROWS):
+            return ranks[0] >= 2 and ranks[1] == 2
+        return ranks[1] > 2 and ranks[0] == 2
+
+    def _slice(self, node: onnx.NodeProto) -> bool:
+        axes = self._facts.numbers(node.input[3]) if len(node.input) > 3 and node.input[3] else None
+        return axes is not None and self._first_alone(node) and not self._touches_rows(node, axes.tolist())
+
+    def _split(self, node: onnx.NodeProto) -> bool:
+        return self._first_alone(node) and not self._touches_rows(node, [attribute(node, "axis", 0)])
+
+    def _transpose(self, node: onnx.NodeProto) -> bool:
+        order = attribute(node, "perm", [])
+        return isinstance(order, list) and order[:1] == [0]

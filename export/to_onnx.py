@@ -9,20 +9,24 @@ import argparse
 import hashlib
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from commands.program import Report, make_parser, run_program, say
 from commands.whole_files import whole_file
 from diffusion.errors import InputError
-from export.publication import Exported, Verified, accuracy
-from export.request import DEFAULT_CHECKPOINT, ExportRequest, add_request_flags, export_request
+from export.publication import Exported, Verified, accuracy, check_passed
+from export.request import DEFAULT_CHECKPOINT, ExportRequest, add_request_flags, as_request, check_out, export_request
 from export.source import DEFAULT_OPSET, OPSETS, Source, open_source
+from runtime.engines.onnx_precision import PRECISION_KEY
 
 if TYPE_CHECKING:
     import onnx
 
 DEFAULT_OUT = Path("unet.onnx")
+# What AutoCast does not carry over.
+_DESCRIPTIVE = ("producer_name", "producer_version", "domain", "model_version", "doc_string")
 
 
 def export_onnx(
@@ -51,15 +55,14 @@ def export_onnx(
         InputError: a checkpoint that cannot be used, or a file that cannot be written.
         VerificationError: ONNX Runtime and PyTorch disagree; nothing was written.
     """
+    options = {"precision": precision, "allow_pickle": allow_pickle, "debug": debug}
     if isinstance(checkpoint, ExportRequest):
-        request = checkpoint
+        request = as_request(checkpoint, **options)
     else:
-        request = ExportRequest(
-            Path(out), Path(checkpoint), precision=precision, allow_pickle=allow_pickle, debug=debug
-        )
+        request = as_request(out, checkpoint=checkpoint, **options)
     if opset not in OPSETS:
         raise InputError(f"opset is {opset}, expected {OPSETS[0]} to {OPSETS[-1]}; give --opset {DEFAULT_OPSET}")
-    request.check_out(".onnx")
+    check_out(request.out, ".onnx")
     if request.onnx is not None:
         raise InputError(f"{request.onnx}: is ONNX already, expected a checkpoint; make an engine of it instead")
     if not request.fold:
@@ -87,24 +90,58 @@ def _write_checked(source: Source, path: Path, request: ExportRequest) -> tuple[
 
 
 def _write_low_precision(source: Source, path: Path, request: ExportRequest) -> tuple[Verified, dict[str, Any]]:
-    from export.low_precision_onnx import make_low_precision_onnx
+    """Float32 at its ends, the time path in tables; any strongly typed TensorRT build takes it too."""
+    from export.fold_time import fold_time
+    from export.low_precision import lower_precision, other_precision
+    from export.normalization import in_cuda_bf16_form
+    from export.plan_verification import verify_network
 
-    made = make_low_precision_onnx(source, request)
-    report, verification = _write(made.model, source, path, request.out), made.verification
-    # ONNX Runtime's CPU provider has no bf16 convolutions.
+    out, precision, process = str(request.out), request.precision, source.process
+    folded, folding = fold_time(source.model, process.schedule.num_train_timesteps, out)
+    golden = source.golden(precision)
+    keep: tuple[str, ...] = ()
+    if precision == "bf16":
+        folded, keep = in_cuda_bf16_form(folded)
+    mixed = lower_precision(folded, precision, golden, out, keep, float32_ends=True, debug=request.debug)
+    model = _described(mixed.model, source.model, precision)
+    say(f"verifying the {precision} network on the CPU")
+    verification = verify_network(model, golden, process, precision, source.reference)
+    # ONNX Runtime's CPU provider runs fp16 graphs, though it rounds less often than a GPU; it has no bf16 convolutions.
+    verification = replace(verification, executed=precision == "fp16")
+    check_passed(request, source.reference, verification, other_precision(precision))
+    report = _write(model, source, path, request.out)
     how = "" if verification.executed else "; bf16 was not run but emulated, as it cannot be run on a CPU"
     summary = (
-        f"{request.out}: {request.precision}, {report['size_bytes'] / 1e6:.1f} MB, opset {report['opset']}, "
-        f"{report['num_nodes']} nodes; {accuracy(verification.measured)}{how}\n"
-        f"next: python -m runtime.sample --engine {request.out}{'' if verification.executed else ' --device cuda'}"
+        f"{out}: {precision}, {report['size_bytes'] / 1e6:.1f} MB, opset {report['opset']}, "
+        f"{report['num_nodes']} nodes; {accuracy(verification)}{how}\n"
+        f"next: python -m runtime.sample --engine {out}{'' if verification.executed else ' --device cuda'}"
     )
     return verification, report | {
-        "precision": request.precision,
-        "time_path": {"folded": True, **made.folding.to_json()},
-        "kept_in_float32": list(made.kept),
+        "precision": precision,
+        "time_path": {"folded": True, **folding.to_json()},
+        "kept_in_float32": list(mixed.kept),
         "verification": verification.record().to_json(),
         "summary": summary,
     }
+
+
+def _described(model: onnx.ModelProto, original: onnx.ModelProto, precision: str) -> onnx.ModelProto:
+    """The network with its original's description and metadata, and the property that names its precision."""
+    import onnx
+
+    described = onnx.ModelProto()
+    described.CopyFrom(model)
+    for field in _DESCRIPTIVE:
+        described.ClearField(field)
+        if original.HasField(field):
+            setattr(described, field, getattr(original, field))
+    described.graph.name, described.graph.doc_string = original.graph.name, original.graph.doc_string
+    metadata = {entry.key: entry.value for entry in original.metadata_props}
+    onnx.helper.set_model_props(described, metadata | {PRECISION_KEY: precision})
+    # As of the float32 file: every shape follows from the inputs' alone.
+    onnx.shape_inference.infer_shapes(described, check_type=True, strict_mode=True, data_prop=True)
+    onnx.checker.check_model(described, full_check=True)
+    return described
 
 
 def _write(model: onnx.ModelProto, source: Source, path: Path, out: Path) -> dict[str, Any]:

@@ -11,12 +11,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from commands.errors import DeviceUnavailableError
+from commands.errors import DeviceUnavailableError, reason
 from commands.program import Report, make_parser, run_program, say
-from commands.reasons import reason
 from diffusion.errors import InputError
 from export.publication import Exported, accuracy, check_passed, publish_engine
-from export.request import ExportRequest, add_request_flags, as_request, export_request
+from export.request import ExportRequest, add_request_flags, as_request, check_out, export_request
 from export.source import Source, open_source
 from runtime.formats.openvino_description import OpenVinoDescription
 from runtime.formats.precision import BF16, FLOAT32, FP32, INT64
@@ -68,9 +67,17 @@ def export_openvino(
         DeviceUnavailableError: OpenVINO is not installed, or this CPU has no bf16, so nothing could be verified.
         VerificationError: the engine differs from its reference; nothing was written.
     """
-    precision = BF16.name if bf16 else FP32.name
-    request = as_request(out, checkpoint, onnx_file, precision, fold, flags, allow_pickle, debug)
-    request.check_out(".xml")
+    request = as_request(
+        out,
+        checkpoint=checkpoint,
+        onnx=onnx_file,
+        precision=BF16.name if bf16 else FP32.name,
+        fold=fold,
+        process=flags or ProcessFlags(),
+        allow_pickle=allow_pickle,
+        debug=debug,
+    )
+    check_out(request.out, ".xml")
     request.check_precision(PRECISIONS)
     _check_device(request.precision)
     with open_source(request) as source:
@@ -81,9 +88,9 @@ def _exported(request: ExportRequest, source: Source) -> Exported:
     """Convert, verify and publish."""
     out, model, folding = request.out, source.model, None
     if request.fold:
-        from export.low_precision import fold_and_report
+        from export.fold_time import fold_time
 
-        model, folding = fold_and_report(model, source.process.schedule.num_train_timesteps, str(source.path))
+        model, folding = fold_time(model, source.process.schedule.num_train_timesteps, str(source.path))
     network, weights, rewriting = _convert(model, str(source.path))
     sidecar, golden, verification = _verified(source, folding, rewriting, request, network, weights)
     publish_engine(out, sidecar, golden, {out.with_suffix(".bin"): weights, out: network})
@@ -122,8 +129,8 @@ def _convert(model: onnx.ModelProto, source: str) -> tuple[bytes, bytes, Rewriti
     import onnx
     import openvino
 
+    from export.network_io import tell_inputs_apart
     from export.openvino_graph import rewrite_for_openvino
-    from export.time_path import tell_inputs_apart
 
     say(f"converting with OpenVINO {openvino.__version__}")
     rewritten = onnx.ModelProto()

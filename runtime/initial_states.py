@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from diffusion.errors import InputError
-from diffusion.forward import q_sample
+from diffusion.gaussian import q_sample
 from diffusion.normal import draw_number, normal_batch
 from diffusion.process import Process
+from runtime.arrays import check_states, room_for
+from runtime.chain.interface import check_seed_range
 from runtime.images import dequantize
 from runtime.pictures import MODES, is_picture_name, picture_array, read_picture, read_picture_header
-from runtime.states import check_states, room_for
 
 
 def load_initial_states(
@@ -61,7 +62,9 @@ def load_initial_states(
         )
     if array.dtype != np.uint8:
         array = check_states(array, array.shape, str(path))
-    num = len(array) if num is None else num
+    if num is None:
+        num = len(array)
+        check_seed_range(seed, start, num)
     if len(array) not in (1, num):
         raise InputError(f"{path}: holds {len(array)} states, expected 1 or {num}; give --num {len(array)}")
     images = room_for(num, shape.chw)

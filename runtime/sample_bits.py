@@ -15,17 +15,15 @@ from typing import Any
 
 import numpy as np
 
-from commands.errors import DeviceUnavailableError
+from commands.errors import DeviceUnavailableError, reason
 from commands.program import Report, make_parser, run_program, say
 from commands.progress import progress_bar
-from commands.reasons import reason
 from commands.whole_files import whole_file
-from diffusion.binomial import initial_bits, reverse_states
-from diffusion.binomial_process import BinomialProcess
+from diffusion.binomial import BinomialProcess, initial_bits, reverse_states
 from diffusion.errors import InputError
 from diffusion.process import METADATA_KEY
-from runtime.host_chain import check_seed_range
-from runtime.states import room_for
+from runtime.arrays import room_for
+from runtime.chain.interface import check_seed_range
 
 DEFAULT_ENGINE, DEFAULT_OUT, DEFAULT_NUM, BATCH_SIZE = Path("heartbeat.onnx"), Path("samples/bits.npy"), 64, 1024
 _SHOWN, _WIDEST = 10, 80

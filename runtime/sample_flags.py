@@ -1,19 +1,20 @@
-"""The flags of `python -m runtime.sample`, and which of them go together."""
+"""The flags of `python -m runtime.sample`, which of them go together, and the list of samplers."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from commands.program import OneLineParser, make_parser
 from diffusion.errors import InputError
 from diffusion.samplers import DEFAULT_SAMPLER, SAMPLERS, check_invertible
 from diffusion.spacing import DEFAULT_SPACING, SPACINGS
+from runtime.chain.interface import check_seed_range
 from runtime.engines.backend_choice import BACKENDS
 from runtime.engines.opening import DEVICES
-from runtime.host_chain import check_seed_range
 from runtime.process_flags import add_process_flags
-from runtime.sample_files import FORMATS
+from runtime.runs.files import FORMATS
 
 DEFAULT_NUM = 64
 _EXAMPLES = """examples:
@@ -111,8 +112,10 @@ def sample_parser() -> OneLineParser:
 
 
 def check_flags(args: argparse.Namespace) -> None:
-    # Before an engine is opened: a wrong number should not cost the user that wait.
-    check_seed_range(args.seed, args.start, DEFAULT_NUM if args.num is None else args.num)
+    """Before an engine is opened: a wrong number should not cost the user that wait. Raises InputError."""
+    # How many --x-init holds is known, and checked, where it is read.
+    num_unsaid = DEFAULT_NUM if args.x_init is None else 1
+    check_seed_range(args.seed, args.start, num_unsaid if args.num is None else args.num)
     if args.batch_size is not None and args.batch_size < 1:
         raise InputError(f"--batch-size is {args.batch_size}, expected at least 1")
     if args.threads < 0:
@@ -125,6 +128,31 @@ def check_flags(args: argparse.Namespace) -> None:
         check_invertible(args.sampler, eta=args.eta, use_clipped_model_output=args.use_clipped_model_output)
     if args.trajectory is not None and args.resume:
         raise InputError("--trajectory and --resume were both given; a resumed run has no first states to keep")
+
+
+def list_samplers() -> dict[str, Any]:
+    """The report of `--list-samplers`."""
+    named = {name: ", ".join(f"--{each.replace('_', '-')}" for each in SAMPLERS[name].options) for name in SAMPLERS}
+    width = max(map(len, named.values()))
+    lines = [f"{'sampler':14}{'order':>5}  {'keeps':>5}  {'noise':5}  {'options':{width}}  what it is"]
+    for method in SAMPLERS.values():
+        noise = "yes" if method.stochastic else "no"
+        options = named[method.name]
+        lines.append(
+            f"{method.name:14}{method.order:5}  {method.histories:5}  {noise:5}  {options:{width}}  {method.summary}"
+        )
+    samplers = [
+        {
+            "name": method.name,
+            "order": method.order,
+            "histories": method.histories,
+            "stochastic": method.stochastic,
+            "options": method.options,
+            "summary": method.summary,
+        }
+        for method in SAMPLERS.values()
+    ]
+    return {"summary": "\n".join(lines), "samplers": samplers}
 
 
 def _timesteps(text: str) -> list[int]:

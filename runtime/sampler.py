@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,20 +14,19 @@ from diffusion.philox import MAX_SEED
 from diffusion.process import Process
 from diffusion.samplers import make_table
 from diffusion.step_table import StepTable, start_note
-from runtime.chain_batch import ChainBatch
+from runtime.arrays import check_states, room_for
+from runtime.chain.device_pool import DevicePool
+from runtime.chain.host_pool import HostPool
+from runtime.chain.interface import check_seed_range
+from runtime.chain.plan import ChainPlan
+from runtime.chain.pool import Batch, ChainPool, NewBatch
 from runtime.device.interface import DeviceEngine
-from runtime.device.plan import DevicePlan, device_batch_size, plan_device
-from runtime.device_batches import DeviceChains
 from runtime.engines.interface import Engine
 from runtime.engines.opening import open_engine
 from runtime.engines.registry import EngineOptions
 from runtime.formats.run_manifest import NonFiniteSample
-from runtime.host_chain import check_seed_range
-from runtime.host_chains import HostChains, check_fixed_batch
 from runtime.images import quantize
-from runtime.memory import check_batch_fits, default_batch_size
 from runtime.process_flags import ProcessFlags
-from runtime.states import check_states, room_for
 from runtime.trajectory import Trajectory
 
 # More than most machines have; a hundred thousand would be made, and the machine would stand still.
@@ -41,21 +39,6 @@ class NonFiniteError(ArithmeticError):
     def __init__(self, samples: Sequence[NonFiniteSample]) -> None:
         super().__init__("; ".join(str(sample) for sample in samples))
         self.samples = list(samples)
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Samples that are done.
-
-    Attributes:
-        sample_indices: uint64 [n], of the samples that are finite.
-        x: float32 [n, C, H, W], those samples.
-        non_finite: the others.
-    """
-
-    sample_indices: np.ndarray
-    x: np.ndarray
-    non_finite: list[NonFiniteSample]
 
 
 class Sampler:
@@ -158,19 +141,11 @@ class Sampler:
                 check_conditioning(self.table, engine.precision)
             except InputError as error:
                 raise InputError(f"{error}; --force (force=True) samples all the same") from None
-        self._batch_size = batch_size
-        self._threads = threads
-        self._host_chains = HostChains(engine, self.table, threads)
-        # An engine that runs on a device offers both ways; the chain then stays where the network is.
-        self._device_engine = engine if isinstance(engine, DeviceEngine) else None
-        self._device_chains: DeviceChains | None = None
-        if self._device_engine is not None:
-            self._device_chains = DeviceChains(self._device_engine, self.table)
-            if batch_size is not None:
-                plan_device(self._device_engine, self.table, batch_size, batch_size)
-        elif batch_size is not None:
-            check_fixed_batch(engine, batch_size)
-            check_batch_fits(engine, self.table, batch_size)
+        self._chains: ChainPool
+        if isinstance(engine, DeviceEngine):  # the chain stays where the network is
+            self._chains = DevicePool(engine, self.table, batch_size)
+        else:
+            self._chains = HostPool(engine, self.table, batch_size, threads)
 
     @property
     def process(self) -> Process:
@@ -206,22 +181,28 @@ class Sampler:
 
     def sample_float32(self, num: int, seed: int = 0, start: int = 0, x_init: np.ndarray | None = None) -> np.ndarray:
         """As `sample`, before quantization: float32 [num, C, H, W]."""
-        seed, start, num = check_seed_range(seed, start, num)
-        x = room_for(num, self.process.sample.chw)
+        batches = self.batches(num, seed, start, x_init)
+        x = room_for(int(num), self.process.sample.chw)
         first = 0
-        for batch in self.batches(num, seed, start, x_init):
+        for batch in batches:
             if batch.non_finite:
                 raise NonFiniteError(batch.non_finite)
             x[first : first + len(batch.x)] = batch.x
             first += len(batch.x)
         return x
 
-    def batch_size_for(self, num: int) -> int:
-        """Samples per network call when `num` are drawn. Raises InputError where that is no number of samples."""
-        num = whole_number(num, "num", 1)
-        if self._device_engine is not None:
-            return device_batch_size(self._device_engine, num, self._batch_size)
-        return self.engine.fixed_batch or min(num, self._batch_size or default_batch_size(self.process, num))
+    def plan(self, num: int, with_trajectory: bool = False) -> ChainPlan:
+        """Into which batches `num` samples are divided, and what that takes of a GPU, before it is taken.
+
+        Args:
+            num: samples.
+            with_trajectory: whether a trajectory is kept.
+
+        Raises:
+            InputError: no number of samples, a batch that the engine does not take, or one that does not fit into the
+                GPU's memory.
+        """
+        return self._chains.plan(whole_number(num, "num", 1), with_trajectory)
 
     def batches(
         self,
@@ -248,42 +229,18 @@ class Sampler:
                 f"the chain of {self.table.sampler} runs from data to noise and was given nothing to begin with; "
                 "expected x_init, images"
             )
-        if x_init is not None:
-            x_init = check_states(x_init, (num, *self.process.sample.chw))
-        plan = self.device_plan(num, trajectory is not None)
-        size = self.batch_size_for(num) if plan is None else plan.batch_size
+        states = None if x_init is None else check_states(x_init, (num, *self.process.sample.chw))
+        plan = self._chains.plan(num, trajectory is not None)
 
-        def batches() -> Iterator[ChainBatch]:
-            for first in range(0, num, size):
-                count = min(size, num - first)
-                followed = trajectory if trajectory is not None and first < trajectory.num_samples else None
-                indices = list(range(start + first, start + first + count))
-                states = None if x_init is None else x_init[first : first + count]
-                yield ChainBatch(first, [seed] * count, indices, states, followed)
+        def new_batches() -> Iterator[NewBatch]:
+            for first in range(0, num, plan.batch_size):
+                last = min(first + plan.batch_size, num)
+                yield NewBatch(
+                    first,
+                    [seed] * (last - first),
+                    list(range(start + first, start + last)),
+                    None if states is None else states[first:last],
+                    trajectory if trajectory is not None and first < trajectory.num_samples else None,
+                )
 
-        if plan is None or self._device_chains is None:
-            finished = self._host_chains.run(batches(), self.batch_size_for(MAX_SEED), after_step)
-        else:
-            finished = self._device_chains.run(plan, batches(), after_step, trajectory is not None)
-        for done in finished:
-            assert done.x is not None
-            assert done.finite is not None
-            indices = np.array(done.sample_indices, dtype=np.uint64)
-            if done.finite.all():
-                yield Batch(indices, done.x, done.non_finite)
-            else:
-                yield Batch(indices[done.finite], done.x[done.finite], done.non_finite)
-
-    def device_plan(self, num: int, with_x_start: bool = False) -> DevicePlan | None:
-        """What drawing `num` samples will take of a GPU, before it is taken; None for an engine on the CPU.
-
-        Args:
-            num: samples.
-            with_x_start: whether a trajectory is kept.
-
-        Raises:
-            InputError: a batch that the engine does not take, or that does not fit into the device's memory.
-        """
-        if self._device_chains is None:
-            return None
-        return self._device_chains.plan(num, self._batch_size, with_x_start)
+        return self._chains.run(plan, new_batches(), after_step)

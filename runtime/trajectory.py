@@ -7,11 +7,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from commands.whole_files import whole_file
 from diffusion.errors import InputError
 from diffusion.number_checks import shown, whole_number
 from diffusion.process import SampleShape
 from diffusion.step_table import StepTable
 from runtime.images import draw_grid, quantize
+
+TRAJECTORY_FILES = ("trajectory_x.png", "trajectory_x_start.png", "trajectory.npz", "trajectory.webp")
 
 # Enough to see how chains differ; more would only take memory.
 MAX_SAMPLES = 8
@@ -76,6 +79,18 @@ class Trajectory:
         wanted = np.union1d(self._states, self._x_start_rows + 1)
         later = wanted[wanted > state]
         return int(later[0]) if len(later) else int(self._states[-1])
+
+    def save(self, folder: Path) -> list[Path]:
+        """Write `TRAJECTORY_FILES`, each whole: strips of x and of x_start, the arrays, the animation."""
+        strip_x, strip_x_start, arrays, animation = paths = [folder / name for name in TRAJECTORY_FILES]
+        for path, states in ((strip_x, self.x), (strip_x_start, self.x_start)):
+            with whole_file(path) as temporary:
+                self.draw(states).save(temporary)
+        with whole_file(arrays) as temporary:
+            np.savez(temporary, timesteps=self.timesteps, x=self.x, x_start=self.x_start)
+        with whole_file(animation) as temporary:
+            self.save_animation(temporary)
+        return paths
 
     def draw(self, states: np.ndarray) -> Image.Image:
         """A strip of `x` or `x_start`: a row for each sample, from noise at the left to the image at the right."""

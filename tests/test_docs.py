@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ddpm_rt.command_names import COMMANDS
+from ddpm_rt.console import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"

@@ -166,7 +166,7 @@ def test_an_extra_is_enough_or_the_line_names_what_is_missing(folder: Path, extr
 
 
 def test_every_extra_that_is_named_exists() -> None:
-    from commands.missing_module import _EXTRA_OF, _EXTRAS
+    from commands.errors import _EXTRA_OF, _EXTRAS
 
     named = {extra for extras in _EXTRAS.values() for extra in extras} | set(_EXTRA_OF.values())
     assert named <= set(PROJECT["optional-dependencies"])

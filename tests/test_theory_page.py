@@ -17,7 +17,7 @@ def test_every_name_is_somewhere_in_the_code():
 
 def test_its_flags_are_those_of_the_command():
     flags = {name for name in in_backticks(TEXT) if name.startswith("--")}
-    files = ("benchmarks/likelihood/command.py", "runtime/process_flags.py")
+    files = ("benchmarks/likelihood/__main__.py", "runtime/process_flags.py")
     command = "".join((ROOT / file).read_text() for file in files)
     assert flags == {"--against", "--variance-type"}
     assert all(f'"{flag}"' in command for flag in flags)

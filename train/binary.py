@@ -1,4 +1,4 @@
-"""`python -m train.binary`: the binomial chain of Sohl-Dickstein et al. 2015, trained, weighed in bits and sampled."""
+"""`python -m train.binary`: the binomial chain of Sohl-Dickstein et al. 2015: trained, measured in bits and sampled."""
 
 from __future__ import annotations
 
@@ -6,37 +6,68 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from commands.idle_threads import let_idle_threads_sleep
-from commands.memory import check_memory
 from commands.program import Report, make_parser, run_program, say
-from diffusion.binomial import PredictLogits, constant_erasure, initial_bits, reverse_loop
-from diffusion.binomial_bound import BinomialBound, estimate_bound
-from diffusion.binomial_optimum import OptimalBits
-from diffusion.binomial_process import BinomialProcess
+from commands.system import check_memory, let_idle_threads_sleep
+from diffusion.binomial import BinomialProcess, constant_erasure, initial_bits, reverse_loop
+from diffusion.binomial_bound import BinomialBound, OptimalBits, estimate_bound
 from diffusion.errors import InputError
-from diffusion.noise_schedule import MAX_TRAIN_TIMESTEPS, NoiseSchedule
+from diffusion.noise_schedule import MAX_TRAIN_TIMESTEPS
 from diffusion.process import SampleShape
-from train.binary_data import BINARY_DATA, BinaryData
-from train.training_flags import add_mlp_flags, check_mlp_flags
+from train.flags import add_mlp_flags, check_at_least, check_mlp_flags
 
-if TYPE_CHECKING:
-    import torch
-
-    from train.mlp import Mlp
-
+HEARTBEAT_LENGTH, HEARTBEAT_PERIOD = 20, 5
+_WHITE_FROM = 8  # of the 17 gray levels 0..16
 DEFAULT_TIMESTEPS, DEFAULT_NUM_SAMPLES = 2000, 64
-# More steps on so few digits learn them by heart.
+# More steps overfit so few digits.
 DEFAULT_STEPS = {"heartbeat": 8000, "digits": 3000}
 _WIDTH = {"heartbeat": 64, "digits": 128}
 _OUT = {"heartbeat": Path("runs/heartbeat"), "digits": Path("runs/binary_digits")}
 _DEPTH, _BATCH_SIZE, _LEARNING_RATE = 2, 256, 5e-3
 _BOUND_SAMPLES = 252  # for the bound: all held-out digits; every phase of the heartbeat about fifty times
 _SHOWN = 10
+
+
+@dataclass(frozen=True, eq=False)
+class BinaryData:
+    """Samples to train on, and what is known of their distribution.
+
+    Attributes:
+        name: for messages.
+        train, test: uint8 [N, C, H, W] of 0 and 1.
+        entropy_bits: of the distribution, where `train` is the whole support, equally probable; else None.
+        unit: of the bound: bits per sequence or image.
+    """
+
+    name: str
+    train: np.ndarray
+    test: np.ndarray
+    entropy_bits: float | None
+    unit: str
+
+
+def heartbeats() -> BinaryData:
+    """A 1 in every fifth of 20 bins, at five equally probable phases (Sohl-Dickstein et al. 2015, section 3.1.2)."""
+    bins, phases = np.arange(HEARTBEAT_LENGTH), np.arange(HEARTBEAT_PERIOD)
+    patterns = (bins % HEARTBEAT_PERIOD == phases[:, None]).astype(np.uint8)[:, None, None]  # [5, 1, 1, 20]
+    return BinaryData("heartbeat", patterns, patterns, float(np.log2(HEARTBEAT_PERIOD)), "sequence")
+
+
+def binary_digits() -> BinaryData:
+    """1,545 handwritten digits of 8×8 pixels to train on and 252 held out; a pixel is 1 from half intensity on."""
+    from train.digits import load_digits_split
+
+    split = load_digits_split()
+    train, test = ((images >= _WHITE_FROM).astype(np.uint8) for images in (split.train_images, split.held_out_images))
+    return BinaryData("digits", train, test, None, "image")
+
+
+BINARY_DATA = {"heartbeat": heartbeats, "digits": binary_digits}
 
 
 def train(args: argparse.Namespace) -> Report:
@@ -50,8 +81,8 @@ def train(args: argparse.Namespace) -> Report:
     let_idle_threads_sleep()
     import torch
 
-    from train.mlp import MlpConfig
-    from train.mlp_folder import check_free, make_network, predict_with, write_mlp
+    from train.binary_objective import BinaryLoss
+    from train.mlp import MlpConfig, check_free, make_network, predict_with, write_mlp
     from train.mlp_training import MlpTraining, train_mlp
 
     out, steps = args.out or _OUT[data.name], args.steps or DEFAULT_STEPS[data.name]
@@ -64,7 +95,7 @@ def train(args: argparse.Namespace) -> Report:
     network = make_network(config, process)
     say(f"training on {data.name}: {steps:,} steps of {_BATCH_SIZE} samples, {args.timesteps:,} timesteps")
     began = time.monotonic()
-    loss = _Loss(data.train, schedule, args.seed)
+    loss = BinaryLoss(data.train, schedule, _BATCH_SIZE, args.seed)
     trained = train_mlp(network, loss, MlpTraining(steps, _BATCH_SIZE, _LEARNING_RATE), f"train {data.name}")
     seconds = time.monotonic() - began
 
@@ -77,7 +108,8 @@ def train(args: argparse.Namespace) -> Report:
     if data.entropy_bits is not None:
         weights = np.full(len(data.train), 1.0 / len(data.train))
         bounds["optimum"] = estimate_bound(schedule, OptimalBits(schedule, data.train, weights), repeated, args.seed)
-    samples = _draw(schedule, predict, process, args.num_samples, args.seed)
+    x_T = initial_bits((args.num_samples, *process.sample.chw), args.seed, 0)
+    samples = reverse_loop(schedule, predict, x_T, args.seed)
     facts: dict[str, Any] = {
         "data": data.name,
         "num_train_timesteps": args.timesteps,
@@ -100,28 +132,6 @@ def train(args: argparse.Namespace) -> Report:
         ]
     )
     return {"summary": summary, "out": str(out), **facts}
-
-
-class _Loss:
-    def __init__(self, patterns: np.ndarray, schedule: NoiseSchedule, seed: int) -> None:
-        from train.binary_objective import BinaryObjective
-
-        self._patterns, self._schedule = patterns.astype(np.float32), schedule
-        self._objective = BinaryObjective(schedule)
-        self._generator = np.random.default_rng(seed)
-
-    def __call__(self, network: Mlp) -> torch.Tensor:
-        import torch
-
-        num_timesteps, generator = self._schedule.num_train_timesteps, self._generator
-        x_start = torch.from_numpy(self._patterns[generator.integers(len(self._patterns), size=_BATCH_SIZE)])
-        # One timestep from each of as many equal parts of 0..T−1: uniform, but with less variance.
-        place = (np.arange(_BATCH_SIZE) + generator.random(_BATCH_SIZE)) / _BATCH_SIZE
-        timesteps = torch.from_numpy((place * num_timesteps).astype(np.int64))
-        uniform = torch.from_numpy(generator.random(x_start.shape, dtype=np.float32))
-        x_t = self._objective.corrupt(x_start, timesteps, uniform)
-        logits = network(x_t, timesteps.float())
-        return num_timesteps * self._objective.bits(logits, x_start, x_t, timesteps).mean()
 
 
 def bound_facts(bound: BinomialBound) -> dict[str, float]:
@@ -152,12 +162,8 @@ def _bound_lines(bounds: dict[str, BinomialBound], data: BinaryData) -> list[str
     return lines
 
 
-def _draw(schedule: NoiseSchedule, predict: PredictLogits, process: BinomialProcess, num: int, seed: int) -> np.ndarray:
-    return reverse_loop(schedule, predict, initial_bits((num, *process.sample.chw), seed, 0), seed)
-
-
 def fraction_in(samples: np.ndarray, patterns: np.ndarray) -> float:
-    """Which part of the samples [N, C, H, W] is equal to one of the patterns [K, C, H, W], bit for bit."""
+    """The fraction of the samples [N, C, H, W] is equal to one of the patterns [K, C, H, W], bit for bit."""
     known = {pattern.astype(np.uint8).tobytes() for pattern in patterns}
     return sum(sample.astype(np.uint8).tobytes() in known for sample in samples) / len(samples)
 
@@ -168,9 +174,7 @@ def show_rows(samples: np.ndarray) -> list[str]:
 
 
 def _check(args: argparse.Namespace) -> None:
-    for name in ("timesteps", "num_samples"):
-        if getattr(args, name) < 1:
-            raise InputError(f"--{name.replace('_', '-')} is {getattr(args, name)}, expected at least 1")
+    check_at_least(args, timesteps=1, num_samples=1)
     if args.timesteps > MAX_TRAIN_TIMESTEPS:
         raise InputError(f"--timesteps is {args.timesteps}, expected at most {MAX_TRAIN_TIMESTEPS}")
     check_memory(f"--num-samples {args.num_samples}", 64 * 8 * args.num_samples, "give fewer")

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 
 from diffusion.noise_schedule import NoiseSchedule
+from train.mlp import Mlp
+from train.targets import for_elements
 
 
 class BinaryObjective:
@@ -33,7 +35,7 @@ class BinaryObjective:
             timesteps: int64 [N].
             uniform: in [0, 1), [N, C, H, W].
         """
-        left = _per_sample(self._alpha_bar[timesteps], x_start)
+        left = for_elements(self._alpha_bar[timesteps], x_start)
         return (uniform < x_start * left + 0.5 * (1.0 - left)).float()
 
     def bits(
@@ -41,8 +43,8 @@ class BinaryObjective:
     ) -> torch.Tensor:
         """L_{t−1}, or L_0 where t is 0, of each sample: float64 [N], in bits.
 
-        As `diffusion.binomial_bound.step_bits`, but for L_{t−1} with logits so large that float64 takes them for
-        certain.
+        As `diffusion.binomial_bound.step_bits`, except for L_{t−1} with logits whose probability rounds to 0 or 1 in
+        float64.
 
         Args:
             logits: of x_start being 1, [N, C, H, W].
@@ -50,11 +52,11 @@ class BinaryObjective:
             timesteps: int64 [N].
         """
         logits, x_start = logits.double(), x_start.double()
-        first = _per_sample(timesteps == 0, x_start)
+        first = for_elements(timesteps == 0, x_start)
         of_x_start = torch.nn.functional.binary_cross_entropy_with_logits(logits, x_start, reduction="none")
         one, zero = (self._posterior(torch.full_like(x_start, bit), x_t, timesteps) for bit in (1.0, 0.0))
         probability = torch.sigmoid(logits)
-        # At t = 0 both would be 0 and 1, whose logarithms have no gradient: that row is the other branch's.
+        # At t = 0 both would be 0 and 1, whose logarithms have no gradient: that row takes the other branch.
         model = torch.where(first, 0.5, probability * one + (1.0 - probability) * zero)
         posterior = torch.where(first, 0.5, torch.where(x_start == 1.0, one, zero))
         kl = posterior * (posterior / model).log() + (1.0 - posterior) * ((1.0 - posterior) / (1.0 - model)).log()
@@ -62,13 +64,38 @@ class BinaryObjective:
 
     def _posterior(self, x_start: torch.Tensor, x_t: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         # q(x_{t−1} = 1 | x_t, x_0), as `diffusion.binomial.q_x_prev_given_x_t`.
-        left = _per_sample(self._alpha_bar_prev[timesteps], x_start)
+        left = for_elements(self._alpha_bar_prev[timesteps], x_start)
         before = x_start * left + 0.5 * (1.0 - left)
-        half_beta = _per_sample(self._betas[timesteps] / 2.0, x_start)
+        half_beta = for_elements(self._betas[timesteps] / 2.0, x_start)
         from_one = torch.where(x_t == 1.0, 1.0 - half_beta, half_beta)
         ones, zeros = before * from_one, (1.0 - before) * (1.0 - from_one)
         return ones / (ones + zeros)
 
 
-def _per_sample(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    return values.reshape(-1, *[1] * (like.ndim - 1))  # [N] → [N, 1, 1, 1]
+class BinaryLoss:
+    """The bound's part that depends on the network, in bits, on a fresh batch at every call.
+
+    Args:
+        patterns: to draw from, evenly: 0 and 1, [K, C, H, W].
+        schedule: of the chain.
+        batch_size: N.
+        seed: of the choice of patterns, timesteps and noise.
+    """
+
+    def __init__(self, patterns: np.ndarray, schedule: NoiseSchedule, batch_size: int, seed: int) -> None:
+        self._patterns, self._batch_size = patterns.astype(np.float32), batch_size
+        self._num_timesteps = schedule.num_train_timesteps
+        self._objective = BinaryObjective(schedule)
+        self._generator = np.random.default_rng(seed)
+
+    def __call__(self, network: Mlp) -> torch.Tensor:
+        """A scalar, with gradients."""
+        generator, num = self._generator, self._batch_size
+        x_start = torch.from_numpy(self._patterns[generator.integers(len(self._patterns), size=num)])
+        # One timestep from each of as many equal parts of 0..T−1: uniform, but with less variance.
+        place = (np.arange(num) + generator.random(num)) / num
+        timesteps = torch.from_numpy((place * self._num_timesteps).astype(np.int64))
+        uniform = torch.from_numpy(generator.random(x_start.shape, dtype=np.float32))
+        x_t = self._objective.corrupt(x_start, timesteps, uniform)
+        logits = network(x_t, timesteps.float())
+        return self._num_timesteps * self._objective.bits(logits, x_start, x_t, timesteps).mean()

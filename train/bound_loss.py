@@ -10,12 +10,12 @@ import math
 import numpy as np
 import torch
 
+from diffusion.gaussian import log_variance, log_variance_ends
 from diffusion.prediction import x_start_coefficients
 from diffusion.process import Process
-from diffusion.reverse import log_variance, log_variance_ends
 from train.targets import for_elements, to_table
 
-# Wide enough, in standard deviations, that what is beyond it is nothing in float64.
+# In standard deviations: the probability beyond it is 0 in float64.
 _OPEN = 1e3
 
 
@@ -95,7 +95,10 @@ class BoundLoss:
 
 
 def log_interval_probability(lower: torch.Tensor, upper: torch.Tensor) -> torch.Tensor:
-    """ln[Φ(upper) − Φ(lower)] for finite float64 lower < upper, differentiable, without a floor."""
+    """ln[Φ(upper) − Φ(lower)] for finite float64 lower < upper, differentiable, without a floor.
+
+    `diffusion.discretized_decoder` has it in NumPy, which has no ln Φ of its own.
+    """
     mirrored = lower + upper > 0.0  # to the left, where Φ does not round to 1
     lower, upper = torch.where(mirrored, -upper, lower), torch.where(mirrored, -lower, upper)
     log_upper = torch.special.log_ndtr(upper)

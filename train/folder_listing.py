@@ -11,14 +11,14 @@ from pathlib import Path
 from diffusion.errors import InputError
 from runtime.pictures import SUFFIXES, is_picture_name
 
-# What Hugging Face's `datasets` takes for the folder of a split.
+# Folder names that Hugging Face's `datasets` recognizes as splits.
 SPLITS = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val", "dev"),
     "test": ("test", "testing", "eval", "evaluation"),
 }
 ALL = "all"
-# Of operating systems and programs. Hidden files, which begin with a dot, are no data either.
+# Files of operating systems and programs. Hidden files, which begin with a dot, are skipped too.
 _LITTER = frozenset(
     ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir", "$recycle.bin", "lost+found",
      "system volume information", "__pycache__")

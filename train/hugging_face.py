@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from commands.errors import reason
 from commands.progress import progress_bar
-from commands.reasons import reason
 from diffusion.errors import InputError
 from diffusion.process import SampleShape
 from runtime.pictures import MODES, check_mode, read_picture, read_picture_header
@@ -25,12 +25,12 @@ _SAVED_MARKS = ("dataset_dict.json", "state.json", "dataset_info.json")
 DEFAULT_SPLIT = "train"
 
 
-# Names that `datasets` takes for a reader of files.
+# Names that `datasets` takes for one of its file readers.
 _PACKAGED = (
     "csv", "json", "pandas", "parquet", "arrow", "text", "imagefolder", "audiofolder", "videofolder", "pdffolder",
     "webdataset", "xml", "hdf5", "sql", "spark", "generator", "cache", "niftifolder", "lance", "iceberg", "eval",
 )  # fmt: skip
-_UNKNOWN_SPLIT = "Unknown split"  # how `datasets` begins to say it
+_UNKNOWN_SPLIT = "Unknown split"  # how the error of `datasets` begins
 
 
 def is_saved_dataset(folder: Path) -> bool:
@@ -70,7 +70,7 @@ def load_hugging_face(
         raise InputError(f"{where}: column {column!r} holds {found}, expected images; cast it to datasets.Image")
     if image_mode is None and feature.mode in MODES:
         image_mode = feature.mode
-    # The stored bytes: what `datasets` decodes has lost its format, and with it what its numbers mean.
+    # The stored bytes: a decoded image has lost its format, and with it the meaning of its numbers.
     table = table.select_columns([column]).cast_column(column, datasets.Image(decode=False)).with_format(None)
     lock = threading.Lock()  # a data set's formatting state is not made for several threads
 

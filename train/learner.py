@@ -3,21 +3,79 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from train.batches import Batch
-from train.draws import Draws
-from train.ema import Ema
-from train.learning_rate import learning_rate_at
+from diffusion.errors import InputError
+from train.batches import Batch, Draws
 from train.objective import Objective
 from train.presets import TrainingConfig
 from train.schedule_learner import ScheduleLearner
 
 
+def _constant(progress: float) -> float:
+    return 1.0
+
+
+def _cosine(progress: float) -> float:
+    # Half a cosine down to zero (Loshchilov & Hutter 2017, eq. 5, without restarts).
+    return 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+# From the fraction of the run that is done to the fraction of the learning rate.
+DECAYS: dict[str, Callable[[float], float]] = {"constant": _constant, "cosine": _cosine}
+
+
+def learning_rate_at(step: int, config: TrainingConfig) -> float:
+    """The learning rate of update `step`, counted from 0: linear warm-up, then the decay.
+
+    Raises:
+        InputError: an unknown decay.
+    """
+    if config.learning_rate_decay not in DECAYS:
+        raise InputError(f"learning_rate_decay is {config.learning_rate_decay!r}, expected one of {', '.join(DECAYS)}")
+    warmup = min(1.0, (step + 1) / max(1, config.warmup_steps))
+    return config.learning_rate * warmup * DECAYS[config.learning_rate_decay](step / config.steps)
+
+
+def ema_decay_at(update: int, ema_decay: float) -> float:
+    """The decay after update number `update` (from 1): min(ema_decay, (1 + n)/(10 + n)).
+
+    The second term keeps the random initial weights out of the average of a short run.
+    """
+    return min(ema_decay, (1 + update) / (10 + update))
+
+
+class Ema:
+    """A copy of a network that follows it: ema ← decay · ema + (1 − decay) · weights.
+
+    Attributes:
+        network: the averaged network, in evaluation mode, without gradients.
+    """
+
+    def __init__(self, network: Any, ema_decay: float) -> None:
+        self.network = copy.deepcopy(network).eval().requires_grad_(False)
+        self._ema_decay = ema_decay
+        self._averages = list(self.network.parameters())
+
+    def update(self, network: Any, update: int) -> None:
+        """Take in the weights after update number `update`, counted from 1."""
+        weights = [parameter.detach() for parameter in network.parameters()]
+        with torch.no_grad():
+            torch._foreach_lerp_(self._averages, weights, 1.0 - ema_decay_at(update, self._ema_decay))
+
+    def predict(self, x_t: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """The averaged network's prediction for x_t [N, C, H, W] at timesteps [N]."""
+        prediction: torch.Tensor = self.network(x_t, timesteps).sample
+        return prediction
+
+
 class Learner:
-    """A network, its optimizer and its average, on whatever devices and processes accelerate has.
+    """A network, its optimizer and its average, on the devices and processes of accelerate.
 
     Args:
         accelerator: an `accelerate.Accelerator`.
@@ -98,7 +156,7 @@ class Learner:
         return total, grad_norm.detach()
 
     def first_broken_weight(self) -> str | None:
-        """The name of weights, of the network or of its average, that are not finite; None where there are none."""
+        """The name of weights, of the network or of its average, that are not finite; None if all are finite."""
         networks = [self._weights] if self.ema is None else [self._weights, self.ema.network]
         for network in networks:
             for name, weight in network.state_dict().items():

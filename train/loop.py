@@ -2,21 +2,127 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import signal
 import time
+from collections.abc import Iterator
+from types import FrameType, TracebackType
 from typing import Any
 
+import torch
+
 from commands.errors import StoppedError
+from commands.program import say
 from commands.progress import progress_bar
 from diffusion.errors import InputError
 from train.batches import Batches
 from train.evaluation import HeldOutLoss
-from train.interruption import StopRequest
-from train.learner import Learner
-from train.learning_rate import learning_rate_at
-from train.meter import Meter
+from train.learner import Learner, learning_rate_at
 from train.presets import LoggingConfig, TrainingConfig
 from train.run_folder import RunFolder
+
+# Several processes must agree on the step to stop at; asking each other every step would cost more than it is worth.
+_AGREE_EVERY = 8
+# A terminal and a launcher may both pass on one Ctrl-C; only a later one counts as the second.
+_SAME_SIGNAL_SECONDS = 1.0
+
+
+class StopRequest:
+    """While open, turns the first SIGINT or SIGTERM into a request; a second one raises KeyboardInterrupt.
+
+    Attributes:
+        requested: whether a signal came.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._requested_at = 0.0
+        self._previous: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def agreed(self, accelerator: Any, updates: int) -> bool:
+        """Whether to stop after `updates` updates; the same answer in every process."""
+        if accelerator.num_processes == 1:
+            return self.requested
+        if updates % _AGREE_EVERY:
+            return False
+        asked = torch.tensor([int(self.requested)], device=accelerator.device)
+        return bool(accelerator.reduce(asked, reduction="sum").item())
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if self.requested and now - self._requested_at > _SAME_SIGNAL_SECONDS:
+            raise KeyboardInterrupt
+        if not self.requested:
+            self.requested, self._requested_at = True, now
+            say("stopping after this step; once more to stop without saving")
+
+
+class Meter:
+    """Adds up on the device, without waiting for it, and reads once per line.
+
+    Args:
+        accelerator: whose processes the means go over.
+        state: of an earlier meter, to continue in the middle of a line.
+    """
+
+    def __init__(self, accelerator: Any, state: dict[str, float] | None = None) -> None:
+        self._accelerator = accelerator
+        self._sums = torch.zeros(2, device=accelerator.device)  # loss, gradient norm
+        self._updates = 0
+        if state is not None:
+            self._sums += torch.tensor([state["loss"], state["grad_norm"]], device=accelerator.device)
+            self._updates = int(state["updates"])
+        self._timed_updates, self._seconds = 0, 0.0
+        self._since = time.perf_counter()
+
+    def add(self, loss: torch.Tensor, grad_norm: torch.Tensor) -> None:
+        """Take in one update."""
+        self._sums += torch.stack([loss, grad_norm])
+        self._updates += 1
+        self._timed_updates += 1
+
+    def read(self, batch_size: int) -> dict[str, float]:
+        """`loss`, `grad_norm` and `images_per_second` since the last reading. Every process must call this.
+
+        Args:
+            batch_size: images per update, over all processes.
+        """
+        loss, grad_norm = self._accelerator.reduce(self._sums, reduction="mean").tolist()
+        self._seconds += time.perf_counter() - self._since
+        line = {
+            "loss": loss / self._updates,
+            "grad_norm": grad_norm / self._updates,
+            "images_per_second": self._timed_updates * batch_size / self._seconds,
+        }
+        self._sums, self._updates = torch.zeros_like(self._sums), 0
+        self._timed_updates, self._seconds, self._since = 0, 0.0, time.perf_counter()
+        return line
+
+    def state(self) -> dict[str, float]:
+        """What has been added since the last reading."""
+        loss, grad_norm = self._sums.tolist()
+        return {"loss": loss, "grad_norm": grad_norm, "updates": self._updates}
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time spent here is not training."""
+        self._seconds += time.perf_counter() - self._since
+        try:
+            yield
+        finally:
+            self._since = time.perf_counter()
 
 
 class TrainingLoop:
@@ -119,12 +225,12 @@ class TrainingLoop:
                 with meter.paused():
                     line["held_out_loss"] = self._evaluate(ema.predict)
                 self._check_finite(line["held_out_loss"], updates, saved_step, "held-out loss")
-            # A gradient that overflows in fp16 is skipped by the loss scaler; JSON has no word for infinity.
+            # A gradient that overflows in fp16 is skipped by the loss scaler; JSON has no infinity.
             self._folder.log({**line, "grad_norm": line["grad_norm"] if math.isfinite(line["grad_norm"]) else None})
         return line
 
     def _check_weights(self, updates: int, saved_step: int) -> None:
-        """A loss is that of the weights before its update: weights that the last one broke must not be kept."""
+        """A loss is that of the weights before its update: broken ones after the last update must not be saved."""
         broken = self._learner.first_broken_weight()
         if broken is not None:
             raise self._diverged(f"the weights {broken} are not finite after step {updates:,}", saved_step)

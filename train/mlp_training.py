@@ -10,8 +10,7 @@ import torch
 
 from commands.progress import progress_bar
 from diffusion.errors import InputError
-from train.ema import Ema
-from train.learning_rate import DECAYS
+from train.learner import DECAYS, Ema
 from train.mlp import Mlp
 
 WARMUP_STEPS = 50
@@ -37,7 +36,7 @@ class MlpTraining:
 def train_mlp(network: Mlp, loss: Callable[[Mlp], torch.Tensor], training: MlpTraining, description: str) -> Mlp:
     """Minimize, and return the network with averaged weights.
 
-    On one thread: layers this small gain nothing from a second, and the sums do not depend on how many there are.
+    On one thread: layers this small gain nothing from a second, and sums do not depend on the number of threads.
 
     Args:
         network: changed in place; the one that is returned is another.

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from commands.memory import check_memory
+from commands.system import check_memory
 from diffusion.errors import InputError
-from runtime.array_files import UNREADABLE
+from runtime.arrays import UNREADABLE
 from train.image_set import ImageSet
 
 _KEYS = ("arr_0", "images")

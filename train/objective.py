@@ -1,7 +1,7 @@
-"""What training minimizes: Algorithm 1, line 5 (Ho et al. 2020), and what took its place since.
+"""What training minimizes: Algorithm 1, line 5 (Ho et al. 2020), and later variants.
 
 A prediction type is a function in `train.targets.TARGETS`, a weighted squared error one in `WEIGHTS`; the objective
-itself knows of none by name. The bound is `train.bound_loss.BoundLoss`.
+itself names none of them. The bound is `train.bound_loss.BoundLoss`.
 
 Weights are of the squared error by timestep: what makes a loss of ‖target − prediction‖². With x_start = u·x_t +
 v·prediction, ‖x_0 − x̂_0‖² = v²·‖target − prediction‖²: a weight that is known for one prediction type is known for all.
@@ -105,7 +105,7 @@ class Objective:
 
     @property
     def process(self) -> Process:
-        """What the network is being trained to do, with the schedule of now."""
+        """What the network is being trained to do, with the current schedule."""
         return self._process
 
     def set_schedule(self, schedule: NoiseSchedule) -> None:

@@ -1,4 +1,4 @@
-"""The hyper-parameters of a training run, and the ready sets of them: `digits`, `cifar10`, `celebahq256`."""
+"""The hyper-parameters of a training run, and the presets: `digits`, `cifar10`, `celebahq256`."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class TrainingConfig:
         steps: updates of the weights.
         batch_size: images per step, over all processes.
         learning_rate: the highest; reached after `warmup_steps` of linear growth.
-        learning_rate_decay: name in `train.learning_rate.DECAYS`.
+        learning_rate_decay: name in `train.learner.DECAYS`.
         accumulate: parts that a process cuts its share of a batch into to save memory.
         betas, weight_decay: of AdamW.
         gradient_clip: the largest norm of the gradient.
@@ -103,7 +103,7 @@ class TrainingConfig:
         """The noise schedule, before anything of it is learned.
 
         Raises:
-            InputError: β that are no schedule, or a number of them that is not T; or nothing to learn in it.
+            InputError: βs that form no schedule, or that are not T; or nothing to learn in it.
         """
         if self.explicit_betas is None:
             made = NoiseSchedule.make(self.beta_schedule, self.num_train_timesteps, self.beta_start, self.beta_end)
@@ -128,7 +128,7 @@ class TrainingConfig:
         """The process that a network trained so, on data of this shape, belongs to; its schedule as given.
 
         Raises:
-            InputError: as `schedule`, or a prediction that means nothing where ᾱ is 0.
+            InputError: as `schedule`, or a prediction that is undefined where ᾱ is 0.
         """
         return Process(
             sample=sample,
@@ -136,7 +136,7 @@ class TrainingConfig:
             prediction_type=self.prediction_type,
             variance_type=self.variance_type,
             clip_sample=self.clip_sample,
-            timestep_spacing=DEFAULT_SPACING,  # said, because diffusers would take another
+            timestep_spacing=DEFAULT_SPACING,  # explicit, because the default of diffusers differs
         )
 
 

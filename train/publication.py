@@ -35,7 +35,7 @@ def publish(
 ) -> None:
     """Write the pipeline, `metrics.jsonl`, `samples.png` and, last, `train.json`; each whole or not at all.
 
-    A folder with a `train.json` is thus always complete. Files that are not ours stay as they are.
+    A folder with a `train.json` is thus always complete. Other files stay as they are.
 
     Args:
         folder: of the run.
@@ -51,7 +51,7 @@ def publish(
     """
     from diffusers import DDPMPipeline, DDPMScheduler
 
-    # Made anew on the CPU: plain memory layout, whatever the weights were trained in.
+    # Made anew on the CPU: plain memory layout, whatever the layout in training.
     network = make_network(network_config, process)
     network.load_state_dict({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()})
     pipeline = DDPMPipeline(unet=network, scheduler=DDPMScheduler(**process_to_diffusers(process)))

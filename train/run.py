@@ -10,14 +10,20 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from commands.idle_threads import let_idle_threads_sleep
 from commands.program import Report, make_parser, run_program
+from commands.system import let_idle_threads_sleep
 from diffusion.errors import InputError
-from diffusion.philox import MAX_SEED
 from diffusion.process import SampleShape
-from train.data_flags import add_data_flags, data_request
+from train.flags import (
+    add_data_flags,
+    add_objective_flags,
+    check_at_least,
+    check_objective_flags,
+    check_seed,
+    data_request,
+    objective_fields,
+)
 from train.presets import PRESETS, Preset, TrainingConfig, replace_given
-from train.training_flags import add_objective_flags, check_objective_flags, objective_fields
 
 _DESCRIPTION = """Train a DDPM (Ho et al. 2020, Algorithm 1) and write a folder that diffusers' DDPMPipeline loads.
 
@@ -68,7 +74,7 @@ def main(args: argparse.Namespace, argv: Sequence[str]) -> Report:
         )
     config = _config(preset, args)
     if data == "digits" and args.flip is None:
-        config = replace_given(config, flips=False)  # a mirrored digit is none
+        config = replace_given(config, flips=False)  # a mirrored digit is not a digit
     let_idle_threads_sleep()
     from train.training import Run, train
 
@@ -112,25 +118,13 @@ def _config(preset: Preset, args: argparse.Namespace) -> TrainingConfig:
         **objective_fields(args),
     )
     check_objective_flags(args, config)
-    config.process(SampleShape(1, 1, 1))  # a mistake there is known at once: torch takes seconds to import
+    config.process(SampleShape(1, 1, 1))  # fails at once: torch takes seconds to import
     return config
 
 
 def _check(args: argparse.Namespace) -> None:
-    at_least = {
-        "steps": 1,
-        "batch_size": 1,
-        "accumulate": 1,
-        "num_workers": 0,
-        "num_samples": 0,
-        "seed": 0,
-    }
-    for name, lowest in at_least.items():
-        value = getattr(args, name)
-        if value is not None and value < lowest:
-            raise InputError(f"--{name.replace('_', '-')} is {value}, expected a whole number of at least {lowest}")
-    if args.seed is not None and args.seed >= MAX_SEED:
-        raise InputError(f"--seed is {args.seed}, expected less than 2^64")
+    check_at_least(args, steps=1, batch_size=1, accumulate=1, num_workers=0, num_samples=0)
+    check_seed(args.seed)
     if args.learning_rate is not None and not 0.0 < args.learning_rate < math.inf:
         raise InputError(f"--learning-rate is {args.learning_rate}, expected a positive number")
     if args.ema_decay is not None and not 0.0 <= args.ema_decay < 1.0:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from commands.reasons import reason
+from commands.errors import reason
 from commands.whole_files import whole_file, write_whole_text
 from diffusion.errors import InputError
 from diffusion.json_text import parse_json, read_json
@@ -19,7 +19,7 @@ METRICS = "metrics.jsonl"
 _STATE_FOLDER = "state"
 _RUN_JSON = "run.json"
 _STATE = "state.pt"
-# Of these a continued run may ask for more, if neither its learning rate nor its schedule depends on it.
+# A continued run may ask for more of these, if neither its learning rate nor its schedule depends on them.
 _STEPS = "steps"
 
 
@@ -127,7 +127,7 @@ class RunFolder:
         with whole_file(self._state_folder / _STATE) as temporary:
             try:
                 torch.save({"format": FORMAT, "config": self.record, **state}, temporary)
-            except RuntimeError as error:  # torch's own word for a full disk
+            except RuntimeError as error:  # how torch reports a full disk
                 raise OSError(str(error).splitlines()[0]) from error
         self._write_run_json(state["step"], published=False)
 

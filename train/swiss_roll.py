@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from commands.idle_threads import let_idle_threads_sleep
 from commands.program import Report, make_parser, run_program, say
+from commands.system import let_idle_threads_sleep
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import Process, SampleShape
-from train.training_flags import add_mlp_flags, check_mlp_flags
+from train.flags import add_mlp_flags, check_mlp_flags
 
 DEFAULT_OUT, DEFAULT_STEPS = Path("runs/swiss_roll"), 4000
 RADIUS = 2.0
@@ -63,8 +63,7 @@ def train(args: argparse.Namespace) -> Report:
     let_idle_threads_sleep()
     import torch
 
-    from train.mlp import Mlp, MlpConfig
-    from train.mlp_folder import check_free, make_network, write_mlp
+    from train.mlp import Mlp, MlpConfig, check_free, make_network, write_mlp
     from train.mlp_training import MlpTraining, train_mlp
     from train.objective import Objective
 

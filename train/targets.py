@@ -1,4 +1,4 @@
-"""What a network is shown and what it is to say: x_t, and the target of each prediction type."""
+"""The input and the target of the network: x_t, and the target of each prediction type."""
 
 from __future__ import annotations
 

@@ -12,28 +12,23 @@ import torch
 from accelerate import Accelerator
 
 from commands.errors import DeviceUnavailableError, StoppedError
-from commands.memory import check_memory
 from commands.program import Report, say
 from commands.progress import progress_bar
+from commands.system import check_memory
 from diffusion.errors import InputError
 from diffusion.process import Process
 from runtime.images import draw_grid, quantize
-from train.batches import Batches
+from train.batches import Batches, Draws
 from train.datasets import DataRequest, load_data
-from train.draws import Draws
-from train.ema import Ema
-from train.evaluation import HeldOutLoss
-from train.gray_levels import fewer_levels
-from train.image_set import ImageSet
-from train.interruption import StopRequest
-from train.learner import Learner
-from train.loop import TrainingLoop
+from train.evaluation import HeldOutLoss, sample
+from train.image_set import ImageSet, fewer_levels
+from train.learner import Ema, Learner
+from train.loop import StopRequest, TrainingLoop
 from train.network import check_shape, make_network
 from train.objective import Objective
 from train.presets import LoggingConfig, TrainingConfig
 from train.publication import SAMPLES, publish
 from train.run_folder import RunFolder
-from train.sample_grid import sample
 from train.schedule_learner import ScheduleLearner
 
 
@@ -70,7 +65,7 @@ def train(run: Run) -> Report | None:
 
     Raises:
         InputError: data, folder or configuration cannot be used, or the loss is not finite.
-        DeviceUnavailableError: the device or precision asked for is not here.
+        DeviceUnavailableError: the device or precision is not available.
         StoppedError: stopped by a signal; the state is saved.
     """
     config = run.config
@@ -108,7 +103,7 @@ def _train(run: Run, accelerator: Accelerator) -> Report | None:
     )
     data = {**dataclasses.asdict(run.data), "fingerprint": images.fingerprint}
     record = {"preset": run.preset, "data": data, **dataclasses.asdict(config)}
-    # A run of an earlier version says nothing of the choices that came later.
+    # The record of an earlier version lacks the fields that were added later.
     defaults = {field.name: field.default for field in dataclasses.fields(config) if field.default is not MISSING}
     folder = RunFolder(run.out, record, defaults)
     status = folder.inspect(run.resume, run.overwrite)

@@ -1,11 +1,18 @@
 """Ways to run the same checkpoint: diffusers, torch.compile, a plain ONNX Runtime loop, and our chain on every backend.
 
 Each peer samples by Algorithm 2 with the same timesteps: `SPACING`, whatever the checkpoint says, because it ends at 0,
-after which none of them adds noise. `command` compares what they say they visit.
+after which none of them adds noise. The command compares the timesteps that they visit.
+
+Run as a program, this is one peer in a process of its own, so that start-up time and memory are its own too. It reads
+one command a line from standard input and answers with one JSON object a line on standard output.
 """
 
 from __future__ import annotations
 
+import json
+import os
+import sys
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -14,6 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from commands.errors import DeviceUnavailableError
+from commands.system import seconds_since_process_start
 from diffusion.normal import draw_number, normal_batch
 from diffusion.process import Process
 from diffusion.samplers import make_table
@@ -21,6 +29,7 @@ from diffusion.step_table import COLUMNS
 
 SEED = 0
 SPACING = "leading"
+REFERENCE = "diffusers"
 
 
 class Peer(Protocol):
@@ -49,8 +58,8 @@ class OurChain:
     """Our chain with the engine at a path; `backend` says which library runs an ONNX file."""
 
     def __init__(self, path: Path, batch_size: int, num_steps: int, threads: int, backend: str = "auto") -> None:
+        from runtime.chain.host import HostChain
         from runtime.engines.opening import open_engine
-        from runtime.host_chain import HostChain
 
         engine = open_engine(path, threads=threads, backend=backend)
         self._table = make_table(engine.process, num_steps=num_steps, spacing=SPACING)
@@ -83,7 +92,7 @@ class OurChain:
 
 
 class PlainOnnxLoop:
-    """What one writes in an afternoon: `session.run` in a loop, the posterior and `standard_normal` in NumPy."""
+    """A straightforward loop: `session.run`, the posterior and `standard_normal` in NumPy."""
 
     def __init__(self, path: Path, batch_size: int, num_steps: int, threads: int) -> None:
         import onnxruntime as ort
@@ -220,7 +229,6 @@ PEERS: dict[str, tuple[str, Callable[..., Peer]]] = {
     "ours, OpenVINO": ("unet.xml", OurChain),
     "ours, OpenVINO bf16": ("unet_bf16.xml", OurChain),
 }
-REFERENCE = "diffusers"
 
 
 def make_peer(name: str, folder: Path, batch_size: int, num_steps: int, threads: int) -> Peer:
@@ -234,3 +242,40 @@ def make_peer(name: str, folder: Path, batch_size: int, num_steps: int, threads:
         return make(folder / file, batch_size, num_steps, threads)
     except ModuleNotFoundError as error:
         raise DeviceUnavailableError(f"{name}: the module {error.name!r} is not installed") from error
+
+
+def serve(name: str, folder: Path, batch_size: int, num_steps: int, threads: int) -> None:
+    """Start a peer, run its first step, then do as told until standard input ends."""
+    peer = make_peer(name, folder, batch_size, num_steps, threads)
+    peer.first_step()
+    _answer({"first_step_seconds": seconds_since_process_start(), "timesteps": peer.timesteps})
+    for line in sys.stdin:
+        command, _, argument = line.strip().partition(" ")
+        begin = time.perf_counter()
+        if command == "chain":
+            peer.chain()
+        elif command == "network":
+            peer.network()
+        elif command == "images":
+            np.save(argument, peer.images())
+        seconds = time.perf_counter() - begin
+        _answer({"seconds": seconds, "peak_bytes": peak_resident_bytes()})
+
+
+def peak_resident_bytes() -> int:
+    """The most memory this process has had. Not getrusage's, which counts what the parent had at the fork."""
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError("/proc/self/status has no VmHWM")
+
+
+def _answer(content: dict[str, Any]) -> None:
+    print(json.dumps(content), file=_out, flush=True)
+
+
+if __name__ == "__main__":
+    # Libraries print to standard output; the answers must not be mixed with that.
+    _out = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    serve(sys.argv[1], Path(sys.argv[2]), *map(int, sys.argv[3:6]))

@@ -18,9 +18,9 @@ from benchmarks.device.gpu_machine import GpuMachine
 from benchmarks.device.timing import StreamTimer
 from diffusion.errors import InputError
 from diffusion.samplers import make_table
-from runtime.device.chain_graph import GRAPH_KINDS, ROWS_PER_TURN
+from runtime.chain.device import DeviceChain
+from runtime.chain.launchers import GRAPH_KINDS, ROWS_PER_TURN
 from runtime.device.interface import DeviceEngine
-from runtime.device_chain import DeviceChain
 
 NUM_STEPS = 50
 GOAL_US, GOAL_RATIO = 8.0, 1.02

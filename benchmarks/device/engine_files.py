@@ -13,12 +13,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.alternating import time_alternately
 from benchmarks.device.findings import Findings, SkippedError
 from benchmarks.device.gpu_machine import GpuMachine
 from benchmarks.device.kernels_build import ROOT
 from benchmarks.device.network_error import TOLERANCES, largest_error
 from benchmarks.device.wall_clock import NUM_STEPS, ChainSampler, compare_seconds, comparison_lines, rounds_for
+from benchmarks.measurement import time_alternately
 from commands.errors import DeviceUnavailableError, VerificationError
 from diffusion.errors import InputError
 

@@ -6,15 +6,15 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.alternating import time_alternately
 from benchmarks.device.compile_cache import load_compile_cache, save_compile_cache
 from benchmarks.device.figures import median_ratio, rounds_within
 from benchmarks.device.findings import Findings
 from benchmarks.device.gpu_machine import GRAPH_LOOP, PIPELINE, GpuMachine
 from benchmarks.device.network_error import TOLERANCES, largest_error
+from benchmarks.measurement import time_alternately
 from diffusion.samplers import make_table
+from runtime.chain.device import DeviceChain
 from runtime.device.interface import DeviceEngine
-from runtime.device_chain import DeviceChain
 
 NUM_STEPS = 50
 OURS = "ours"
@@ -113,7 +113,7 @@ def compare(machine: GpuMachine, findings: Findings, engine: DeviceEngine, batch
             findings.add("comparisons", entry)
             for line in comparison_lines(results, batch_size):
                 findings.add("lines", line)
-            findings.add("lines", f"{entry['us_saved_per_step']:.1f} us a step saved by {entry['graph']}")
+            findings.add("lines", f"{entry['us_saved_per_step']:.1f} us a step saved, launched as {entry['graph']}")
             if batch_size == 1 and compiled and name in GOALS:
                 findings.target(f"{name} / ours", results[name]["ours_is_faster"], GOALS[name], at_least=True)
     finally:

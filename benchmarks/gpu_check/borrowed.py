@@ -11,7 +11,7 @@ import tarfile
 from pathlib import Path
 
 from benchmarks.device.compile_cache import COMPILE_CACHE
-from commands.reasons import reason
+from commands.errors import reason
 from commands.whole_files import whole_file
 from diffusion.errors import InputError
 

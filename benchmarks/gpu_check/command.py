@@ -20,7 +20,7 @@ from benchmarks.gpu_check import report as reports
 from benchmarks.gpu_check.borrowed import bring_back, install_wheels
 from benchmarks.gpu_check.stage_runner import Entry, StageRunner, exit_code
 from benchmarks.gpu_check.stages import LONG, LONG_MINUTES, SHORT, SHORT_MINUTES, Stage, choose_stages
-from benchmarks.machine import measurement_facts
+from benchmarks.measurement import measurement_facts
 from commands.errors import EXIT_VERIFICATION, DeviceUnavailableError
 from commands.program import Report, make_parser, run_program
 from diffusion.errors import InputError

@@ -9,10 +9,10 @@ import numpy as np
 
 from benchmarks.likelihood.timestep_plan import Evaluations
 from commands.errors import VerificationError
-from commands.memory import check_memory
+from commands.system import check_memory
 from diffusion.bound import bound_term
 from diffusion.errors import InputError
-from diffusion.forward import q_sample
+from diffusion.gaussian import q_sample
 from diffusion.normal import LIKELIHOOD, draw_number
 from diffusion.process import Process
 from runtime.engines.interface import Engine
@@ -47,7 +47,7 @@ class BoundEvaluator:
         self.engines = tuple(engines)
         self._x_start = x_start
         shape = (batch_size, *x_start.shape[1:])
-        held = (6 + 2 * len(engines)) * 4 * math.prod(shape)  # with what the networks need besides, at the least
+        held = (6 + 2 * len(engines)) * 4 * math.prod(shape)  # a lower bound: the networks need more
         check_memory(f"--batch-size {batch_size}", held, "give a smaller one")
         self._eps = np.zeros(shape, np.float32)
         self._x_t = np.zeros(shape, np.float32)

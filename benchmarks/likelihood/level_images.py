@@ -9,10 +9,8 @@ import numpy as np
 
 from diffusion.errors import InputError
 from diffusion.process import SampleShape
-from train.data_parts import Part, load_part
-from train.datasets import DataRequest
-from train.gray_levels import FULL, fewer_levels, to_levels
-from train.image_set import ImageSet
+from train.datasets import DataRequest, Part, load_part
+from train.image_set import FULL, ImageSet, fewer_levels, to_levels
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +34,7 @@ def load_level_images(request: DataRequest, shape: SampleShape, num: int | None 
     """Read the images that `request.split` names, cut as `train.run` cuts the same data.
 
     Args:
-        request: the data, as `train.run` takes it; its split as in `train.data_parts.load_part`, and its levels where
+        request: the data, as `train.run` takes it; its split as in `train.datasets.load_part`, and its levels where
             the network's file does not say them, or to insist on 256.
         shape: of the network's samples, and their gray levels.
         num: the first so many of them; None for all.
@@ -68,7 +66,7 @@ def load_level_images(request: DataRequest, shape: SampleShape, num: int | None 
 
 
 def check_levels(asked: int, of_network: int) -> None:
-    """Raises InputError if `--levels` contradicts what a network's file says; 256 may be there for want of better."""
+    """Raises InputError if `--levels` contradicts what a network's file says; 256 may be a default there."""
     if of_network not in (FULL, asked):
         raise InputError(
             f"--levels is {asked}, but the network's file says that it was trained on {of_network} gray levels; "

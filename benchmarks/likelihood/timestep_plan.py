@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from commands.memory import check_memory
+from commands.system import check_memory
 from diffusion.errors import InputError
 from diffusion.normal import LIKELIHOOD, MAX_REPEATS, draw_number, noise_words
 
@@ -131,7 +131,7 @@ def make_plan(probability: np.ndarray, num_images: int, num_evaluations: int, se
 
 
 def most_evaluations(probability: np.ndarray, num_images: int) -> int:
-    """How many evaluations surely find noise of their own: what a generous budget is limited to."""
+    """How many evaluations are sure to find separate noise: the limit for a generous budget."""
     # A timestep gets at most m·p + 1 points in a replicate.
     draws = (MAX_REPEATS - PILOT_REPEATS - _MIN_REPLICATES_IN_ALL) / max(float(probability.max()), 1e-3)
     return int(num_images * draws)

@@ -18,8 +18,8 @@ _MARKERS = "osD^vP*X<>h"
 def draw_quality(report: dict[str, Any], path: Path) -> None:
     """Draw three panels: samplers with their best spacing, spacings with their best sampler, precision and recall.
 
-    Distances are drawn as ratios to those of Algorithm 2 with every timestep on the same seeds, for a seed's x_T moves
-    both. A configuration that was measured once, to choose which to measure again, is drawn hollow.
+    Distances are drawn as ratios to those of Algorithm 2 with every timestep on the same seeds, because a seed's
+    x_T moves both. A configuration that was measured once, to choose which to measure again, is drawn hollow.
 
     Args:
         report: as `benchmarks.quality` writes it.
@@ -156,7 +156,7 @@ def _plain_ticks(axes: Any, calls: set[int]) -> None:
 
 
 def _far_apart(calls: set[int]) -> list[int]:
-    """Where numbers stand too close for their labels, the smaller stays."""
+    """Of numbers too close for their labels, the smaller ones."""
     shown: list[int] = []
     for count in sorted(calls):
         if not shown or count >= 1.25 * shown[-1]:
@@ -165,7 +165,7 @@ def _far_apart(calls: set[int]) -> list[int]:
 
 
 def _add_seconds(axes: Any, timing: dict[str, Any] | None, calls: set[int]) -> None:
-    """A second scale on top: calls in seconds. A call costs the same whatever the sampler, so one scale does."""
+    """A second scale on top: calls in seconds. A call costs the same whatever the sampler, so one scale is enough."""
     if timing is None:
         return
     seconds = timing["network_ms_per_call"] / 1e3

@@ -17,7 +17,7 @@ from diffusion.json_text import read_json
 
 WITHIN = 1.05
 STANDARD_ERRORS = 2.0
-# Configurations are picked with this seed and judged with others: a lucky pick does not look better than it is.
+# Configurations are picked with this seed and judged with others: selection does not bias the score.
 SCREENING_SEED = 0
 _MEASURES = ("frechet", "frechet_at_held_out_size", "precision", "recall", "class_total_variation")
 

@@ -16,12 +16,12 @@ from diffusion.process import Process
 from diffusion.samplers import DEFAULT_SAMPLER, SAMPLERS, make_table
 from diffusion.spacing import SPACINGS
 from diffusion.step_table import StepTable
-from runtime.array_files import UNREADABLE
+from runtime.arrays import UNREADABLE
 from runtime.engines.interface import Engine
 from runtime.images import quantize
 from runtime.sampler import NonFiniteError, Sampler
 
-# A run this long is worth not losing: what is done is written whenever as many seconds have passed.
+# Samples of long runs are saved at this interval, so that an interruption loses little.
 _SAVE_EVERY_SECONDS = 30.0
 _VARIANCES = ("fixed_small", "fixed_large")
 
@@ -69,11 +69,11 @@ class Configuration:
 
 @dataclass(frozen=True)
 class Draw:
-    """What one configuration makes of one seed.
+    """The samples of one configuration and seed.
 
     Attributes:
         images: uint8 [n, H, W, C].
-        seconds: that drawing them took; with other work on the machine this is no benchmark.
+        seconds: that drawing them took; not a benchmark: the machine may do other work.
     """
 
     images: np.ndarray
@@ -81,7 +81,7 @@ class Draw:
 
 
 def check_sampler(name: str, process: Process) -> str:
-    """`name` if it says a sampler that this process has.
+    """`name`, if it is a sampler that this process can run.
 
     Raises:
         InputError: an unknown sampler, or a variance that cannot be chosen.

@@ -2,19 +2,119 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
-from benchmarks.quality.frechet import Gaussian, frechet_distance
-from benchmarks.quality.manifold import precision_and_recall
+from diffusion.errors import InputError
 
+# Kynkäänniemi et al. 2019, section 3: the neighborhood size they settle on.
+NEIGHBORS = 3
+# Distances held at once, 64 MB in float64: sets of 50,000 features of Inception need no more than sets of digits.
+_DISTANCES_AT_ONCE = 1 << 23
+_COLUMNS_AT_ONCE = 4096
 _RESAMPLES = 20
 Scores = dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Gaussian:
+    """Mean [D] and covariance [D, D] of features, float64."""
+
+    mean: np.ndarray
+    covariance: np.ndarray
+
+    @classmethod
+    def fit(cls, features: np.ndarray) -> Gaussian:
+        """Mean and covariance (divided by n − 1) of features [n, D].
+
+        Raises:
+            InputError: fewer than two samples, or features that are not finite.
+        """
+        if features.ndim != 2 or len(features) < 2:
+            raise InputError(f"features have shape {features.shape}, expected [n, D] with n of at least 2")
+        if not np.isfinite(features).all():
+            raise InputError("features: found NaN or an infinity, expected finite numbers")
+        centered = features.astype(np.float64)
+        mean = centered.mean(axis=0)
+        centered -= mean
+        return cls(mean, centered.T @ centered / (len(features) - 1))
+
+
+def frechet_distance(first: Gaussian, second: Gaussian) -> float:
+    """|μ₁ − μ₂|² + tr(Σ₁ + Σ₂ − 2 (Σ₁^½ Σ₂ Σ₁^½)^½), Dowson & Landau 1982, eq. 16: the square of a distance, as FID is.
+
+    The trace of the root comes from eigenvalues of symmetric matrices alone, so singular covariances (n ≤ D) do no
+    harm: rounding below zero is cut off where it arises.
+
+    With n samples it is too large by about tr Σ · (1/n + (D + 1)/4n): compare at equal n only.
+    """
+    values, vectors = np.linalg.eigh(first.covariance)
+    root = vectors * np.sqrt(np.maximum(values, 0.0)) @ vectors.T
+    middle = root @ second.covariance @ root
+    of_middle = np.linalg.eigvalsh((middle + middle.T) / 2.0)
+    trace_of_root = np.sqrt(np.maximum(of_middle, 0.0)).sum()
+    apart = first.mean - second.mean
+    return float(apart @ apart + np.trace(first.covariance) + np.trace(second.covariance) - 2.0 * trace_of_root)
+
+
+def precision_and_recall(real: np.ndarray, generated: np.ndarray, neighbors: int = NEIGHBORS) -> tuple[float, float]:
+    """How much of what is generated looks real, and how much of what is real can be generated.
+
+    A set's manifold is the union of balls around its points that reach their k-th nearest neighbor in the set
+    (eq. 1, 2). Precision is the part of `generated` inside the manifold of `real`, recall the other way round.
+
+    Args:
+        real, generated: features [n, D]; the measure depends on n, so both sets have the same.
+        neighbors: k.
+
+    Raises:
+        InputError: sets of different sizes, or not more points than neighbors.
+    """
+    if len(real) != len(generated):
+        raise InputError(f"precision and recall: found {len(real)} real and {len(generated)} generated, expected equal")
+    if len(real) <= neighbors:
+        raise InputError(f"precision and recall: found {len(real)} points, expected more than {neighbors}")
+    return _part_inside(generated, real, neighbors), _part_inside(real, generated, neighbors)
+
+
+def _part_inside(points: np.ndarray, manifold: np.ndarray, neighbors: int) -> float:
+    # A point is its own nearest neighbor at distance 0: the k-th other one stands at place k. Copied, because a
+    # column's view would keep its whole block alive.
+    radius_2 = np.concatenate(
+        [
+            np.partition(block, neighbors, axis=1)[:, neighbors].copy()
+            for block in _squared_distances(manifold, manifold)
+        ]
+    )
+    inside = [(block <= radius_2).any(axis=1) for block in _squared_distances(points, manifold)]
+    return float(np.concatenate(inside).mean())
+
+
+def _squared_distances(rows: np.ndarray, columns: np.ndarray) -> Iterator[np.ndarray]:
+    """|row − column|², float64, in blocks of some rows and all columns, one at a time."""
+    starts = range(0, len(columns), _COLUMNS_AT_ONCE)
+    of_columns = np.concatenate([_squared_norms(columns[first : first + _COLUMNS_AT_ONCE]) for first in starts])
+    rows_at_once = max(1, _DISTANCES_AT_ONCE // len(columns))
+    for first_row in range(0, len(rows), rows_at_once):
+        block = rows[first_row : first_row + rows_at_once].astype(np.float64)
+        of_block = _squared_norms(block)[:, None]
+        distances = np.empty((len(block), len(columns)))
+        for first in starts:
+            tile = np.s_[first : first + _COLUMNS_AT_ONCE]
+            products = 2.0 * block @ columns[tile].astype(np.float64).T
+            distances[:, tile] = np.maximum(of_block + of_columns[tile] - products, 0.0)
+        yield distances
+
+
+def _squared_norms(points: np.ndarray) -> np.ndarray:
+    return (points.astype(np.float64) ** 2).sum(axis=1)
+
+
 class Features(Protocol):
-    """Features of images; `digit_features` and `torchscript_features` beside this have them."""
+    """Features of images; those of `benchmarks.quality.features`."""
 
     name: str
 

@@ -10,12 +10,10 @@ import numpy as np
 from diffusion.errors import InputError
 from diffusion.number_checks import real_number, shown, whole_number, yes_or_no
 from diffusion.process import Process
-from diffusion.samplers.ddim import ddim
-from diffusion.samplers.ddim_inversion import ddim_inversion
+from diffusion.samplers.ddim import ddim, ddim_inversion
 from diffusion.samplers.ddpm import ddpm
 from diffusion.samplers.deis import deis, deis_3
-from diffusion.samplers.dpmpp_2m import dpmpp_2m
-from diffusion.samplers.dpmpp_sde_2m import dpmpp_sde_2m
+from diffusion.samplers.dpmpp import dpmpp_2m, dpmpp_sde_2m
 from diffusion.samplers.exponential_integrator import extrapolation_note, half_log_snr
 from diffusion.samplers.method import Method
 from diffusion.samplers.unipc import unipc

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
-from diffusion.prediction import x_start_coefficients
 from diffusion.process import Process
 from diffusion.samplers.exponential_integrator import first_order, log_snr_steps, phi
-from diffusion.step_table import StepTable, rows_alpha_bar
+from diffusion.samplers.method import clipped_table
+from diffusion.step_table import StepTable
 
 
 def deis(process: Process, timesteps: np.ndarray) -> StepTable:
@@ -15,7 +17,7 @@ def deis(process: Process, timesteps: np.ndarray) -> StepTable:
 
     The first and the last row are first order. A learned variance is not read.
     """
-    return _table("deis", process, timesteps, order=2)
+    return clipped_table("deis", process, timesteps, deis_columns, histories=1)
 
 
 def deis_3(process: Process, timesteps: np.ndarray) -> StepTable:
@@ -24,15 +26,7 @@ def deis_3(process: Process, timesteps: np.ndarray) -> StepTable:
     The first and the last row are first order, the second row second: with many steps the error of the last row, which
     falls as N⁻², is what is left. A learned variance is not read.
     """
-    return _table("deis_3", process, timesteps, order=3)
-
-
-def _table(name: str, process: Process, timesteps: np.ndarray, order: int) -> StepTable:
-    alpha_bar, alpha_bar_prev = rows_alpha_bar(process.schedule.alpha_bar, timesteps)
-    u, v = x_start_coefficients(process.prediction_type, alpha_bar)
-    columns = deis_columns(alpha_bar, alpha_bar_prev, order)
-    clip = np.inf if process.clip_sample is None else process.clip_sample
-    return StepTable.from_columns(name, timesteps, {"u": u, "v": v, **columns}, clip=clip, histories=order - 1)
+    return clipped_table("deis_3", process, timesteps, partial(deis_columns, order=3), histories=2)
 
 
 def deis_columns(alpha_bar: np.ndarray, alpha_bar_prev: np.ndarray, order: int = 2) -> dict[str, np.ndarray]:

@@ -45,7 +45,7 @@ def half_log_snr(alpha_bar: np.ndarray) -> np.ndarray:
 
 
 def extrapolation(h: np.ndarray, h_prev: np.ndarray) -> np.ndarray:
-    """κ = h/(2 h_prev): how far x_start is carried on along its last difference, to the middle of the step in λ.
+    """κ = h/(2 h_prev): how far x_start is extrapolated along its last difference, to the middle of the step in λ.
 
     Algorithm 2 of Lu et al. 2022 (DPM-Solver++), whose 1/(2r) this is. 0 in the first row, which has nothing to
     extrapolate from, and in the last, whose step ends at λ = ∞ or is kept to first order.
@@ -56,9 +56,9 @@ def extrapolation(h: np.ndarray, h_prev: np.ndarray) -> np.ndarray:
 
 
 def extrapolation_note(alpha_bar: np.ndarray, timesteps: np.ndarray) -> str | None:
-    """What to say of timesteps that carry x_start very far along its last difference, which multiplies its error.
+    """A note on timesteps that extrapolate x_start very far along its last difference, which multiplies its error.
 
-    The spacings of the usual schedules stay below `MAX_EXTRAPOLATION`; a choice of one's own may not.
+    The spacings of the usual schedules stay below `MAX_EXTRAPOLATION`; a user's choice may not.
 
     Args:
         alpha_bar: float64 [R], of the rows.

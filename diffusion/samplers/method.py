@@ -1,4 +1,4 @@
-"""What a sampler declares of itself: the function that makes its table, and what a user chooses it by."""
+"""What a sampler declares: the function that makes its table, and the facts that a user chooses it by."""
 
 from __future__ import annotations
 
@@ -10,8 +10,36 @@ import numpy as np
 
 from diffusion.errors import InputError
 from diffusion.number_checks import real_number
+from diffusion.prediction import x_start_coefficients
 from diffusion.process import Process
-from diffusion.step_table import StepTable
+from diffusion.step_table import StepTable, rows_alpha_bar
+
+
+def clipped_table(
+    sampler: str,
+    process: Process,
+    timesteps: np.ndarray,
+    columns: Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]],
+    **attributes: object,
+) -> StepTable:
+    """The table of a method that reads the network only through the clipped x_start.
+
+    Args:
+        sampler: its name.
+        process: gives u, v and the clip.
+        timesteps: int64 [R], strictly descending.
+        columns: from ᾱ and ᾱ′ of the rows, float64 [R] each, to the other columns.
+        attributes: of `StepTable`.
+
+    Raises:
+        InputError: timesteps that are not a strictly descending choice of 0..T−1; what `columns` refuses.
+    """
+    alpha_bar, alpha_bar_prev = rows_alpha_bar(process.schedule.alpha_bar, timesteps)
+    u, v = x_start_coefficients(process.prediction_type, alpha_bar)
+    clip = np.inf if process.clip_sample is None else process.clip_sample
+    return StepTable.from_columns(
+        sampler, timesteps, {"u": u, "v": v, **columns(alpha_bar, alpha_bar_prev)}, clip=clip, **attributes
+    )
 
 
 @dataclass(frozen=True)
@@ -53,7 +81,7 @@ class Method:
         """Its table for timesteps that `diffusion.spacing.check_timesteps` has passed.
 
         Raises:
-            InputError: an option that it does not have, or that is no number (no bool, where its default is one); what
+            InputError: an unknown option, one that is not a number (or not a bool where its default is one), or what
                 the method itself refuses.
         """
         taken: dict[str, float | bool] = {}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from diffusion.prediction import x_start_coefficients
 from diffusion.process import Process
 from diffusion.samplers.exponential_integrator import extrapolation, first_order, log_snr_steps, phi
-from diffusion.step_table import StepTable, rows_alpha_bar
+from diffusion.samplers.method import clipped_table
+from diffusion.step_table import StepTable
 
 
 def unipc(process: Process, timesteps: np.ndarray) -> StepTable:
@@ -18,13 +18,7 @@ def unipc(process: Process, timesteps: np.ndarray) -> StepTable:
     is left, which falls as N⁻²: on Gaussian data of standard deviation 0.5 the slope is 3 from N = 80 to 320, and 2 on
     data as narrow as 0.01. A learned variance is not read.
     """
-    alpha_bar, alpha_bar_prev = rows_alpha_bar(process.schedule.alpha_bar, timesteps)
-    u, v = x_start_coefficients(process.prediction_type, alpha_bar)
-    clip = np.inf if process.clip_sample is None else process.clip_sample
-    columns = unipc_columns(alpha_bar, alpha_bar_prev)
-    return StepTable.from_columns(
-        "unipc", timesteps, {"u": u, "v": v, **columns}, clip=clip, histories=2, h2_is_x_start=True
-    )
+    return clipped_table("unipc", process, timesteps, unipc_columns, histories=2, h2_is_x_start=True)
 
 
 def unipc_columns(alpha_bar: np.ndarray, alpha_bar_prev: np.ndarray) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""A table of a user's own, from Python or from a JSON file, checked against the process that is to run it.
+"""A user's table, from Python or from a JSON file, checked against the process that is to run it.
 
     {
       "format": 1,

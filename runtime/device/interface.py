@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import abc
+import functools
+import weakref
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
 
+from commands.errors import reason
 from diffusion.errors import InputError
 from runtime.engines.interface import Engine
+from runtime.formats.precision import ELEMENT_TYPES, to_element_type, to_float32
 
 
 class DeviceMemory(Protocol):
@@ -99,6 +104,65 @@ class DeviceEngine(Engine):
         Raises:
             InputError: a batch that the engine does not take.
         """
+
+    @functools.cached_property
+    def own_stream(self) -> int:
+        """A stream of the engine's, for what is not part of a chain."""
+        stream = self.memory.make_stream()
+        # At the end of the process the driver frees everything, in an order of its own.
+        weakref.finalize(self, self.memory.free_stream, stream).atexit = False
+        return stream
+
+    def _bind(self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray) -> Callable[[], None]:
+        return _HostCall(self, x, t, prediction).run
+
+
+class _HostCall:
+    """A call with buffers of NumPy, converted to the engine's types and copied to the device and back.
+
+    Raises:
+        InputError: a batch that the engine does not take, or not enough memory on the device.
+    """
+
+    def __init__(self, engine: DeviceEngine, x: np.ndarray, t: np.ndarray, prediction: np.ndarray) -> None:
+        self._x, self._t, self._prediction = x, t, prediction
+        self._engine = engine  # whose stream it is
+        self._memory, self._stream = engine.memory, engine.own_stream
+        self._io_type, host_type = engine.io_type, ELEMENT_TYPES[engine.io_type].host
+        self._fed_x = x if host_type == np.float32 else np.zeros(x.shape, host_type)
+        self._fed_t = t if engine.t_type == "float32" else np.zeros(t.shape, np.int64)
+        self._found = prediction if host_type == np.float32 else np.zeros(prediction.shape, host_type)
+        self._addresses: list[int] = []
+        weakref.finalize(self, _free, self._memory.free, self._addresses).atexit = False
+        for array in (self._fed_x, self._fed_t, self._found):
+            self._addresses.append(self._memory.allocate(array.nbytes))
+            self._memory.zero(self._addresses[-1], array.nbytes, self._stream)
+        at_x, at_t, at_prediction = self._addresses
+        self._call = engine.bind_device(at_x, at_t, at_prediction, len(x), self._stream)
+
+    def run(self) -> None:
+        if self._fed_t is not self._t:
+            np.copyto(self._fed_t, self._t, casting="unsafe")  # whole numbers
+        if self._fed_x is not self._x:  # infinity and NaN are passed on, which the chain reports
+            np.copyto(self._fed_x, to_element_type(self._x, self._io_type))
+        at_x, at_t, at_prediction = self._addresses
+        try:
+            self._memory.to_device(at_x, self._fed_x, self._stream)
+            self._memory.to_device(at_t, self._fed_t, self._stream)
+            self._call.enqueue(self._stream)
+            self._memory.to_host(self._found, at_prediction, self._stream)
+        except RuntimeError as error:
+            raise InputError(
+                f"{self._engine.name}, a batch of {len(self._x)}: the call failed ({reason(error)}); "
+                "try a smaller --batch-size"
+            ) from error
+        if self._found is not self._prediction:
+            np.copyto(self._prediction, to_float32(self._found, self._io_type))
+
+
+def _free(free: Callable[[int], None], addresses: list[int]) -> None:
+    for address in addresses:
+        free(address)
 
 
 def too_little_memory(size_bytes: int, free_bytes: int) -> InputError:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import abc
+import os
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 
+from diffusion.errors import InputError
 from diffusion.process import Process
 
 
 class Engine(abc.ABC):
-    """An ε-network ready to run: the process it belongs to, and calls bound to buffers. The base of every backend's.
+    """An ε-network ready to run: the process it belongs to, and calls bound to buffers. The base of every backend.
 
-    What most engines have in common is defined here: any batch, any timesteps, no padding, no reason to give.
+    A backend sets the attributes without a default and defines `_bind`. The defaults are those of most engines: any
+    batch, any timesteps, no padding, no reason to give. What every call needs is checked here, in `bind`.
     """
 
     name: str
@@ -28,11 +33,38 @@ class Engine(abc.ABC):
     precision: str
     """Of the network's arithmetic: `fp32`, `fp16`, `bf16` or `int8`. Tables are checked against it."""
 
+    path: Path | None = None
+    """The file or folder that was opened, for messages; None for an engine that was made in memory."""
+
     shares_timestep: bool = False
     """Whether all samples of a call must be at one timestep."""
 
     chosen_because: str = ""
     """Why this backend runs the file; empty where the user said so, or where there is no other."""
+
+    _process_id: int
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Remember the process, here because a backend's `__init__` may forget it."""
+        engine = super().__new__(cls)
+        engine._process_id = os.getpid()
+        return engine
+
+    def check_process(self) -> None:
+        """Refuse an engine that was opened before this process was forked.
+
+        The libraries behind the engines keep pools of threads (ONNX Runtime, OpenVINO, OpenMP) or a context of the
+        driver (CUDA). A forked child has their memory but not the threads, and its first call would never return.
+
+        Raises:
+            InputError: this is another process than the one that opened it.
+        """
+        if os.getpid() != self._process_id:
+            raise InputError(
+                f"{self.path or self.name} was opened in process {self._process_id} and is used in its fork "
+                f"{os.getpid()}, which has none of its threads; open it in each process, or start them by "
+                "multiprocessing's 'spawn'"
+            )
 
     def batch_range(self) -> tuple[int, int | None]:
         """The smallest and the largest batch that it takes; None where only memory limits it."""
@@ -48,7 +80,17 @@ class Engine(abc.ABC):
         """The size that `num` samples are called in; larger where the backend compiles for each of few sizes."""
         return num
 
-    @abc.abstractmethod
+    def check_batch(self, batch_size: int) -> None:
+        """Raises InputError for a batch outside `batch_range`."""
+        smallest, largest = self.batch_range()
+        fitting = max(smallest, batch_size if largest is None else min(batch_size, largest))
+        if batch_size != fitting:
+            taken = f"{smallest}" if smallest == largest else f"{smallest} to {largest or 'any'}"
+            raise InputError(
+                f"{self.path or self.name}: takes batches of {taken}, found {batch_size}; give --batch-size {fitting}, "
+                "or export with a dynamic first axis"
+            )
+
     def bind(self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray) -> Callable[[], None]:
         """A call that reads `x` and `t` and writes `prediction`, in place and every time the same buffers.
 
@@ -60,5 +102,21 @@ class Engine(abc.ABC):
         The call that is returned keeps the buffers alive. One engine may be bound several times.
 
         Raises:
-            InputError: the network does not take this batch size.
+            InputError: other buffers, a batch that the network does not take, or a process that was forked since the
+                engine was opened.
         """
+        self.check_process()
+        num, sample = len(x), self.process.sample
+        shapes = ((num, *sample.chw), (num,), (num, self.process.prediction_channels, sample.height, sample.width))
+        for name, array, shape in zip(("x", "t", "prediction"), (x, t, prediction), shapes, strict=True):
+            if array.shape != shape or array.dtype != np.float32 or not array.flags.c_contiguous:
+                raise InputError(
+                    f"{self.path or self.name}: {name} is {array.dtype} {array.shape}, expected float32 {shape}, "
+                    "C-contiguous"
+                )
+        self.check_batch(num)
+        return self._bind(x, t, prediction)
+
+    @abc.abstractmethod
+    def _bind(self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray) -> Callable[[], None]:
+        """As `bind`, whose checks have passed. May raise InputError for what only the backend knows."""

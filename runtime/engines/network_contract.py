@@ -136,12 +136,3 @@ def check_shapes(path: Path, process: Process, x: TensorSpec, prediction: Tensor
                     f"expected [N, {', '.join(map(str, expected))}] for variance_type {process.variance_type}; "
                     f"check --variance-type, or export again, with the channels first"
                 )
-
-
-def check_batch(path: Path, x: TensorSpec, batch_size: int) -> None:
-    """Raises InputError if the file fixes another batch."""
-    if x.batch is not None and x.batch != batch_size:
-        raise InputError(
-            f"{path}: takes batches of {x.batch}, found {batch_size}; give --batch-size {x.batch}, "
-            "or export with a dynamic first axis"
-        )

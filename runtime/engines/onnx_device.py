@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
 
-from commands.reasons import reason
+from commands.errors import reason
 from diffusion.errors import InputError
 from runtime.device.driver import driver_facts
 from runtime.device.interface import DeviceEngine, DeviceMemory
 from runtime.device.memory import open_device_memory
 from runtime.engines.fed_timesteps import timesteps_shape
-from runtime.engines.host_call import bind_host
-from runtime.engines.network_contract import GUIDE, check_batch
+from runtime.engines.network_contract import GUIDE
 from runtime.engines.onnx_runtime import OnnxRuntimeEngine
 from runtime.formats.place import Place
 from runtime.process_flags import ProcessFlags
@@ -24,7 +21,7 @@ from runtime.process_flags import ProcessFlags
 _T_TYPES: dict[type, str] = {np.float32: "float32", np.int64: "int64"}
 
 
-class OnnxDeviceEngine(OnnxRuntimeEngine, DeviceEngine):
+class OnnxDeviceEngine(DeviceEngine, OnnxRuntimeEngine):
     """An ONNX ε-network run by ONNX Runtime's CUDA provider: a `runtime.device.interface.DeviceEngine`.
 
     ONNX Runtime runs on a stream of its own and waits for it, so each call waits for the chain's stream before and is
@@ -64,7 +61,6 @@ class OnnxDeviceEngine(OnnxRuntimeEngine, DeviceEngine):
         self.t_type = _T_TYPES[self._t_type]
         self.memory = open_device_memory() if memory is None else memory
         self._device = device
-        self._own_stream: int | None = None
 
     def place(self) -> Place:
         """Where it runs."""
@@ -75,7 +71,7 @@ class OnnxDeviceEngine(OnnxRuntimeEngine, DeviceEngine):
     def bind_device(self, x: int, t: int, prediction: int, batch_size: int, stream: int) -> OnnxCall:
         """As `DeviceEngine.bind_device`."""
         del stream  # calls are told
-        check_batch(self._path, self._x, batch_size)
+        self.check_batch(batch_size)
         shape = self.process.sample
         predicted = (batch_size, self.process.prediction_channels, shape.height, shape.width)
         binding = self._session.io_binding()
@@ -83,14 +79,7 @@ class OnnxDeviceEngine(OnnxRuntimeEngine, DeviceEngine):
         t_shape = timesteps_shape(self._t, self._x, batch_size)
         binding.bind_input(self._t.name, self._device, 0, self._t_type, t_shape, t)
         binding.bind_output(self.output_name, self._device, 0, np.float32, predicted, prediction)
-        return OnnxCall(f"{self._path}, a batch of {batch_size}", self._session, binding, self.memory)
-
-    def bind(self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray) -> Callable[[], None]:
-        """As `runtime.engines.interface.Engine.bind`: copies to and from the GPU around each call."""
-        if self._own_stream is None:
-            self._own_stream = self.memory.make_stream()
-            weakref.finalize(self, self.memory.free_stream, self._own_stream).atexit = False
-        return bind_host(self, x, t, prediction, self._own_stream)
+        return OnnxCall(f"{self.path}, a batch of {batch_size}", self._session, binding, self.memory)
 
 
 class OnnxCall:

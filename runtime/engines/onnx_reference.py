@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from commands.reasons import reason
+from commands.errors import reason
 from runtime.engines.interface import Engine
 from runtime.engines.network_bytes import external_locations
 from runtime.engines.onnx_runtime import OnnxRuntimeEngine
@@ -55,8 +55,8 @@ class ReferenceEngine(Engine):
         """As `Engine.batch_range`."""
         return self._like.batch_range()
 
-    def bind(self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray) -> Callable[[], None]:
-        """As `runtime.engines.interface.Engine.bind`. The call raises NoThirdOpinionError for what cannot be run."""
+    def _bind(self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray) -> Callable[[], None]:
+        """The call raises NoThirdOpinionError for what cannot be run."""
         feeds, output = self._like.feeds(x, t), self._like.output_name
 
         def call() -> None:

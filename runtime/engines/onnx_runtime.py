@@ -9,15 +9,13 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from commands.errors import DeviceUnavailableError
-from commands.reasons import reason
+from commands.errors import DeviceUnavailableError, reason
 from diffusion.errors import InputError
 from diffusion.process import METADATA_KEY
 from runtime.engines.fed_timesteps import FedTimesteps
 from runtime.engines.interface import Engine
 from runtime.engines.network_bytes import network_sha256
 from runtime.engines.network_contract import (
-    check_batch,
     check_shapes,
     only_output,
     process_of_onnx,
@@ -25,7 +23,6 @@ from runtime.engines.network_contract import (
 )
 from runtime.engines.onnx_precision import onnx_precision
 from runtime.formats.tensor_spec import TensorSpec
-from runtime.own_process import OwnProcess
 from runtime.process_flags import ProcessFlags
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -58,6 +55,8 @@ class OnnxRuntimeEngine(Engine):
         DeviceUnavailableError: no CUDA provider, no GPU for it, or bf16 convolutions on the CPU.
     """
 
+    path: Path
+
     def __init__(
         self,
         path: Path,
@@ -66,7 +65,7 @@ class OnnxRuntimeEngine(Engine):
         flags: ProcessFlags | None = None,
         precision: str | None = None,
     ) -> None:
-        self._path = path
+        self.path = path
         self.precision = precision or onnx_precision(path)
         self._session = _open_session(path, device, threads, self.precision)
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
@@ -79,7 +78,6 @@ class OnnxRuntimeEngine(Engine):
         metadata = self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
         self.process = process_of_onnx(path, metadata, self._x, flags)
         check_shapes(path, self.process, self._x, prediction)
-        self._own_process = OwnProcess(str(path))
         self.sha256 = network_sha256(path)
         low = "" if self.precision == "fp32" else f"{self.precision}, "
         self.name = f"ONNX Runtime {ort.__version__} ({low}{device.upper()})"
@@ -90,16 +88,14 @@ class OnnxRuntimeEngine(Engine):
 
     def feeds(self, x: np.ndarray, t: np.ndarray) -> dict[str, np.ndarray]:
         """x [N, C, H, W] and t [N] as the file's inputs, by name."""
-        fed_t = FedTimesteps(self._path, self._t, t, self._x, self._t_type)
+        fed_t = FedTimesteps(self.path, self._t, t, self._x, self._t_type)
         fed_t.fill()
         return {self._x.name: x, self._t.name: fed_t.array}
 
-    def bind(self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray) -> Callable[[], None]:
-        """As `runtime.engines.interface.Engine.bind`: ONNX Runtime reads and writes the buffers themselves."""
-        self._own_process.check()
-        check_batch(self._path, self._x, x.shape[0])
+    def _bind(self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray) -> Callable[[], None]:
+        # ONNX Runtime reads and writes the buffers themselves.
         binding = self._session.io_binding()
-        fed_t = FedTimesteps(self._path, self._t, t, self._x, self._t_type)
+        fed_t = FedTimesteps(self.path, self._t, t, self._x, self._t_type)
         for name, array in ((self._x.name, x), (self._t.name, fed_t.array)):
             binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
         binding.bind_output(self.output_name, "cpu", 0, prediction.dtype.type, prediction.shape, prediction.ctypes.data)
@@ -113,7 +109,7 @@ class OnnxRuntimeEngine(Engine):
                 run(binding, options)
             except Exception as error:  # ONNX Runtime's exceptions have no common base
                 raise InputError(
-                    f"{self._path}: the network fails on a batch of {len(kept[0])} ({reason(error)}); "
+                    f"{self.path}: the network fails on a batch of {len(kept[0])} ({reason(error)}); "
                     "try a smaller --batch-size, or export again"
                 ) from error
 

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 import openvino as ov
 
-from commands.errors import DeviceUnavailableError
-from commands.reasons import reason
+from commands.errors import DeviceUnavailableError, reason
 from diffusion.errors import InputError
 from diffusion.process import METADATA_KEY, Process
 from runtime.engines.fed_timesteps import FedTimesteps, timesteps_shape
@@ -24,7 +23,6 @@ from runtime.engines.interface import Engine
 from runtime.engines.model_cache import compile_cached
 from runtime.engines.network_bytes import network_sha256
 from runtime.engines.network_contract import (
-    check_batch,
     check_shapes,
     only_output,
     process_of_onnx,
@@ -35,7 +33,6 @@ from runtime.formats.openvino_description import PRECISION_HINTS, REBUILD, OpenV
 from runtime.formats.place import Place
 from runtime.formats.sidecar import Sidecar, read_hashed, read_sidecar
 from runtime.formats.tensor_spec import TensorSpec
-from runtime.own_process import OwnProcess
 from runtime.process_flags import ProcessFlags
 
 MAX_COMPILED = 3
@@ -66,6 +63,8 @@ class OpenVinoEngine(Engine):
         DeviceUnavailableError: the engine's precision is not this CPU's.
     """
 
+    path: Path
+
     def __init__(
         self,
         path: Path,
@@ -74,7 +73,7 @@ class OpenVinoEngine(Engine):
         sidecar: OpenVinoSidecar | None = None,
         precision: str | None = None,
     ) -> None:
-        self._path = path
+        self.path = path
         self._threads = threads or len(os.sched_getaffinity(0))
         self._core = ov.Core()
         self._cached = sidecar is None
@@ -87,13 +86,12 @@ class OpenVinoEngine(Engine):
             self.sidecar = sidecar or read_sidecar(path, OpenVinoDescription)
             self._read_engine(flags, self.sidecar)
         self.name = f"OpenVINO {ov.__version__.partition('-')[0]} ({self.precision}, CPU)"
-        self._own_process = OwnProcess(str(path))
         self._compiling = threading.Lock()
         self._compiled: OrderedDict[int, ov.CompiledModel] = OrderedDict()  # what was used longest ago first
 
     def _read_onnx(self, flags: ProcessFlags, precision: str) -> None:
-        if not self._path.is_file():
-            raise InputError(f"{self._path}: no such file; make one with `python -m export.to_onnx`")
+        if not self.path.is_file():
+            raise InputError(f"{self.path}: no such file; make one with `python -m export.to_onnx`")
         self.precision = precision
         if self.precision != "fp32":
             # It would compute fp16 in float32, and bf16 in bf16 though the hint says, and reads back as, float32.
@@ -103,60 +101,58 @@ class OpenVinoEngine(Engine):
                     f"with --bf16 for that precision, {way_out}, which on the CPU runs what only stores or casts bf16"
                 )
             raise InputError(
-                f"{self._path}: is in {self.precision}, which OpenVINO does not run as it is, expected float32; "
+                f"{self.path}: is in {self.precision}, which OpenVINO does not run as it is, expected float32; "
                 f"make an engine from the checkpoint with `{REBUILD}`, {way_out}"
             )
         try:
-            self._model = self._core.read_model(str(self._path))
+            self._model = self._core.read_model(str(self.path))
         except RuntimeError as error:
             raise InputError(
-                f"{self._path}: OpenVINO cannot read it as an ONNX model ({reason(error)}); "
+                f"{self.path}: OpenVINO cannot read it as an ONNX model ({reason(error)}); "
                 "make one with `python -m export.to_onnx`, or give --backend onnxruntime"
             ) from error
-        self.sha256 = network_sha256(self._path)
+        self.sha256 = network_sha256(self.path)
         prediction = self._find_tensors(flags)
         place = ["framework", METADATA_KEY]  # where OpenVINO keeps the metadata of an ONNX file
         metadata = self._model.get_rt_info(place).astype(str) if self._model.has_rt_info(place) else None
-        self.process = process_of_onnx(self._path, metadata, self._x, flags)
-        check_shapes(self._path, self.process, self._x, prediction)
+        self.process = process_of_onnx(self.path, metadata, self._x, flags)
+        check_shapes(self.path, self.process, self._x, prediction)
 
     def _read_engine(self, flags: ProcessFlags, sidecar: OpenVinoSidecar) -> None:
         self.precision = sidecar.engine.precision
-        check_precision(self._core, self.precision, str(self._path))
-        network = read_hashed(self._path, sidecar.sha256, REBUILD)
+        check_precision(self._core, self.precision, str(self.path))
+        network = read_hashed(self.path, sidecar.sha256, REBUILD)
         weights_sha256 = sidecar.engine.weights_sha256
         # Constants are read from these bytes as they are, for as long as the model lives.
-        self._weights = read_hashed(self._path.with_suffix(".bin"), weights_sha256, REBUILD)
+        self._weights = read_hashed(self.path.with_suffix(".bin"), weights_sha256, REBUILD)
         # The .xml of two trainings of one network is the same.
         self.sha256 = hashlib.sha256(f"{sidecar.sha256} {weights_sha256}".encode()).hexdigest()
         try:
             self._model = self._core.read_model(network.tobytes(), ov.Tensor(self._weights, shared_memory=True))
         except RuntimeError as error:  # the bytes are the exporter's, so the versions do not fit
             raise InputError(
-                f"{self._path}: OpenVINO {ov.__version__} cannot read what {sidecar.engine.builder} wrote "
+                f"{self.path}: OpenVINO {ov.__version__} cannot read what {sidecar.engine.builder} wrote "
                 f"({reason(error)}); make it again with `{REBUILD}`"
             ) from error
         prediction = self._find_tensors(flags)
-        self.process = flags.applied_to(sidecar.process, str(self._path))
-        check_shapes(self._path, self.process, self._x, prediction)
+        self.process = flags.applied_to(sidecar.process, str(self.path))
+        check_shapes(self.path, self.process, self._x, prediction)
 
     def _find_tensors(self, flags: ProcessFlags) -> TensorSpec:
         inputs = [_spec(entry) for entry in self._model.inputs]
-        self._x, self._t = tell_inputs_apart(self._path, inputs, "f32", _TYPES)
+        self._x, self._t = tell_inputs_apart(self.path, inputs, "f32", _TYPES)
         self.shares_timestep = self._t.is_shared_by(self._x)
         outputs = [_spec(entry) for entry in self._model.outputs]
-        self._output_place, prediction = only_output(self._path, outputs, "f32", flags.output_name)
+        self._output_place, prediction = only_output(self.path, outputs, "f32", flags.output_name)
         return prediction
 
     def batch_range(self) -> tuple[int, int | None]:
         """As `Engine.batch_range`: one batch alone where the file fixes it."""
         return self._x.batch_range()
 
-    def bind(self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray) -> Callable[[], None]:
-        """As `runtime.engines.interface.Engine.bind`: OpenVINO reads and writes the buffers themselves."""
-        self._own_process.check()
-        check_batch(self._path, self._x, x.shape[0])
-        fed_t = FedTimesteps(self._path, self._t, t, self._x, _TYPES[self._t.element_type])
+    def _bind(self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray) -> Callable[[], None]:
+        # OpenVINO reads and writes the buffers themselves.
+        fed_t = FedTimesteps(self.path, self._t, t, self._x, _TYPES[self._t.element_type])
         request = self._compile(x.shape[0]).create_infer_request()
         request.set_tensor(self._x.name, ov.Tensor(x, shared_memory=True))
         request.set_tensor(self._t.name, ov.Tensor(fed_t.array, shared_memory=True))
@@ -170,7 +166,7 @@ class OpenVinoEngine(Engine):
                 run(share_outputs=True)  # else a copy of the prediction is returned as well
             except RuntimeError as error:
                 raise InputError(
-                    f"{self._path}: the network fails on a batch of {len(kept[0])} ({reason(error)}); "
+                    f"{self.path}: the network fails on a batch of {len(kept[0])} ({reason(error)}); "
                     "try a smaller --batch-size, or export again"
                 ) from error
 
@@ -209,7 +205,7 @@ class OpenVinoEngine(Engine):
             compiled = compile_cached(key, compile_in) if self._cached else compile_in(None)
         except RuntimeError as error:
             raise InputError(
-                f"{self._path}: OpenVINO cannot compile it for a batch of {batch_size} ({reason(error)}); "
+                f"{self.path}: OpenVINO cannot compile it for a batch of {batch_size} ({reason(error)}); "
                 "try a smaller --batch-size, or export again"
             ) from error
         sample = self.process.sample
@@ -217,13 +213,13 @@ class OpenVinoEngine(Engine):
         made = compiled.outputs[self._output_place].get_partial_shape()
         if made.is_dynamic or list(made.to_shape()) != expected:
             raise InputError(
-                f"{self._path}: for a batch of {batch_size} OpenVINO makes a prediction of shape {made}, expected "
+                f"{self.path}: for a batch of {batch_size} OpenVINO makes a prediction of shape {made}, expected "
                 f"{expected}; give --backend onnxruntime, or export again with a dynamic first axis"
             )
         found = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
         if found != hint:
             raise DeviceUnavailableError(
-                f"{self._path}: asked for {hint}, OpenVINO runs it in {found} on this CPU; use --backend onnxruntime"
+                f"{self.path}: asked for {hint}, OpenVINO runs it in {found} on this CPU; use --backend onnxruntime"
             )
         return compiled
 

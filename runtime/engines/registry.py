@@ -91,7 +91,7 @@ def _open_checkpoint(path: Path, options: EngineOptions) -> Engine:
 
         precision = options.precision or "fp32"
         return open_checkpoint_on_gpu(path, precision, options.compiled, options.flags, options.allow_pickle)
-    from commands.idle_threads import let_idle_threads_sleep
+    from commands.system import let_idle_threads_sleep
 
     let_idle_threads_sleep()
     from runtime.engines.torch_checkpoint import TorchEngine

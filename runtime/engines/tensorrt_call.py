@@ -70,7 +70,7 @@ class TensorRtCall:
         Raises:
             TensorRtError: that call failed, or it cannot be captured.
         """
-        from runtime.device.capture import capture_graph
+        from runtime.device.streams import capture_graph
 
         if self._captured is None:
             self.enqueue(stream)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import json
 import threading
-import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,6 @@ from runtime.device.interface import DeviceEngine, DeviceMemory
 from runtime.engines.cache_folder import keep, read_kept
 from runtime.engines.collector_pause import collector_paused
 from runtime.engines.first_use import ensure_verified
-from runtime.engines.host_call import bind_host
 from runtime.engines.tensorrt_call import TensorRtCall, TensorRtError
 from runtime.engines.tensorrt_log import Log, collecting_log, last_words
 from runtime.engines.tensorrt_refusals import AcceptedPlan, accept_plan
@@ -96,12 +94,14 @@ class TensorRtEngine(DeviceEngine):
         DeviceUnavailableError: TensorRT does not start.
     """
 
+    path: Path
+
     @collector_paused()
     def __init__(
         self, accepted: AcceptedPlan, flags: ProcessFlags | None = None, memory: DeviceMemory | None = None
     ) -> None:
         plan, module = accepted.plan, accepted.module
-        self._path, self._plan, self._module, self._gpu = accepted.path, plan, module, accepted.gpu
+        self.path, self._plan, self._module, self._gpu = accepted.path, plan, module, accepted.gpu
         self._tensors = plan.tensors
         self._is_rtx = plan.flavor is RTX
         self.process: Process = (flags or ProcessFlags()).applied_to(accepted.sidecar.process, str(accepted.path))
@@ -116,9 +116,6 @@ class TensorRtEngine(DeviceEngine):
 
             memory = open_device_memory(accepted.gpu.ordinal)
         self.memory: DeviceMemory = memory
-        self._stream = memory.make_stream()
-        # At the end of the process the driver frees everything, in an order of its own.
-        weakref.finalize(self, memory.free_stream, self._stream).atexit = False
         self._log: Log = collecting_log(module)
         self._runtime = self._start()
         self._engine = self._deserialize(accepted.content)
@@ -129,6 +126,10 @@ class TensorRtEngine(DeviceEngine):
     def batch_range(self) -> tuple[int, int | None]:
         """As `DeviceEngine.batch_range`; between two profiles there may be batches that neither takes."""
         return self._plan.batch_range()
+
+    def check_batch(self, batch_size: int) -> None:
+        """Raises InputError for a batch that no profile takes."""
+        self._plan.profile_for(batch_size, self.path)
 
     def call_bytes(self, batch_size: int) -> int:
         """As `DeviceEngine.call_bytes`: activations at this batch. Raises InputError for one that no profile takes."""
@@ -141,7 +142,7 @@ class TensorRtEngine(DeviceEngine):
         """As `DeviceEngine.bind_device`."""
         with self._preparing:
             prepared = self._spare.pop(batch_size, None) or self._prepare(batch_size)
-        what = f"{self._path}, a batch of {batch_size}"
+        what = f"{self.path}, a batch of {batch_size}"
         size = prepared.workspace_bytes
         workspace = self.memory.allocate(size) if size else 0
         call = TensorRtCall(
@@ -154,10 +155,6 @@ class TensorRtEngine(DeviceEngine):
             if not prepared.context.set_tensor_address(spec.name, address):
                 raise TensorRtError(f"{what}: TensorRT refused the address of {spec.name} ({last_words(self._log)})")
         return call
-
-    def bind(self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray) -> Callable[[], None]:
-        """As `runtime.engines.interface.Engine.bind`: each call copies to the GPU and back, and waits."""
-        return bind_host(self, x, t, prediction, self._stream)
 
     def _start(self) -> Any:
         title = self._plan.flavor.title
@@ -191,7 +188,7 @@ class TensorRtEngine(DeviceEngine):
         return engine
 
     def _refused(self, reason: str) -> InputError:
-        plan, path = self._plan, self._path
+        plan, path = self._plan, self.path
         return InputError(
             f"{path}: {plan.flavor.title} {self._module.__version__} on {self._gpu.name} does not take this plan, "
             f"built by {plan.builder_version} ({reason}: {last_words(self._log)}); build it again with `{REBUILD}`"
@@ -222,13 +219,13 @@ class TensorRtEngine(DeviceEngine):
 
     def _contradiction(self, found: str, expected: str) -> InputError:
         return InputError(
-            f"{self._path}: holds {found}, but its sidecar says {expected}; build it again with `{REBUILD}`"
+            f"{self.path}: holds {found}, but its sidecar says {expected}; build it again with `{REBUILD}`"
         )
 
     @collector_paused()
     def _prepare(self, batch_size: int) -> _Prepared:
-        profile = self._plan.profile_for(batch_size, self._path)
-        what = f"{self._path}, a batch of {batch_size}"
+        profile = self._plan.profile_for(batch_size, self.path)
+        what = f"{self.path}, a batch of {batch_size}"
         self._log.errors.clear()
         strategy = self._module.ExecutionContextAllocationStrategy.USER_MANAGED
         if self._is_rtx:
@@ -239,9 +236,9 @@ class TensorRtEngine(DeviceEngine):
         if context is None:
             raise TensorRtError(f"{what}: TensorRT made no execution context ({last_words(self._log)})")
         if profile:  # a new context has profile 0
-            if not context.set_optimization_profile_async(profile, self._stream):
+            if not context.set_optimization_profile_async(profile, self.own_stream):
                 raise TensorRtError(f"{what}: TensorRT refused profile {profile} ({last_words(self._log)})")
-            self.memory.synchronize(self._stream)  # the calls run on other streams
+            self.memory.synchronize(self.own_stream)  # the calls run on other streams
         for name, shape in (
             (self._tensors.x.name, (batch_size, *self.process.sample.chw)),
             (self._tensors.t.name, (batch_size,)),
@@ -270,7 +267,7 @@ class TensorRtEngine(DeviceEngine):
         loaded = content is not None and cache.deserialize(content)
         self._log.errors.clear()  # an outdated cache is no error of the plan's
         if not config.set_runtime_cache(cache):
-            say(f"{self._path}: TensorRT-RTX takes no cache of kernels ({last_words(self._log)}); it compiles anew")
+            say(f"{self.path}: TensorRT-RTX takes no cache of kernels ({last_words(self._log)}); it compiles anew")
 
         def keep_kernels() -> None:
             serialized = cache.serialize()

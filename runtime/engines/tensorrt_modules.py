@@ -7,8 +7,7 @@ import re
 from collections.abc import Mapping
 from types import ModuleType
 
-from commands.errors import DeviceUnavailableError
-from commands.reasons import reason
+from commands.errors import DeviceUnavailableError, reason
 from runtime.formats.flavor import RTX
 
 # Everything that is touched, by class; `tests/runtime/engines/` holds it against the real modules.

@@ -11,18 +11,15 @@ import logging
 import math
 import os
 import threading
-import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import torch
 
 from diffusion.errors import InputError
 from diffusion.process import Process
 from runtime.device.interface import DeviceEngine, DeviceMemory
 from runtime.engines.cache_folder import can_keep, user_cache_folder
-from runtime.engines.host_call import bind_host
 from runtime.formats.precision import ENGINE_PRECISIONS, PRECISIONS
 
 TORCH_TYPES = {name: getattr(torch, PRECISIONS[name].element_type.name) for name in ENGINE_PRECISIONS}
@@ -87,7 +84,6 @@ class TorchModuleEngine(DeviceEngine):
         if compiled:
             keep_compiled_kernels()
             self._run = torch.compile(filling, options=COMPILE_OPTIONS, dynamic=False)
-        self._stream: int | None = None
 
     def bind_device(self, x: int, t: int, prediction: int, batch_size: int, stream: int) -> TorchCall:
         """As `DeviceEngine.bind_device`: PyTorch reads and writes the buffers themselves."""
@@ -99,13 +95,6 @@ class TorchModuleEngine(DeviceEngine):
             tensor_at(prediction, (batch_size, channels, shape.height, shape.width), kind, self._device),
         )
         return TorchCall(self.name, self._run, tensors, self._device, self.memory)
-
-    def bind(self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray) -> Callable[[], None]:
-        """As `runtime.engines.interface.Engine.bind`: copies to and from the GPU around each call."""
-        if self._stream is None:
-            self._stream = self.memory.make_stream()
-            weakref.finalize(self, self.memory.free_stream, self._stream).atexit = False
-        return bind_host(self, x, t, prediction, self._stream)
 
 
 class _Filling(torch.nn.Module):

@@ -17,15 +17,13 @@ import numpy as np
 import torch
 from diffusers import UNet2DModel
 
-from commands.errors import DeviceUnavailableError
-from commands.reasons import reason
+from commands.errors import DeviceUnavailableError, reason
 from diffusion.errors import InputError
 from diffusion.process import Process
 from runtime.engines.checkpoint_folder import read_checkpoint_folder
 from runtime.engines.interface import Engine
 from runtime.engines.torch_call import without_tf32
 from runtime.engines.torch_weights import fill, load_weights
-from runtime.own_process import OwnProcess
 from runtime.process_flags import ProcessFlags
 
 
@@ -68,10 +66,15 @@ class Checkpoint:
         """How many numbers the network has learned."""
         return sum(parameter.numel() for parameter in self.unet.parameters())
 
+    @property
+    def network(self) -> Network:
+        """The network under its contract."""
+        return Network(self.unet)
+
     def predict(self, x: np.ndarray, t: np.ndarray) -> np.ndarray:
         """The reference prediction, float32 [N, C or 2C, H, W], for x [N, C, H, W] and t [N], float32."""
         with torch.inference_mode():
-            prediction: np.ndarray = Network(self.unet)(torch.from_numpy(x), torch.from_numpy(t)).numpy()
+            prediction: np.ndarray = self.network(torch.from_numpy(x), torch.from_numpy(t)).numpy()
         return prediction
 
 
@@ -106,17 +109,11 @@ class TorchEngine(Engine):
         self.sha256 = checkpoint.network_sha256
         self.name = f"PyTorch {torch.__version__} ({device.upper()})"
         self.precision = "fp32"
-        self._folder = checkpoint.folder
-        self._own_process = OwnProcess(str(folder))
+        self.path = checkpoint.folder
         self._network = Network(checkpoint.unet).to(self._device)
 
-    def bind(self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray) -> Callable[[], None]:
-        """As `runtime.engines.interface.Engine.bind`.
-
-        On the CPU, PyTorch reads and writes the NumPy buffers themselves; on a GPU each call copies.
-        """
-        self._own_process.check()
-        self._check_buffers(x, t, prediction)
+    def _bind(self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray) -> Callable[[], None]:
+        # On the CPU, PyTorch reads and writes the NumPy buffers themselves; on a GPU each call copies.
         host_x, host_t, host_prediction = map(torch.from_numpy, (x, t, prediction))
         network, device = self._network, self._device
 
@@ -135,19 +132,6 @@ class TorchEngine(Engine):
                 host_prediction.copy_(network(device_x, device_t))
 
         return call_on_gpu
-
-    def _check_buffers(self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray) -> None:
-        shape, num = self.process.sample, x.shape[0]
-        expected = {
-            "x": (x, (num, *shape.chw)),
-            "t": (t, (num,)),
-            "prediction": (prediction, (num, self.process.prediction_channels, shape.height, shape.width)),
-        }
-        for name, (array, wanted) in expected.items():
-            if array.shape != wanted or array.dtype != np.float32 or not array.flags.c_contiguous:
-                raise InputError(
-                    f"{self._folder}: {name} is {array.dtype} {array.shape}, expected float32 {wanted}, C-contiguous"
-                )
 
 
 def load_checkpoint(folder: Path | str, allow_pickle: bool = False) -> Checkpoint:

@@ -68,6 +68,7 @@ class TorchDeviceEngine(TorchModuleEngine):
             _expect_cuda()
         memory = open_device_memory() if memory is None else memory
         checkpoint = load_checkpoint(folder, allow_pickle)
+        self.path = checkpoint.folder
         process = (flags or ProcessFlags()).applied_to(checkpoint.process, str(folder))
         # Another precision is another network: a run that was begun with one is not finished with the other.
         other = hashlib.sha256(f"{checkpoint.network_sha256} {precision}".encode()).hexdigest()

@@ -18,7 +18,7 @@ import safetensors.torch
 import torch
 from diffusers import UNet2DModel
 
-from commands.reasons import reason
+from commands.errors import reason
 from diffusion.errors import InputError
 from runtime.engines.checkpoint_weights import find_weights, hash_of_weights, read_weight_file
 

@@ -17,7 +17,7 @@ from diffusion.errors import InputError
 from diffusion.process import Process
 from diffusion.samplers import make_table
 from diffusion.step_table import StepTable
-from runtime.array_files import UNREADABLE
+from runtime.arrays import UNREADABLE
 
 GOLDEN_FORMAT = 2
 GATE_BATCHES = (5, 2, 1)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from diffusion.bound import bits_per_dim, decoder_term, prior_term
-from diffusion.forward import q_sample
+from diffusion.gaussian import q_sample
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import Process, SampleShape
 from runtime.engines.interface import Engine
@@ -39,7 +39,7 @@ class ClosedFormEngine(Engine):
     def batch_range(self):
         return 1, None
 
-    def bind(self, x, t, prediction):
+    def _bind(self, x, t, prediction):
         def call():
             self.num_calls += 1
             prediction[:] = self.network(x.astype(np.float64), t)

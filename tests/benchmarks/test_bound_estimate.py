@@ -98,8 +98,8 @@ def test_errors_of_known_replicates():
 
 def test_a_prediction_that_is_not_finite_is_named():
     class Broken(ClosedFormEngine):
-        def bind(self, x, t, prediction):
-            call = super().bind(x, t, prediction)
+        def _bind(self, x, t, prediction):
+            call = super()._bind(x, t, prediction)
 
             def broken():
                 call()

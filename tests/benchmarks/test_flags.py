@@ -3,8 +3,9 @@
 import pytest
 
 from benchmarks.chain import main as chain
-from benchmarks.kernels.command import main as kernels
-from benchmarks.swiss_roll.command import main as swiss_roll
+from benchmarks.compare.__main__ import main as compare
+from benchmarks.kernels import main as kernels
+from benchmarks.swiss_roll import main as swiss_roll
 
 
 @pytest.mark.parametrize(
@@ -16,6 +17,10 @@ from benchmarks.swiss_roll.command import main as swiss_roll
         (chain, "--batch-sizes 2 -1", "found -1, expected at least 1"),
         (chain, "--steps 1.5", "found '1.5', expected a whole number"),
         (chain, f"--steps {'9' * 5000}", f"found '{'9' * 40}…', expected a whole number"),
+        (compare, "--rounds 0", "argument --rounds: found 0, expected at least 1"),
+        (compare, "--steps 0", "argument --steps: found 0, expected at least 1"),
+        (compare, "--batch-sizes 1 0", "argument --batch-sizes: found 0, expected at least 1"),
+        (compare, "--threads -1", "argument --threads: found -1, expected at least 1"),
         (kernels, "--shape 1 1 0 4", "found 0, expected at least 1"),
         (swiss_roll, "--seed -1", "found -1, expected 0 to 2^64 - 1"),
         (swiss_roll, f"--seed {2**64}", f"found {2**64}, expected 0 to 2^64 - 1"),

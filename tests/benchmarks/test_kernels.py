@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks.kernels import command as kernels
+from benchmarks import kernels
 from diffusion.samplers import SAMPLERS
 from runtime.kernels_module import import_kernels
 

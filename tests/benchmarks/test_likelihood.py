@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.likelihood import command as likelihood
+from benchmarks.likelihood import __main__ as likelihood
 from diffusion.process import Process, SampleShape
 from export import ExportRequest, export_onnx
 from tests.benchmarks.closed_form_engine import NETWORK, SCHEDULE, as_x_start, exact_bits_per_dim, level_pixels

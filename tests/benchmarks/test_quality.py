@@ -7,10 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks.quality import command as quality
-from benchmarks.quality.frechet import Gaussian, frechet_distance
+from benchmarks.quality import __main__ as quality
 from benchmarks.quality.results import Results
 from benchmarks.quality.samples import Configuration, SampleStore, all_spacings
+from benchmarks.quality.score import Gaussian, frechet_distance
 from diffusion.errors import InputError
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import Process, SampleShape
@@ -47,7 +47,7 @@ def engine_file(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def quickly_trained_features(monkeypatch):
     """The classifier is trained anew by each command, and tested by itself elsewhere."""
-    monkeypatch.setattr("benchmarks.quality.digit_features._EPOCHS", 2)
+    monkeypatch.setattr("benchmarks.quality.features._EPOCHS", 2)
 
 
 def run(engine_file, capsys, *arguments):

@@ -8,11 +8,8 @@ import scipy.linalg
 import torch
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-from benchmarks.quality.digit_features import NUM_FEATURES, DigitFeatures
-from benchmarks.quality.frechet import Gaussian, frechet_distance
-from benchmarks.quality.manifold import precision_and_recall
-from benchmarks.quality.score import Scorer
-from benchmarks.quality.torchscript_features import TorchScriptFeatures
+from benchmarks.quality.features import NUM_FEATURES, DigitFeatures, TorchScriptFeatures
+from benchmarks.quality.score import Gaussian, Scorer, frechet_distance, precision_and_recall
 from diffusion.errors import InputError
 from runtime.images import quantize
 from train.digits import load_digits_split
@@ -112,8 +109,8 @@ def test_precision_and_recall_hold_one_block_of_distances_at_a_time(monkeypatch)
     rng = np.random.default_rng(6)
     real, generated = (rng.normal(size=(4000, 8)).astype(np.float32) for _ in range(2))
     at_once = precision_and_recall(real[:500], generated[:500])
-    monkeypatch.setattr("benchmarks.quality.manifold._DISTANCES_AT_ONCE", 1 << 18)
-    monkeypatch.setattr("benchmarks.quality.manifold._COLUMNS_AT_ONCE", 300)
+    monkeypatch.setattr("benchmarks.quality.score._DISTANCES_AT_ONCE", 1 << 18)
+    monkeypatch.setattr("benchmarks.quality.score._COLUMNS_AT_ONCE", 300)
     assert precision_and_recall(real[:500], generated[:500]) == at_once
     tracemalloc.start()
     try:

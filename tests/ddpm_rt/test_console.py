@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from commands.missing_module import missing_module
-from ddpm_rt import command_names, console
-from ddpm_rt.command_names import COMMANDS, as_called, program_name
+from commands.errors import missing_module
+from ddpm_rt import console
+from ddpm_rt.console import COMMANDS, as_called, program_name
 from ddpm_rt.own_packages import PACKAGES, command_of_own_process
 
 ROOT = Path(__file__).parents[2]
@@ -27,7 +27,7 @@ WITHOUT_EDITABLE = (
 
 @pytest.fixture
 def as_script(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command_names, "_as_console_script", True)
+    monkeypatch.setattr(console, "_as_console_script", True)
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def test_what_is_no_command(arguments: list[str], says: str, capsys: pytest.Capt
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.module)
 def test_every_command_speaks_of_itself_as_it_was_called(
-    command: command_names.Command, as_script: None, capsys: pytest.CaptureFixture[str]
+    command: console.Command, as_script: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     module, _, function = command.entry.partition(":")
     assert module.startswith(command.module)
@@ -112,7 +112,7 @@ def test_messages_name_the_commands_as_they_were_called(monkeypatch: pytest.Monk
     text = "make one with `python -m export.to_onnx`, or python -m export.mlp_to_onnx, python -m train.run --out a"
     assert as_called(text) == text
     assert program_name("runtime.sample") == "runtime.sample"
-    monkeypatch.setattr(command_names, "_as_console_script", True)
+    monkeypatch.setattr(console, "_as_console_script", True)
     expected = "make one with `ddpm-rt export onnx`, or python -m export.mlp_to_onnx, ddpm-rt train --out a"
     assert as_called(text) == expected
     assert program_name("python -m train.run") == "ddpm-rt train"

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from diffusion.binomial import constant_erasure, logistic, p_x_prev_given_x_t, q_x_t_given_x_start
-from diffusion.binomial_bound import entropy_bits, estimate_bound, kl_bits, step_bits
-from diffusion.binomial_optimum import OptimalBits
+from diffusion.binomial_bound import OptimalBits, entropy_bits, estimate_bound, kl_bits, step_bits
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.normal import LIKELIHOOD, draw_number, noise_words
 from tests.binary_enumeration import EnumeratedChain, state_probabilities

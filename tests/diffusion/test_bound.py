@@ -8,10 +8,9 @@ import pytest
 
 from diffusion.bound import bits_per_dim, bound_term, decoder_term, denoising_term, gaussian_kl, prior_term
 from diffusion.errors import InputError
-from diffusion.forward import q_sample
+from diffusion.gaussian import log_variance, p_x_prev_given_x_t, q_sample
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import PREDICTION_TYPES, VARIANCE_TYPES, Process, SampleShape
-from diffusion.reverse import log_variance, p_x_prev_given_x_t
 from tests.gaussian import GaussianNetwork
 
 MEAN, STD = 0.3, 0.5

@@ -1,9 +1,10 @@
-"""The decoder's bins: they cover the line, add up to 1, and have no floor."""
+"""The decoder's bins: they cover the line, add up to 1, have no floor, and agree with 60-digit arithmetic."""
 
+import mpmath
 import numpy as np
 import pytest
 
-from diffusion.discretized_decoder import level_of, log_probability_of_level
+from diffusion.discretized_decoder import level_of, log_interval_probability, log_probability_of_level
 from diffusion.errors import InputError
 
 
@@ -48,3 +49,35 @@ def test_float32_pixels_are_on_their_levels(levels):
 def test_what_is_no_level_is_refused(wrong):
     with pytest.raises(InputError, match="expected one of 17 levels evenly spaced"):
         level_of(np.array([0.0, wrong]), 17)
+
+
+def exact(lower, upper):
+    """ln[Φ(upper) − Φ(lower)] with 60 digits."""
+    if lower + upper < 0:
+        lower, upper = -upper, -lower
+    with mpmath.workdps(60):
+        root = mpmath.sqrt(2)
+        tails = [mpmath.erfc(mpmath.mpf(float(end)) / root) for end in (lower, upper)]
+        return float(mpmath.log((tails[0] - tails[1]) / 2))
+
+
+@pytest.mark.parametrize(("distance", "width"), [(1, 1.0), (5, 0.5), (40, 1.0), (300, 16.0), (1e4, 0.01)])
+def test_agrees_with_60_digits(distance, width):
+    rng = np.random.default_rng(0)
+    lower = rng.normal(size=20) * distance
+    upper = lower + width * rng.uniform(0.1, 1.0, 20)
+    expected = [exact(a, b) for a, b in zip(lower, upper, strict=True)]
+    np.testing.assert_allclose(log_interval_probability(lower, upper), expected, rtol=2e-14)
+
+
+def test_narrow_intervals_about_the_centre():
+    lower = np.array([-0.5e-3, 0.0, -1e-3, 0.7])
+    expected = [exact(a, a + 1e-3) for a in lower]
+    np.testing.assert_allclose(log_interval_probability(lower, lower + 1e-3), expected, rtol=1e-12)
+
+
+def test_open_ends():
+    np.testing.assert_allclose(log_interval_probability(-np.inf, np.inf), 0.0, atol=1e-15)
+    np.testing.assert_allclose(log_interval_probability(-np.inf, 0.0), -np.log(2.0), rtol=1e-15)
+    np.testing.assert_allclose(log_interval_probability(50.0, np.inf), exact(50.0, 1e6), rtol=1e-15)
+    np.testing.assert_allclose(log_interval_probability(-np.inf, -50.0), exact(50.0, 1e6), rtol=1e-15)

@@ -1,21 +1,103 @@
-"""Sohl-Dickstein's K against the sum of terms, on data with and without second moment 1."""
+"""Another form of the bound: K, a sum of divergences and three entropies (Sohl-Dickstein et al. 2015, section 2.4).
+
+    K = −Σ_{t>1} E KL(q(x_{t−1} | x_t, x_0) ‖ p(x_{t−1} | x_t)) + H_q(X_T | X_0) − H_q(X_1 | X_0) − H_p(X_T)
+
+The divergences are those of `diffusion.bound`. The entropies stand for L_T and L_0, and −K equals L_T + Σ L_{t−1} + L_0
+up to two things (appendix B there):
+
+- K takes the cross entropy of q(x_T) with p(x_T) for the entropy of p(x_T), and at x_1 likewise. They are equal where
+  the data have second moment 1, to which the forward process leads; `cross_entropy_excess` is the difference otherwise.
+- K's last step is not learned: p(x_0 | x_1) = q(x_1 | x_0) π(x_0)/π(x_1), the forward step turned round
+  (`edge_decoder_term`), a density in place of the probability of a bin. The discretized decoder's L_0 replaces it.
+
+Tested on data with and without second moment 1.
+"""
+
+from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 
 from diffusion.bound import denoising_term, prior_term
-from diffusion.forward import q_sample
+from diffusion.gaussian import q_sample
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import Process, SampleShape
-from tests.diffusion.entropies import cross_entropy_excess, edge_decoder_term, entropies, sohl_dickstein_bound
 from tests.gaussian import GaussianNetwork
 
 SCHEDULE = NoiseSchedule.make("linear", 12, 0.01, 0.35)
 NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(16)
 WEIGHTS = np.outer(WEIGHTS, WEIGHTS).reshape(-1) / WEIGHTS.sum() ** 2
 FIRST, EPS = (axis.reshape(-1, 1, 1, 1) for axis in np.meshgrid(NODES, NODES))
+
+
+class Entropies(NamedTuple):
+    """The three entropies of K, in nats, for all elements of an image.
+
+    Attributes:
+        last_given_data: H_q(X_T | X_0).
+        first_given_data: H_q(X_1 | X_0), the papers' X_1: timestep 0.
+        prior: H_p(X_T).
+    """
+
+    last_given_data: float
+    first_given_data: float
+    prior: float
+
+
+def entropies(schedule: NoiseSchedule, num_elements: int) -> Entropies:
+    """Of the Gaussian forward process: ½ C·H·W · ln(2πe · variance) (Sohl-Dickstein et al. 2015, appendix B).
+
+    Args:
+        schedule: the noise schedule.
+        num_elements: C·H·W.
+    """
+    of_unit = 0.5 * num_elements * math.log(2.0 * math.pi * math.e)
+    alpha_bar = schedule.alpha_bar
+    return Entropies(
+        last_given_data=of_unit + 0.5 * num_elements * math.log1p(-alpha_bar[-1]),
+        first_given_data=of_unit + 0.5 * num_elements * math.log(schedule.betas[0]),
+        prior=of_unit,
+    )
+
+
+def sohl_dickstein_bound(schedule: NoiseSchedule, num_elements: int, denoising_sum: float) -> float:
+    """K, in nats per image, a lower bound of the mean of ln p(x_0) (Sohl-Dickstein et al. 2015, section 2.4).
+
+    Args:
+        schedule: the noise schedule.
+        num_elements: C·H·W.
+        denoising_sum: the mean over images of the sum of `denoising_term` over the timesteps 1..T−1.
+    """
+    last, first, prior = entropies(schedule, num_elements)
+    return -denoising_sum + last - first - prior
+
+
+def cross_entropy_excess(schedule: NoiseSchedule, x_start: np.ndarray) -> np.ndarray:
+    """What K leaves out of L_T + L_0: ½ (ᾱ_T + β_1) (‖x_0‖² − C·H·W), nats [N].
+
+    Its first part is E[−ln p(x_T)] − H_p(X_T), the second E[ln π(x_1) − ln π(x_0)] given x_0.
+
+    Args:
+        schedule: the noise schedule.
+        x_start: [N, C, H, W].
+    """
+    excess = (np.asarray(x_start, np.float64) ** 2 - 1.0).reshape(len(x_start), -1).sum(axis=1)
+    return np.asarray(0.5 * (schedule.alpha_bar[-1] + schedule.betas[0]) * excess)
+
+
+def edge_decoder_term(schedule: NoiseSchedule, x_start: np.ndarray, x_t: np.ndarray) -> np.ndarray:
+    """−ln of the density of x_0 given x_t at t = 0 under K's last step N(√(1 − β_1) x_1, β_1 I), nats [N].
+
+    Args:
+        schedule: the noise schedule.
+        x_start, x_t: [N, C, H, W]; x_t ~ q(x_t | x_0) at timestep 0.
+    """
+    beta = schedule.betas[0]
+    squared = (np.asarray(x_start, np.float64) - np.sqrt(1.0 - beta) * x_t) ** 2 / beta
+    return np.asarray(0.5 * (squared + math.log(2.0 * math.pi * beta)).reshape(len(x_start), -1).sum(axis=1))
 
 
 def terms(mean, std, variance_type="fixed_large"):

@@ -6,7 +6,7 @@ import pytest
 
 from diffusion.diffusers_config import process_from_diffusers, process_to_diffusers
 from diffusion.errors import InputError
-from diffusion.noise_schedule import NoiseSchedule
+from diffusion.noise_schedule import SCHEDULE_KINDS, NoiseSchedule
 from diffusion.process import PREDICTION_TYPES, VARIANCE_TYPES, Process, SampleShape
 from diffusion.spacing import SPACINGS
 
@@ -141,7 +141,7 @@ def test_a_diffusers_config_becomes_a_process(config, expected):
         ({"variance_type": "odd"}, UNET, "'odd'"),
         ({"thresholding": True}, UNET, "thresholding is true"),
         ({"steps_offset": 1}, UNET, "steps_offset is 1"),
-        ({"beta_schedule": "laplace"}, UNET, "kind is 'laplace'"),
+        ({"beta_schedule": "cosine"}, UNET, "beta_schedule is 'cosine', expected one of linear, .*laplace"),
         ({}, UNET | {"sample_size": None}, "sample_size is None"),
         ({}, UNET | {"out_channels": 2}, "out_channels is 2, expected 1"),
         ({"variance_type": "learned_range"}, UNET, "out_channels is 1, expected 2"),
@@ -152,7 +152,7 @@ def test_what_cannot_be_reproduced_is_refused(config, unet, says):
         process_from_diffusers(config, unet)
 
 
-@pytest.mark.parametrize("kind", ["linear", "squaredcos_cap_v2", "explicit"])
+@pytest.mark.parametrize("kind", SCHEDULE_KINDS)
 def test_diffusers_reads_back_what_we_write(kind):
     from diffusers import DDPMScheduler
 

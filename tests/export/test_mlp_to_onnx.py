@@ -8,15 +8,13 @@ import onnxruntime as ort
 import pytest
 import torch
 
-from diffusion.binomial import constant_erasure
-from diffusion.binomial_process import BinomialProcess
+from diffusion.binomial import BinomialProcess, constant_erasure
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import METADATA_KEY, Process, SampleShape
 from export.mlp_to_onnx import export_mlp, main
 from runtime.sample_bits import BinomialNetwork, sample_bits
 from runtime.sampler import Sampler
-from train.mlp import Mlp, MlpConfig
-from train.mlp_folder import TrainedMlp, make_network, read_mlp, write_mlp
+from train.mlp import Mlp, MlpConfig, TrainedMlp, make_network, read_mlp, write_mlp
 
 PROCESSES = {
     "gaussian": Process(SampleShape(2, 1, 1), NoiseSchedule.make("linear", 30), clip_sample=None),

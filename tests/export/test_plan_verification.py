@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -14,7 +15,7 @@ from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import Process, SampleShape
 from export.fold_time import fold_time
 from export.graph_facts import name_nodes
-from export.mixed_precision import to_mixed_precision
+from export.low_precision import to_mixed_precision
 from export.plan_verification import PlanVerification, compare_predictions, verify_network
 from runtime.engines.trajectories import make_golden
 from runtime.formats.golden import Golden
@@ -58,10 +59,10 @@ def test_every_precision(precision: str, compared: list[str], float32: onnx.Mode
     assert len(result.compared) == len(compared)
     assert all(name.endswith(end) for name, end in zip(result.compared, compared, strict=True))
     # The last is the strictest, and the one that is measured by timestep; Polygraphy measures by batch.
-    assert list(result.compared)[-1] == result.measured.ran_on
-    assert 0.3 * result.measured.median <= result.compared[result.measured.ran_on] <= 3 * result.measured.worst
-    assert result.measured.worst < PRECISIONS[precision].tolerance
-    assert len(result.measured.errors) == 16
+    assert list(result.compared)[-1] == result.ran_on
+    assert 0.3 * result.median <= result.compared[result.ran_on] <= 3 * result.worst
+    assert result.worst < PRECISIONS[precision].tolerance
+    assert len(result.errors) == 16
     fields = json.loads(json.dumps(result.record().to_json(), allow_nan=False))
     assert (fields["passed"], fields["executed"]) == (True, False)
     assert fields["compared_by"].startswith("Polygraphy ")
@@ -79,7 +80,7 @@ def test_an_error_at_some_timesteps_stands_out(precision: str, float32: onnx.Mod
             table.CopyFrom(numpy_helper.from_array(values, table.name))
     result = verify(in_precision(damaged, precision), precision)
     assert not result.passed
-    assert {error.timestep >= 40 for error in result.measured.errors if not error.passed} == {True}
+    assert {error.timestep >= 40 for error in result.errors if not error.passed} == {True}
     assert "too large" in result.table()
 
 
@@ -100,10 +101,10 @@ def test_polygraphy_is_asked_about_every_network(float32: onnx.ModelProto) -> No
     assert found["exact"] == 0
     assert 4e-4 < found["wrong"] < 1.001e-3  # over a batch, of which one sample has that error
     assert math.isnan(found["broken"])
-    measured = verify_network(float32, reference, PROCESS, "fp32", "the closed form").measured
+    measured = verify_network(float32, reference, PROCESS, "fp32", "the closed form")
     for error in found.values():
-        result = PlanVerification(measured, {"one": error}, executed=True)
+        result = replace(measured, compared={"one": error}, executed=True)
         assert result.passed == (error == 0)
     assert '"one": null' in json.dumps(
-        PlanVerification(measured, {"one": math.nan}, True).record().to_json(), allow_nan=False
+        replace(measured, compared={"one": math.nan}, executed=True).record().to_json(), allow_nan=False
     )

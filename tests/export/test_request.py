@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import export
-from commands.output_lock import sole_writer
+from commands.whole_files import sole_writer
 from diffusion.errors import InputError
 from export import Exported, ExportRequest, TensorRtOptions, export_onnx, export_openvino, export_trt
 from export.request import as_request
@@ -45,12 +45,15 @@ def test_requests_that_say_two_things(fields: dict[str, Any], says: str) -> None
 
 def test_a_request_may_be_said_field_by_field() -> None:
     flags = ProcessFlags(beta_schedule="linear")
-    request = as_request("unet.xml", None, "unet.onnx", "bf16", False, flags, True, True)
+    fields: dict[str, Any] = {"onnx": "unet.onnx", "precision": "bf16", "fold": False, "process": flags}
+    request = as_request("unet.xml", **fields, allow_pickle=True, debug=True)
     assert request == ExportRequest(Path("unet.xml"), None, Path("unet.onnx"), "bf16", False, flags, True, True)
     assert as_request("unet.xml") == ExportRequest(Path("unet.xml"))
     assert as_request(request) is request
     with pytest.raises(InputError, match="an ExportRequest was given and fields of it beside it"):
         as_request(request, precision="bf16")
+    with pytest.raises(InputError, match="an ExportRequest was given and fields of it beside it"):
+        export_onnx(ExportRequest(Path("unet.onnx")), precision="fp16")
 
 
 def test_exporters_take_a_request_or_its_fields(networks: Path, gaussian: Path, tmp_path: Path) -> None:
@@ -62,22 +65,6 @@ def test_exporters_take_a_request_or_its_fields(networks: Path, gaussian: Path, 
     assert engine["engine"]["time_path"] == {"folded": False}
     plan = export_trt(str(tmp_path / "unet.plan"), TensorRtOptions(flavor="rtx"), onnx_file=gaussian)
     check(plan, gaussian, "fp32")
-
-
-@pytest.mark.parametrize(
-    ("fields", "says"),
-    [
-        ({"flavor": "cuda"}, "flavor is 'cuda', expected one of auto, tensorrt, rtx"),
-        ({"group_norm": "layer"}, "group_norm is 'layer', expected one of instance, group"),
-        ({"optimization_level": 6}, "optimization_level is 6, expected one of None, 0, 1, 2, 3, 4, 5"),
-        ({"hardware_compatibility": "all"}, "hardware_compatibility is 'all', expected one of none, ampere_plus"),
-        ({"profiles": ()}, "profiles is empty, expected at least one"),
-        ({"static": True}, "static with several batch sizes, expected one profile whose min, opt and max are equal"),
-    ],
-)
-def test_options_that_no_builder_has(fields: dict[str, Any], says: str) -> None:
-    with pytest.raises(InputError, match=says):
-        TensorRtOptions(**fields)
 
 
 def test_an_exporter_refuses_what_it_does_not_make(gaussian: Path, tmp_path: Path) -> None:

@@ -11,13 +11,11 @@ from hypothesis import HealthCheck, assume, given, settings
 
 from diffusion.errors import InputError
 from export import openvino_graph
-from export.cuda_bf16_form import in_cuda_bf16_form
 from export.fold_time import fold_time
 from export.foreign_network import prepare
-from export.group_norm import write_group_norm
-from export.network_io import with_contract_names
+from export.network_io import tell_inputs_apart, with_contract_names
+from export.normalization import in_cuda_bf16_form, write_group_norm
 from export.openvino_graph import rewrite_for_openvino
-from export.time_path import tell_inputs_apart
 from tests.export.random_graphs import NUM_TIMESTEPS, random_networks, run
 
 BATCHES = (1, 2, 5)

@@ -178,6 +178,8 @@ def test_same_checkpoint_gives_the_same_bytes(
     assert report == other | places
     assert done.stderr.splitlines() == [
         f"reading {elsewhere}",
+        f"{elsewhere}: predicts epsilon, noise linear, T = 1000, beta 0.0001 to 0.02, variance fixed_large, "
+        "x_start clipped to ±1 (all from scheduler_config.json)",
         f"tracing the network ({load_checkpoint(checkpoint).num_parameters:,} parameters) at opset 18",
         "comparing ONNX Runtime with PyTorch",
     ]

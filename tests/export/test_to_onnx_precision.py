@@ -20,8 +20,8 @@ from onnx.defs import get_schema
 from commands.errors import EXIT_DEVICE, EXIT_INPUT, EXIT_VERIFICATION, DeviceUnavailableError
 from diffusion.errors import InputError
 from diffusion.process import METADATA_KEY
-from export import ExportRequest, mixed_precision, source, to_onnx
-from export.mixed_precision import MixedPrecision
+from export import ExportRequest, low_precision, source, to_onnx
+from export.low_precision import MixedPrecision
 from export.network_io import tensor_types
 from runtime import sample
 from runtime.engines.onnx_precision import PRECISION_KEY
@@ -269,7 +269,7 @@ def test_a_wrong_conversion_is_not_published(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    convert = mixed_precision.to_mixed_precision
+    convert = low_precision.to_mixed_precision
 
     def damaged(*arguments: Any) -> MixedPrecision:
         mixed = convert(*arguments)
@@ -280,7 +280,7 @@ def test_a_wrong_conversion_is_not_published(
                 table.CopyFrom(numpy_helper.from_array(values, table.name))
         return mixed
 
-    monkeypatch.setattr(mixed_precision, "to_mixed_precision", damaged)
+    monkeypatch.setattr(low_precision, "to_mixed_precision", damaged)
     out = tmp_path / "unet.onnx"
     out.write_bytes(b"an older file")
     assert run("--checkpoint", checkpoint, "--fp16", "--out", out) == EXIT_VERIFICATION

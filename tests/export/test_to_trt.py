@@ -15,8 +15,8 @@ from onnx import numpy_helper
 from commands.errors import EXIT_INPUT, EXIT_VERIFICATION, DeviceUnavailableError
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import Process, SampleShape
-from export import mixed_precision, to_trt
-from export.mixed_precision import MixedPrecision
+from export import low_precision, to_trt
+from export.low_precision import MixedPrecision
 from runtime.device.driver import DriverFacts, Gpu, driver_facts
 from runtime.engines import interface
 from runtime.engines.opening import open_engine
@@ -174,7 +174,7 @@ def test_several_profiles_and_foreign_names(gaussian: Path, tmp_path: Path) -> N
 def test_a_wrong_conversion_is_not_published(
     networks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    convert = mixed_precision.to_mixed_precision
+    convert = low_precision.to_mixed_precision
 
     def damaged(*arguments: object) -> MixedPrecision:
         mixed = convert(*arguments)  # type: ignore[arg-type]
@@ -185,7 +185,7 @@ def test_a_wrong_conversion_is_not_published(
                 table.CopyFrom(numpy_helper.from_array(values, table.name))
         return mixed
 
-    monkeypatch.setattr(mixed_precision, "to_mixed_precision", damaged)
+    monkeypatch.setattr(low_precision, "to_mixed_precision", damaged)
     assert run("--onnx", networks / "digits.onnx", "--fp16", "--out", tmp_path / "unet.plan") == EXIT_VERIFICATION
     error = capsys.readouterr().err
     assert "nothing was published. Give --bf16, or neither for fp32." in error
@@ -243,7 +243,7 @@ def test_where_a_gpu_is_the_plan_itself_runs(
         def batch_range(self) -> tuple[int, int | None]:
             return 1, None
 
-        def bind(self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray) -> object:
+        def _bind(self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray) -> object:
             def call() -> None:
                 prediction[:] = network(x, t) * factor[0]
 

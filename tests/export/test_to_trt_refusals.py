@@ -10,10 +10,10 @@ import onnx
 import pytest
 
 from commands.errors import EXIT_DEVICE, EXIT_INPUT
-from commands.output_lock import sole_writer
+from commands.whole_files import sole_writer
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import Process, SampleShape
-from export import tensorrt_plan, to_trt
+from export import to_trt
 from runtime.device.driver import driver_facts
 from tests.gaussian import GaussianNetwork
 
@@ -39,7 +39,7 @@ def test_a_full_disk(
     gaussian: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 1000))
-    monkeypatch.setattr(tensorrt_plan, "_prepare", lambda *arguments: pytest.fail("it went to work"))
+    monkeypatch.setattr(to_trt, "_prepare", lambda *arguments: pytest.fail("it went to work"))
     assert run("--onnx", gaussian, "--out", tmp_path / "unet.plan") == EXIT_INPUT
     error = capsys.readouterr().err
     assert "are left on that disk; make room" in error
@@ -142,7 +142,7 @@ def test_a_batch_that_is_too_large(networks: Path, tmp_path: Path, capsys: pytes
 
 
 def test_without_tensorrt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("export.tensorrt_flavor._is_installed", lambda module: module == "tensorrt_rtx")
+    monkeypatch.setattr("export.tensorrt_options._is_installed", lambda module: module == "tensorrt_rtx")
     assert run("--flavor", "tensorrt", "--out", tmp_path / "unet.plan") == EXIT_DEVICE
     error = capsys.readouterr().err
     assert "TensorRT is not installed (no module 'tensorrt'); pip install" in error

@@ -2,7 +2,7 @@
 
 import pytest
 
-from commands import memory
+from commands import system
 from commands.program import make_parser, run_program
 from diffusion.errors import InputError
 from runtime.sample import main as sample
@@ -11,16 +11,16 @@ from tests.fuzz.outcome import run
 
 
 def test_as_much_as_there_is_fits_and_a_byte_more_does_not(monkeypatch):
-    monkeypatch.setattr(memory, "available_bytes", lambda: 2**30)
-    memory.check_memory("it", 2**30, "take less")
+    monkeypatch.setattr(system, "available_bytes", lambda: 2**30)
+    system.check_memory("it", 2**30, "take less")
     with pytest.raises(InputError, match=r"it: needs 1.0 GiB of memory, 1.0 GiB are available; take less"):
-        memory.check_memory("it", 2**30 + 1, "take less")
+        system.check_memory("it", 2**30 + 1, "take less")
     with pytest.raises(InputError, match="needs more than"):
-        memory.check_memory("it", 10**400, "take less")
+        system.check_memory("it", 10**400, "take less")
 
 
 def test_what_is_available_is_a_part_of_this_machine():
-    assert 2**20 < memory.available_bytes() < 2**60
+    assert 2**20 < system.available_bytes() < 2**60
 
 
 def test_a_lack_of_memory_that_nobody_foresaw_is_no_bug(tmp_path):

@@ -6,11 +6,11 @@ import numpy as np
 
 from benchmarks.device.device_arrays import differing_elements
 from diffusion.step_table import StepTable
-from runtime.device.chain_graph import GRAPH_KINDS
+from runtime.chain.device import DeviceChain
+from runtime.chain.host import HostChain
+from runtime.chain.launchers import GRAPH_KINDS
 from runtime.device.interface import DeviceEngine
-from runtime.device_chain import DeviceChain
 from runtime.engines.interface import Engine
-from runtime.host_chain import HostChain
 
 SEEDS, INDICES = (5, 2**63 + 1, 7, 5, 0), (100, 2**64 - 1, 3, 101, 0)
 PARTS = ("x", "x_start", "row", "finite")

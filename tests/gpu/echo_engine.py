@@ -12,8 +12,8 @@ from types import ModuleType
 import numpy as np
 
 from diffusion.process import Process
-from runtime.device.capture import CapturedGraph, capture_graph
 from runtime.device.interface import DeviceEngine, DeviceMemory
+from runtime.device.streams import CapturedGraph, capture_graph
 from runtime.formats.precision import ELEMENT_TYPES, PRECISIONS, to_element_type, to_float32
 
 
@@ -43,7 +43,7 @@ class EchoEngine(DeviceEngine):
         repeats = self.process.prediction_channels // self.process.sample.channels
         return EchoCall(self._kernels, x, prediction, batch_size, sample_bytes, repeats)
 
-    def bind(self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray) -> Callable[[], None]:
+    def _bind(self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray) -> Callable[[], None]:
         """As `runtime.engines.interface.Engine.bind`."""
         channels = self.process.sample.channels
 

@@ -7,9 +7,9 @@ import numpy as np
 from benchmarks.device.device_arrays import differing_elements
 from benchmarks.device.network_error import TOLERANCES, largest_error
 from diffusion.samplers import make_table
-from runtime.device.chain_graph import GRAPH_KINDS
+from runtime.chain.device import DeviceChain
+from runtime.chain.launchers import GRAPH_KINDS
 from runtime.device.interface import DeviceEngine
-from runtime.device_chain import DeviceChain
 
 NUM_STEPS = 12
 

@@ -13,8 +13,8 @@ from benchmarks.device.command import leave
 from benchmarks.device.device_arrays import DeviceArrays
 from diffusion.process import SampleShape
 from diffusion.samplers import make_table
-from runtime.device.chain_graph import ROWS_PER_TURN
-from runtime.device_chain import DeviceChain
+from runtime.chain.device import DeviceChain
+from runtime.chain.launchers import ROWS_PER_TURN
 from tests.gpu.chains import INDICES, SEEDS
 from tests.gpu.echo_engine import EchoEngine
 from tests.gpu.machines import open_machine

@@ -7,8 +7,8 @@ from benchmarks.device.device_arrays import differing_elements
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import Process, SampleShape
 from diffusion.samplers import make_table
-from runtime.device.chain_graph import GRAPH_KINDS
-from runtime.device_chain import DeviceChain
+from runtime.chain.device import DeviceChain
+from runtime.chain.launchers import GRAPH_KINDS
 from tests.gpu import chains
 from tests.gpu.chains import INDICES, SEEDS, chain_problems, run_on_host
 from tests.gpu.echo_engine import EchoEngine

@@ -19,6 +19,7 @@ TESTS = (
     "tests/kernels/test_software_step.py",
     "tests/kernels/test_cuda_graph.py",
     "tests/runtime/device",
+    "tests/runtime/chain",
 )
 
 

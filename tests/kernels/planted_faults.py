@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 TESTS = (
     "tests/gpu/test_step.py",
-    "tests/runtime/device/test_device_chain.py",
-    "tests/runtime/device/test_device_batches.py",
-    "tests/runtime/device/test_capture.py",
+    "tests/runtime/chain/test_device.py",
+    "tests/runtime/chain/test_device_pool.py",
+    "tests/runtime/device/test_streams.py",
     "tests/gpu/test_noise.py",
     "tests/kernels/test_software_step.py",
 )
@@ -39,11 +39,11 @@ class Fault:
 
 _STEP, _ELEMENTS, _GRAPH = "kernels/step.cu", "kernels/cuda_elements.h", "kernels/cuda_graph.cpp"
 _CHAIN, _LAUNCHERS, _BUFFERS = (
-    "runtime/device_chain.py",
-    "runtime/device/chain_graph.py",
-    "runtime/device/chain_buffers.py",
+    "runtime/chain/device.py",
+    "runtime/chain/launchers.py",
+    "runtime/chain/device_buffers.py",
 )
-_CHAINS = TESTS[1]
+_CHAINS, _POOL, _STREAMS = TESTS[1:]
 
 FAULTS = (
     Fault("index: blocks", _STEP, "kEight * (blockIdx.x * blockDim.x + threadIdx.x); }", "kEight * threadIdx.x; }"),
@@ -212,7 +212,7 @@ FAULTS = (
         _CHAIN,
         "        self._memory.synchronize(self.stream)\n        if self._rows_enqueued:",
         "        if self._rows_enqueued:",
-        "test_device_batches.py",
+        _POOL,
     ),
     Fault(
         "missing zeros",
@@ -224,8 +224,8 @@ FAULTS = (
     Fault(
         "missing zeros: histories of the sample before",
         _CHAIN,
-        "self._memory.zero(address(name), 4 *",
-        "(lambda *_: None)(address(name), 4 *",
+        "self._memory.zero(address(name) + 4 *",
+        "(lambda *_: None)(address(name) + 4 *",
         _CHAINS,
     ),
     Fault(
@@ -258,17 +258,17 @@ FAULTS = (
     ),
     Fault(
         "capture: not ended after a failure",
-        "runtime/device/capture.py",
+        "runtime/device/streams.py",
         "            handle = kernels.cuda_end_capture(stream)\n",
         "            handle = 0\n",
-        "test_capture.py",
+        _STREAMS,
     ),
     Fault(
         "capture: a graph that nobody destroys",
-        "runtime/device/capture.py",
+        "runtime/device/streams.py",
         "        weakref.finalize(self, import_kernels().cuda_graph_destroy, handle).atexit = False\n",
         "",
-        "test_capture.py",
+        _STREAMS,
     ),
 )
 """All of them. None changes what is right: each must fail a test."""

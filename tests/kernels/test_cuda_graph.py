@@ -110,7 +110,7 @@ def test_handles_and_rows_are_checked(kernels, new_graph, step):
 def test_chains_run_as_cuda_12_4_declares_its_graphs():
     """Its cudaGraphAddNode takes an argument less. (Everything else here is as CUDA 13 has it.)"""
     environment = os.environ | {"DDPM_RT_SOFTWARE_KERNELS": str(Build(cuda_version=12040).module())}
-    tests = "tests/runtime/device/test_device_chain.py"
+    tests = "tests/runtime/chain/test_device.py"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", tests, "-k", "bits_of_the_host_chain"]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout

@@ -1,10 +1,11 @@
-"""What the tests of `runtime.sample` share."""
+"""What the tests of the runtime share."""
 
 from pathlib import Path
 
 import pytest
 
 from runtime.engines.opening import open_engine
+from tests.runtime.device.software_device import SoftwareMemory, software_device
 from tests.runtime.gaussian_folder import NETWORK
 
 
@@ -22,3 +23,16 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     NETWORK.save_onnx(tmp_path / "unet.onnx")
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def kernels(request, monkeypatch):
+    """The device in software in place of CUDA: the real kernels, the real graphs, the real bindings."""
+    with software_device(request.node.nodeid, monkeypatch) as kernels:
+        yield kernels
+
+
+@pytest.fixture
+def memory(kernels):
+    """Of that device."""
+    return SoftwareMemory(kernels)

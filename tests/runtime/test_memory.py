@@ -6,9 +6,9 @@ import pytest
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import Process, SampleShape
 from diffusion.samplers import make_table
+from runtime.chain.host import HostChain
+from runtime.chain.plan import host_bytes_per_sample
 from runtime.engines.interface import Engine
-from runtime.host_chain import HostChain
-from runtime.memory import chain_bytes_per_sample
 
 
 class Still(Engine):
@@ -22,7 +22,7 @@ class Still(Engine):
     def batch_range(self) -> tuple[int, int | None]:
         return 1, None
 
-    def bind(self, x, t, prediction):
+    def _bind(self, x, t, prediction):
         return lambda: None
 
 
@@ -33,4 +33,4 @@ def test_the_arrays_of_a_chain_are_counted(sampler, variance_type):
     table = make_table(process, sampler, 10)
     chain = HostChain(Still(process), table, 5, with_x_start=True)
     finished = np.empty_like(chain.x)
-    assert chain_bytes_per_sample(process, table) * 5 == chain.buffer_bytes + finished.nbytes
+    assert host_bytes_per_sample(process, table) * 5 == chain.buffer_bytes + finished.nbytes

@@ -7,8 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from diffusion.binomial import constant_erasure, initial_bits, reverse_loop
-from diffusion.binomial_process import BinomialProcess
+from diffusion.binomial import BinomialProcess, constant_erasure, initial_bits, reverse_loop
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import METADATA_KEY, Process, SampleShape
 from runtime import sample_bits

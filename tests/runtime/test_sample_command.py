@@ -14,7 +14,7 @@ import pytest
 from diffusion.reference_loop import initial_noise, reference_loop
 from diffusion.samplers import make_table
 from runtime.images import quantize
-from runtime.run_folder import sole_run
+from runtime.runs.folder import sole_run
 from runtime.sample import main
 from tests.gaussian import GaussianNetwork
 from tests.runtime.gaussian_folder import NETWORK, PROCESS, pixels

@@ -95,7 +95,7 @@ def test_impossible_requests(onnx_file, arguments, says):
 
 
 def test_a_batch_too_large_for_the_memory_is_refused_before_it_is_taken(onnx_file, monkeypatch):
-    monkeypatch.setattr("runtime.memory.available_bytes", lambda: 10_000)
+    monkeypatch.setattr("runtime.chain.plan.available_bytes", lambda: 10_000)
     with pytest.raises(InputError, match=r"batch size is 64, which needs .* use --batch-size \d+ or less"):
         Sampler(onnx_file, batch_size=64)
     with pytest.raises(InputError, match="batch size is 0"):
@@ -103,8 +103,8 @@ def test_a_batch_too_large_for_the_memory_is_refused_before_it_is_taken(onnx_fil
 
 
 def test_a_network_too_large_for_the_memory_is_measured_first(onnx_file, monkeypatch):
-    monkeypatch.setattr("runtime.memory.available_bytes", lambda: 64 * 72 * 4 * 5)  # room for the arrays alone
-    monkeypatch.setattr("runtime.memory._network_bytes_per_sample", lambda engine, table: 10_000)
+    monkeypatch.setattr("runtime.chain.plan.available_bytes", lambda: 64 * 72 * 4 * 5)  # room for the arrays alone
+    monkeypatch.setattr("runtime.chain.plan._network_bytes_per_sample", lambda engine, table: 10_000)
     with pytest.raises(InputError, match="batch size is 64"):
         Sampler(onnx_file, batch_size=64)
 
@@ -123,7 +123,7 @@ def static(request, tmp_path):
 @pytest.mark.parametrize("num", [1, 3, 4, 6, 9])
 def test_a_static_batch_draws_any_number(onnx_file, static, num):
     sampler = Sampler(**static)
-    assert sampler.batch_size_for(num) == 4
+    assert sampler.plan(num).batch_size == 4
     reference = Sampler(**static | {"engine": onnx_file})
     expected = reference.sample_float32(num, seed=3)
     for _ in range(2):
@@ -150,7 +150,9 @@ def test_an_idle_slot_of_a_static_batch_is_seen_by_nobody(onnx_file, static):
 
 def test_a_static_batch_is_measured_as_it_is(static, monkeypatch):
     engine = Sampler(**static).engine
-    monkeypatch.setattr("runtime.memory.available_bytes", lambda: 4 * 72 * 4 * 8)  # room for the arrays and little more
+    monkeypatch.setattr(
+        "runtime.chain.plan.available_bytes", lambda: 4 * 72 * 4 * 8
+    )  # room for the arrays and little more
     bound = []
     of_engine = engine.bind
     monkeypatch.setattr(engine, "bind", lambda x, *others: bound.append(len(x)) or of_engine(x, *others))
@@ -161,7 +163,7 @@ def test_a_static_batch_is_measured_as_it_is(static, monkeypatch):
 
 def test_another_batch_than_the_static_one_is_refused(static):
     Sampler(**static, batch_size=4).sample(2)
-    with pytest.raises(InputError, match=r"batch size is 3, and .* takes batches of 4 alone; leave --batch-size out"):
+    with pytest.raises(InputError, match=r"takes batches of 4, found 3; give --batch-size 4"):
         Sampler(**static, batch_size=3)
 
 
@@ -189,7 +191,7 @@ def test_what_is_no_number_of_its_range_is_refused(onnx_file, value):
             sampler.sample(**{"num": 1} | {name: value})
     if value != 10**5000:  # as many at once as for any other number
         with pytest.raises(InputError, match="num is"):
-            sampler.batch_size_for(value)
+            sampler.plan(value)
     for name in ("batch_size", "threads"):
         if not (name == "batch_size" and value is None):
             with pytest.raises(InputError, match=f"{name.replace('_', ' ')} is"):

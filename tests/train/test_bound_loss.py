@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from diffusion.bound import bits_per_dim, bound_term, prior_term
-from diffusion.forward import q_sample
+from diffusion.discretized_decoder import log_interval_probability as reference_log_interval_probability
+from diffusion.gaussian import q_sample
 from diffusion.noise_schedule import NoiseSchedule
-from diffusion.normal_interval import log_interval_probability as reference_log_interval_probability
 from diffusion.prediction import from_x_start
 from diffusion.process import PREDICTION_TYPES, VARIANCE_TYPES, Process, SampleShape
 from train.bound_loss import BoundLoss, log_interval_probability

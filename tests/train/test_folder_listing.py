@@ -193,7 +193,7 @@ def test_decoded_pictures_are_kept_until_a_file_changes(tmp_path: Path, monkeypa
 def test_what_is_kept_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr("train.image_folder.MIN_PICTURES", 1)
-    monkeypatch.setattr("train.picture_cache.MAX_BYTES", 1000)
+    monkeypatch.setattr("train.image_folder.MAX_CACHE_BYTES", 1000)
     for index in range(5):
         save(tmp_path / str(index) / "a.png")
         load_image_folder(tmp_path / str(index))

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from commands import memory
+from commands import system
 from diffusion.errors import InputError
 from train.npz_images import load_npy, load_npz
 
@@ -71,10 +71,10 @@ def test_a_header_that_promises_more_than_the_file_has(tmp_path: Path) -> None:
 
 def test_more_than_the_free_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.savez(tmp_path / "a.npz", PIXELS)
-    monkeypatch.setattr(memory, "available_bytes", lambda: 2 * PIXELS.nbytes - 1)
+    monkeypatch.setattr(system, "available_bytes", lambda: 2 * PIXELS.nbytes - 1)
     with pytest.raises(InputError, match="needs .* of memory"):
         load_npz(tmp_path / "a.npz")
-    monkeypatch.setattr(memory, "available_bytes", lambda: 2 * PIXELS.nbytes)
+    monkeypatch.setattr(system, "available_bytes", lambda: 2 * PIXELS.nbytes)
     assert load_npz(tmp_path / "a.npz").num_images == 5
 
 

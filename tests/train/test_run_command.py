@@ -59,7 +59,7 @@ def test_trains_and_reports_as_json(tmp_path: Path, capsys: pytest.CaptureFixtur
         (["--learning-rate", "nan"], "--learning-rate is nan, expected a positive number"),
         (["--ema-decay", "1"], "--ema-decay is 1.0, expected at least 0 and less than 1"),
         (["--seed", "-1"], "--seed is -1, expected"),
-        (["--seed", str(2**64)], "expected less than 2^64"),
+        (["--seed", str(2**64)], "expected 0 to 2^64 - 1"),
         (["--num-samples", "-1"], "--num-samples is -1, expected"),
         (["--save-seconds", "nan"], "--save-seconds is nan, expected at least 0"),
         (["--resume", "--overwrite"], "--resume and --overwrite were both given"),

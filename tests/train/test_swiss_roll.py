@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import make_swiss_roll
 
-from train.mlp_folder import read_mlp
+from train.mlp import read_mlp
 from train.swiss_roll import NOISE_STD, RADIUS, main, roll_curve, roll_process, swiss_roll
 
 

@@ -20,9 +20,9 @@ from diffusion.errors import InputError
 from diffusion.process import Process
 from train.datasets import DataRequest
 from train.learner import Learner
-from train.log_snr_network import LogSnrNetwork
 from train.presets import LoggingConfig
 from train.publication import WEIGHTS, hash_file
+from train.schedule_learner import LogSnrNetwork
 from train.training import Run, train
 
 MakeRun = Callable[..., Run]
@@ -184,7 +184,7 @@ def test_held_out_loss_does_not_depend_on_the_seed_of_the_run(
 
     # With equal initial weights and no updates, two seeds must be given the same held-out loss.
     monkeypatch.setattr(Learner, "update", not_at_all)
-    monkeypatch.setattr("train.draws.Draws.torch_seed", lambda self, step, process_index: 0)
+    monkeypatch.setattr("train.batches.Draws.torch_seed", lambda self, step, process_index: 0)
     losses = []
     for seed in (0, 1):
         config = dataclasses.replace(make_run().config, seed=seed)

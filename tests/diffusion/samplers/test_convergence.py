@@ -11,8 +11,7 @@ from diffusion.prediction import x_start_coefficients
 from diffusion.reference_loop import reference_loop
 from diffusion.samplers.ddim import ddim_columns
 from diffusion.samplers.deis import deis_columns
-from diffusion.samplers.dpmpp_2m import dpmpp_2m_columns
-from diffusion.samplers.dpmpp_sde_2m import dpmpp_sde_2m_columns
+from diffusion.samplers.dpmpp import dpmpp_2m_columns, dpmpp_sde_2m_columns
 from diffusion.samplers.exponential_integrator import half_log_snr
 from diffusion.samplers.unipc import unipc_columns
 from diffusion.step_table import StepTable

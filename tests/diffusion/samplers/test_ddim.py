@@ -9,7 +9,8 @@ from diffusion.errors import InputError
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import PREDICTION_TYPES
 from diffusion.reference_loop import initial_noise, reference_loop
-from diffusion.samplers import ddim_inversion, make_table
+from diffusion.samplers import make_table
+from diffusion.samplers.ddim import ddim_inversion
 from diffusion.spacing import spaced_timesteps
 from tests.diffusion.samplers.networks import RandomNetwork, a_process, flow_of_gaussian_data, gaussian
 

@@ -6,8 +6,8 @@ import pytest
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.reference_loop import initial_noise, reference_loop
 from diffusion.samplers import SAMPLERS, make_table
+from runtime.chain.host import HostChain
 from runtime.engines.interface import Engine
-from runtime.host_chain import HostChain
 from tests.diffusion.samplers.networks import RandomNetwork, a_process, gaussian
 from tests.kernels.numpy_step import ReferenceStep
 
@@ -53,7 +53,7 @@ class NumpyEngine(Engine):
     def batch_range(self):
         return 1, None
 
-    def bind(self, x, t, prediction):
+    def _bind(self, x, t, prediction):
         def call():
             prediction[:] = self.network(x, t)
 

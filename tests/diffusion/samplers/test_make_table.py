@@ -5,7 +5,8 @@ import pytest
 
 from diffusion.errors import InputError
 from diffusion.noise_schedule import NoiseSchedule
-from diffusion.samplers import SAMPLERS, ddim_inversion, make_table
+from diffusion.samplers import SAMPLERS, make_table
+from diffusion.samplers.ddim import ddim_inversion
 from diffusion.samplers.exponential_integrator import half_log_snr
 from diffusion.step_table import StepTable
 from tests.diffusion.samplers.networks import a_process

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from diffusion.errors import InputError
-from diffusion.samplers import SAMPLERS, ddim_inversion, make_table
+from diffusion.samplers import SAMPLERS, make_table
+from diffusion.samplers.ddim import ddim_inversion
 from diffusion.samplers.user_table import read_table, table_from_json, table_to_json
 from diffusion.step_table import StepTable
 from tests.diffusion.samplers.networks import a_process

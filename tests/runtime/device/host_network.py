@@ -53,7 +53,7 @@ class HostNetwork(Engine):
                 prediction[slot, 0, 1, 1] = np.nan
         return prediction
 
-    def bind(self, x, t, prediction):
+    def _bind(self, x, t, prediction):
         def call() -> None:
             prediction[:] = self.predict(x, t)
 

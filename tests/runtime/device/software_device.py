@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from diffusion.process import Process
-from runtime.device.capture import capture_graph
 from runtime.device.interface import DeviceEngine
 from runtime.device.memory import KernelsMemory
+from runtime.device.streams import capture_graph
 from runtime.kernels_module import import_kernels
 from tests.kernels.software_build import software_kernels
 from tests.runtime.device.host_network import HostNetwork
@@ -59,7 +59,7 @@ class SoftwareKernels:
 def software_device(test_name: str, monkeypatch: Any) -> Iterator[SoftwareKernels]:
     """A new device in place of CUDA, with an order of its own for each test; in the end it is sound and empty."""
     kernels = SoftwareKernels(zlib.crc32(test_name.encode()))
-    for place in ("runtime.device_chain", "runtime.device.capture"):
+    for place in ("runtime.chain.device", "runtime.device.streams"):
         monkeypatch.setattr(f"{place}.import_kernels", lambda: kernels)
     yield kernels
     gc.collect()

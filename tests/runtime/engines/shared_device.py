@@ -12,7 +12,7 @@ def kernels(request, monkeypatch):
     """A new device; in the end it is sound. An engine's stream lives as long as the engine."""
     kernels = SoftwareKernels(zlib.crc32(request.node.nodeid.encode()))
     kernels.software_share_memory()
-    for place in ("runtime.device_chain", "runtime.device.capture"):
+    for place in ("runtime.chain.device", "runtime.device.streams"):
         monkeypatch.setattr(f"{place}.import_kernels", lambda: kernels)
     yield kernels
     kernels.assert_sound()

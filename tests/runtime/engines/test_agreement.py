@@ -268,8 +268,8 @@ def test_on_a_gpu(
         def __init__(self, path: Path, flags: ProcessFlags | None) -> None:
             super().__init__(path, flags, memory=memory, device="cpu")  # type: ignore[arg-type]
 
-        def bind(self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray) -> Callable[[], None]:
-            call = super().bind(x, t, prediction)
+        def _bind(self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray) -> Callable[[], None]:
+            call = super()._bind(x, t, prediction)
 
             def off() -> None:
                 call()

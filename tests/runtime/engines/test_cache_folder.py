@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from export.timing_cache import default_timing_cache
+from export.tensorrt_options import default_timing_cache
 from runtime.engines import cache_folder
 from runtime.engines.cache_folder import can_keep, keep, read_kept, user_cache_folder
 from runtime.engines.model_cache import compile_cached

@@ -9,10 +9,10 @@ from diffusion.errors import InputError
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import Process, SampleShape
 from diffusion.samplers import make_table
-from runtime.device_chain import DeviceChain
+from runtime.chain.device import DeviceChain
+from runtime.chain.host import HostChain
 from runtime.engines.onnx_device import OnnxDeviceEngine
 from runtime.engines.onnx_runtime import OnnxRuntimeEngine
-from runtime.host_chain import HostChain
 from tests.gaussian import GaussianNetwork
 from tests.runtime.engines.shared_device import kernels, memory
 

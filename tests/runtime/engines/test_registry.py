@@ -34,7 +34,7 @@ class ToyEngine(Engine):
     def __init__(self, path: Path, options: EngineOptions) -> None:
         self.factor, self.options = np.float32(json.loads(path.read_text())), options
 
-    def bind(self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray) -> Callable[[], None]:
+    def _bind(self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray) -> Callable[[], None]:
         def call() -> None:
             np.multiply(x, self.factor, out=prediction)
 
@@ -104,6 +104,25 @@ def test_what_an_engine_need_not_say(toy: Path) -> None:
     engine = open_engine(toy)
     assert (engine.batch_range(), engine.fixed_batch, engine.padded_batch(7)) == ((1, None), None, 7)
     assert (engine.shares_timestep, engine.chosen_because) == (False, "")
+
+
+@pytest.mark.parametrize(("num", "way_out"), [(1, "found 1; give --batch-size 2"), (5, "found 5; give --batch-size 4")])
+def test_a_batch_that_a_backend_does_not_take(
+    toy: Path, monkeypatch: pytest.MonkeyPatch, num: int, way_out: str
+) -> None:
+    """Checked once for all of them, with the buffers."""
+    monkeypatch.setattr(ToyEngine, "batch_range", lambda self: (2, 4))
+    engine, x, t = open_engine(toy), np.zeros((num, 1, 4, 4), np.float32), np.zeros(num, np.float32)
+    with pytest.raises(InputError, match=f"takes batches of 2 to 4, {way_out}"):
+        engine.bind(x, t, x.copy())
+    for wrong in (
+        (x[:, :, :3], t, x),
+        (x, t[:, None], x),
+        (x, t, x.astype(np.float64)),
+        (x, t, np.tile(x, (1, 2, 1, 1))),
+    ):
+        with pytest.raises(InputError, match=r"expected float32 \(.*, C-contiguous"):
+            engine.bind(*wrong)
 
 
 @pytest.mark.parametrize("backend", ["auto", "openvino", "onnxruntime"])

@@ -11,13 +11,13 @@ from commands.errors import DeviceUnavailableError
 from diffusion.errors import InputError
 from diffusion.process import Process, SampleShape
 from diffusion.samplers import make_table
+from runtime.chain.host import HostChain
 from runtime.engines.onnx_runtime import OnnxRuntimeEngine
 from runtime.engines.tensorrt_call import TensorRtError
 from runtime.engines.tensorrt_engine import TensorRtEngine
 from runtime.engines.verification import relative_error
 from runtime.formats.flavor import FLAVORS
 from runtime.formats.precision import PRECISIONS
-from runtime.host_chain import HostChain
 from tests.gaussian import GaussianNetwork
 from tests.runtime.engines.host_memory import HostMemory
 from tests.runtime.engines.plan_files import IO_TYPES, NETWORK, PROCESS, VERSIONS

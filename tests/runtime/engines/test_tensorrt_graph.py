@@ -13,7 +13,7 @@ from tests.runtime.engines.tensorrt_fake import CALLS, bound
 @pytest.fixture
 def captures(monkeypatch):
     """Captures: what is enqueued meanwhile is recorded."""
-    made, module = [], ModuleType("runtime.device.capture")
+    made, module = [], ModuleType("runtime.device.streams")
 
     def capture_graph(stream, enqueue):
         before = len(CALLS)
@@ -22,7 +22,7 @@ def captures(monkeypatch):
         return SimpleNamespace(handle=70 + len(made))
 
     module.capture_graph = capture_graph
-    monkeypatch.setitem(sys.modules, "runtime.device.capture", module)
+    monkeypatch.setitem(sys.modules, "runtime.device.streams", module)
     return made
 
 
@@ -50,13 +50,13 @@ def test_no_graph_where_tensorrt_rtx_says_so(accepted, captures):
 
 
 def test_a_capture_that_fails_says_why(accepted, monkeypatch):
-    module = ModuleType("runtime.device.capture")
+    module = ModuleType("runtime.device.streams")
 
     def capture_graph(stream, enqueue):
         raise RuntimeError("operation not permitted when stream is capturing")
 
     module.capture_graph = capture_graph
-    monkeypatch.setitem(sys.modules, "runtime.device.capture", module)
+    monkeypatch.setitem(sys.modules, "runtime.device.streams", module)
     engine = TensorRtEngine(accepted(), memory=HostMemory())
     with pytest.raises(RuntimeError, match=r"unet.plan, a batch of 2: operation not permitted .* \(its log is empty\)"):
         bound(engine)[0].graph(6)

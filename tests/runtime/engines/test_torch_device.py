@@ -10,7 +10,8 @@ import torch
 from commands.errors import DeviceUnavailableError, VerificationError
 from diffusion.errors import InputError
 from diffusion.samplers import make_table
-from runtime.device_chain import DeviceChain
+from runtime.chain.device import DeviceChain
+from runtime.chain.host import HostChain
 from runtime.engines import torch_call, torch_device
 from runtime.engines.cache_folder import user_cache_folder
 from runtime.engines.torch_call import COMPILE_OPTIONS, without_tf32
@@ -19,7 +20,6 @@ from runtime.engines.torch_device import TorchDeviceEngine, _Columns, fold_time,
 from runtime.engines.verification import relative_error
 from runtime.formats.place import Place
 from runtime.formats.precision import PRECISIONS
-from runtime.host_chain import HostChain
 from tests.checkpoints import save_tiny_checkpoint
 from tests.runtime.engines.shared_device import kernels, memory
 

@@ -174,7 +174,7 @@ class StaticEngine(Engine):
     def batch_range(self):
         return self._range
 
-    def bind(self, x, t, prediction):
+    def _bind(self, x, t, prediction):
         def call():
             smallest, largest = self._range
             assert smallest <= len(x) <= (largest or len(x))

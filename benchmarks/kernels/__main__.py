@@ -1,6 +1,0 @@
-"""`python -m benchmarks.kernels`; see `command`."""
-
-from commands.launch import launch
-
-if __name__ == "__main__":
-    raise SystemExit(launch("benchmarks.kernels", "benchmarks.kernels.command"))

@@ -1,0 +1,1 @@
+"""Checkpoints of other projects: one reader a format, behind `registry`."""

@@ -1,0 +1,52 @@
+"""Where every tensor of a checkpoint has its place in a network of diffusers' layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Literal, NamedTuple
+
+import torch
+
+Shape = tuple[int, ...]
+
+
+class Place(NamedTuple):
+    """One tensor: its name and shape in the checkpoint, and its name in diffusers' network.
+
+    `how` says how it gets there: as it is; as a matrix, its last axes of length 1 dropped; as the three matrices or
+    biases of q, k and v, whose names `to` has a `{}` for.
+    """
+
+    name: str
+    shape: Shape
+    to: str
+    how: Literal["same", "matrix", "qkv"] = "same"
+
+
+def layer(theirs: str, ours: str, shape: Shape, how: Literal["same", "matrix"] = "same") -> Iterator[Place]:
+    """The weight and the bias of a convolution, a linear layer or a normalization."""
+    yield Place(f"{theirs}.weight", shape, f"{ours}.weight", how)
+    yield Place(f"{theirs}.bias", shape[:1], f"{ours}.bias")
+
+
+def placed(
+    places: Iterable[Place],
+    weights: Mapping[str, torch.Tensor],
+    split_qkv: Callable[[Place, torch.Tensor], Iterable[torch.Tensor]] | None = None,
+) -> dict[str, torch.Tensor]:
+    """The tensors under the names of diffusers' network.
+
+    Args:
+        places: of all of them.
+        weights: by their names in the checkpoint.
+        split_qkv: q, k and v of a tensor that holds all three.
+    """
+    found: dict[str, torch.Tensor] = {}
+    for place in places:
+        weight = weights[place.name]
+        if place.how == "qkv" and split_qkv is not None:
+            for name, part in zip(("to_q", "to_k", "to_v"), split_qkv(place, weight), strict=True):
+                found[place.to.format(name)] = part.contiguous()
+        else:
+            found[place.to] = weight.reshape(weight.shape[:2]) if place.how == "matrix" else weight
+    return found
