@@ -43,7 +43,7 @@ _CHAIN, _LAUNCHERS, _BUFFERS = (
     "runtime/chain/launchers.py",
     "runtime/chain/device_buffers.py",
 )
-_CHAINS, _POOL, _STREAMS = TESTS[1:]
+_CHAINS, _POOL, _STREAMS, *_ = TESTS[1:]
 
 FAULTS = (
     Fault("index: blocks", _STEP, "kEight * (blockIdx.x * blockDim.x + threadIdx.x); }", "kEight * threadIdx.x; }"),
