@@ -18,7 +18,8 @@ from typing import NoReturn
 
 from benchmarks.device.findings import Findings, SkippedError
 from benchmarks.device.kernels_build import ROOT
-from commands.program import make_parser
+from commands.errors import EXIT_DONE, EXIT_VERIFICATION
+from commands.program import Report, make_parser, run_program
 from commands.whole_files import write_whole_text
 
 PROG = "benchmarks.device"
@@ -50,15 +51,15 @@ def named(place: str) -> Callable[..., object]:
     return found
 
 
-def measure(place: str, arguments: dict[str, object], machine: str, work_folder: Path, out: Path | None) -> str:
-    """Run one function; return its status.
+def measure(place: str, arguments: dict[str, object], machine: str, work_folder: Path, out: Path | None) -> Report:
+    """Run one function; return its findings, with the status.
 
     Args:
         place: of the function, as `named` takes it.
         arguments: for it, by name.
         machine: the class of the machine, as `named` takes it.
         work_folder: for what is built and kept.
-        out: for the findings; None to print them.
+        out: for the findings; None for nowhere.
     """
 
     def publish(found: dict[str, object]) -> None:
@@ -75,10 +76,7 @@ def measure(place: str, arguments: dict[str, object], machine: str, work_folder:
         final = findings.ended("error", f"{type(error).__name__}: {error}")
     else:
         final = findings.ended("passed")
-    if out is None:
-        print(json.dumps(final, indent=1, allow_nan=False))
-    status: str = final["status"]
-    return status
+    return final
 
 
 def leave(code: int) -> NoReturn:
@@ -89,13 +87,27 @@ def leave(code: int) -> NoReturn:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; it ends the process."""
-    parser: argparse.ArgumentParser = make_parser(PROG, "Measure one thing on the NVIDIA GPU that is here.")
+    """The command line. Once it has measured it ends the process; else it returns the exit code."""
+    parser = make_parser(PROG, "Measure one thing on the NVIDIA GPU that is here.")
     parser.add_argument("name", choices=MEASUREMENTS, help="what to measure; `build` compiles the kernels, first")
     parser.add_argument("--out", type=Path, help="JSON file for the findings (default: they are printed)")
     parser.add_argument("--work-folder", type=Path, default=WORK_FOLDER, help="for builds and caches (build/gpu-check)")
-    args = parser.parse_args(argv)
-    place, arguments = MEASUREMENTS[args.name]
-    machine = os.environ.get("DDPM_RT_GPU_MACHINE", MACHINE)
-    status = measure(f"benchmarks.device.{place}", arguments, machine, args.work_folder.resolve(), args.out)
-    leave(0 if status in ("passed", "skipped") else 3)
+    statuses: list[str] = []
+
+    def run(args: argparse.Namespace) -> Report:
+        machine = os.environ.get("DDPM_RT_GPU_MACHINE", "")
+        if not machine:
+            from runtime.device.driver import driver_facts, require_gpu
+
+            require_gpu(driver_facts(), PROG, "run it on a machine with one")
+        place, arguments = MEASUREMENTS[args.name]
+        folder, place = args.work_folder.resolve(), f"benchmarks.device.{place}"
+        found = measure(place, arguments, machine or MACHINE, folder, args.out)
+        statuses.append(found["status"])
+        text = json.dumps(found, indent=1, allow_nan=False) if args.out is None else f"{args.out}: {found['status']}"
+        return found | {"summary": text}
+
+    code = run_program(parser, run, argv)
+    if statuses:
+        leave(code or (EXIT_DONE if statuses[0] in ("passed", "skipped") else EXIT_VERIFICATION))
+    return code

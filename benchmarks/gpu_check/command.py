@@ -47,7 +47,7 @@ def check(args: argparse.Namespace, argv: Sequence[str] | None) -> Report:
     if args.wheels is not None:
         install_wheels(args.wheels, args.work_folder)
     head = {**measurement_facts(PROG, argv), **find_gpu(name, args.machine), "minutes": minutes}
-    expect_pytest(stages)
+    expect_tests(stages)
 
     def publish(entries: list[Entry], finished: bool = False) -> dict[str, Any]:
         report = reports.write_report(out, head, entries, finished)
@@ -96,9 +96,16 @@ def find_gpu(what: str, machine: str) -> dict[str, Any]:
     return {"gpu": vars(gpu), "driver": driver.version, "driver_cuda_version": driver.cuda_version}
 
 
-def expect_pytest(stages: Sequence[Stage]) -> None:
-    """Raise DeviceUnavailableError where stages need pytest and it is not installed: nothing would be proven."""
+def expect_tests(stages: Sequence[Stage]) -> None:
+    """Refuse to start where nothing would be proven.
+
+    Raises:
+        InputError: the tests are not here.
+        DeviceUnavailableError: stages need pytest, and it is not installed.
+    """
     tests = [stage.name for stage in stages if stage.tests]
+    if not (ROOT / "tests" / "gpu").is_dir():
+        raise InputError(f"{ROOT} holds no tests/gpu: run this in a checkout of the project, not from a wheel")
     if tests and importlib.util.find_spec("pytest") is None:
         raise DeviceUnavailableError(
             f"{sys.executable} has no module 'pytest', which the stages {', '.join(tests)} need; install it, or carry "

@@ -72,7 +72,7 @@ def hangs_at_its_end(machine, findings):
 
 if __name__ == "__main__":
     name, out = sys.argv[1:]
-    status = measure(f"tests.benchmarks.planted_stages:{name}", {}, "builtins:str", Path(out).parent, Path(out))
+    found = measure(f"tests.benchmarks.planted_stages:{name}", {}, "builtins:str", Path(out).parent, Path(out))
     if name == "hangs_at_its_end":
         time.sleep(60)
-    leave(0 if status == "passed" else 3)
+    leave(0 if found["status"] == "passed" else 3)

@@ -9,7 +9,7 @@ import types
 
 import pytest
 
-from benchmarks.device import facts, gpu_machine, kernels_build, tensorrt_modules
+from benchmarks.device import command, facts, gpu_machine, kernels_build, tensorrt_modules
 from benchmarks.device.findings import Findings, SkippedError
 from benchmarks.device.gpu_machine import GpuMachine
 from runtime.device.driver import DriverFacts, Gpu
@@ -188,3 +188,21 @@ def test_no_tensorrt_at_all_is_skipped(findings, found, monkeypatch):
     with pytest.raises(SkippedError, match="none of no_such_tensorrt is installed"):
         tensorrt_modules.run(None, findings)
     assert found["figures"]["lines"] == ["no_such_tensorrt: not installed"]
+
+
+def test_a_measurement_alone_needs_a_gpu_or_what_stands_for_it(tmp_path, capsys, monkeypatch):
+    absent = DriverFacts(None, None, (), "the NVIDIA driver finds no GPU")
+    monkeypatch.setattr("runtime.device.driver.driver_facts", lambda: absent)
+    assert command.main(["bandwidth"]) == 4
+    assert "benchmarks.device: no NVIDIA GPU found: the NVIDIA driver finds no GPU" in capsys.readouterr().err
+    left = []
+    monkeypatch.setattr(command, "leave", left.append)
+    monkeypatch.setenv("DDPM_RT_GPU_MACHINE", "builtins:str")
+    monkeypatch.setitem(command.MEASUREMENTS, "bandwidth", ("tensorrt_modules:run", {}))
+    monkeypatch.setattr(tensorrt_modules, "MODULES", ())
+    command.main(["bandwidth", "--work-folder", str(tmp_path), "--out", str(tmp_path / "found.json")])
+    assert json.loads((tmp_path / "found.json").read_text())["status"] == "skipped"
+    monkeypatch.setattr(tensorrt_modules, "run", lambda machine, findings: findings.check("right", False))
+    command.main(["bandwidth"])
+    assert left == [0, 3]
+    assert '"status": "failed"' in capsys.readouterr().out
