@@ -5,9 +5,11 @@ BIN    := $(VENV)/bin
 JOBS   ?= 2
 
 KERNELS  := CMakeLists.txt $(wildcard kernels/*)
+PACKAGES := ddpm_rt commands diffusion train export runtime benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check build lint docs clean benchmark gpu-check gpu-check-long gpu-rehearsal planted-faults kernel-coverage
+.PHONY: FORCE help demo test check build lint docs clean benchmark gpu-check gpu-check-long gpu-rehearsal planted-faults \
+  kernel-coverage
 
 help:
 	@echo "make demo       environment, build, train on digits, export, sample -> samples/grid.png"
@@ -32,9 +34,15 @@ $(VENV)/.environment: pyproject.toml constraints/cpu.txt
 	$(BIN)/python -m pip install --quiet -c constraints/cpu.txt -r $(VENV)/requirements.txt
 	touch $@
 
-$(VENV)/.built: $(VENV)/.environment $(KERNELS)
+$(VENV)/.built: $(VENV)/.environment $(KERNELS) $(VENV)/.packages
 	$(BIN)/python -m pip install --quiet --no-build-isolation --no-deps -e .
 	touch $@
+
+# An editable install remembers which names are packages: one that becomes a file, or ceases to be, is not found.
+$(VENV)/.packages: FORCE | $(VENV)/.environment
+	@find $(PACKAGES) -name __init__.py | sort > $@.now
+	@cmp -s $@.now $@ && rm $@.now || mv $@.now $@
+FORCE:
 
 # Of other projects, what reads their checkpoints in tests: without dependencies, which would replace ours, and where
 # nothing else imports it.

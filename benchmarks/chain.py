@@ -19,8 +19,8 @@ from commands.program import Report, make_parser, run_program, say
 from commands.system import check_memory
 from diffusion.samplers import make_table
 from runtime.chain.host import HostChain
-from runtime.engines.backend_choice import BACKENDS
 from runtime.engines.interface import Engine
+from runtime.engines.onnx_opening import ONNX_BACKENDS
 from runtime.engines.opening import open_engine
 
 PROG = "benchmarks.chain"
@@ -107,7 +107,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--engine", type=Path, help="default: the 35.7 M-parameter network, exported with random weights"
     )
-    parser.add_argument("--backend", choices=BACKENDS, default="onnxruntime", help="of ONNX (default: onnxruntime)")
+    parser.add_argument(
+        "--backend", choices=ONNX_BACKENDS, default="onnxruntime", help="of ONNX (default: onnxruntime)"
+    )
     parser.add_argument("--batch-sizes", type=positive, nargs="+", default=[8], metavar="N", help="default: 8")
     parser.add_argument("--steps", type=positive, default=10, help="of the chain (default: 10)")
     parser.add_argument("--rounds", type=positive, default=9, help="measurements of each side (default: 9)")

@@ -34,7 +34,7 @@ _EXTRAS: dict[str, tuple[str, ...]] = {
     "accelerate": ("train", "bench"),
     "datasets": ("train", "bench"),
     "sklearn": ("train", "bench"),
-    "onnx": ("export", "bench"),
+    "onnx": ("onnx", "cpu", "export", "bench"),
     "onnx_ir": ("export", "bench"),
     "onnxscript": ("export", "bench"),
     "modelopt": ("export", "bench"),

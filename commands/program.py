@@ -103,7 +103,7 @@ def run_program(
     except KeyboardInterrupt:
         return _fail(parser.prog, "interrupted", EXIT_INTERRUPTED, args)
     except MemoryError as error:
-        message = f"too little memory ({error or 'no more is to be had'}); ask for less at once"
+        message = f"too little memory ({error or 'allocation failed'}); ask for less at once"
         return _fail(parser.prog, message, EXIT_INPUT, args)
     except BrokenPipeError:
         _redirect_output_to_devnull(sys.stdout, sys.stderr)
@@ -116,7 +116,7 @@ def run_program(
     except OSError as error:
         if not isinstance(error.filename, str | bytes):
             return _fail_as_bug(parser.prog, error, args)
-        # What a file system refuses is no fault of ours: a name that is too long, a folder that may not be entered.
+        # A file system's refusal is not a bug: a name that is too long, a folder without permission.
         message = (
             f"{os.fsdecode(error.filename)}: {error.strerror or error}; name another file, or make this one usable"
         )
@@ -150,7 +150,7 @@ def _in_ascii(character: str) -> str:
 
 
 def _redirect_output_to_devnull(*streams: TextIO) -> None:
-    """Nobody reads any more: what is still buffered must not make the interpreter complain at exit."""
+    """The reader is gone: what is still buffered must not make the interpreter complain at exit."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in streams:
         with contextlib.suppress(OSError, ValueError):
@@ -168,7 +168,7 @@ def _print_report(report: Report, as_json: bool) -> None:
     except OSError as error:
         _redirect_output_to_devnull(sys.stdout)  # what is buffered would fail once more at exit
         raise InputError(
-            f"standard output cannot be written ({error.strerror or error}), all the rest is done; make room there"
+            f"standard output cannot be written ({error.strerror or error}), everything else is done; make room there"
         ) from error
 
 

@@ -107,17 +107,13 @@ def process_from_diffusers(
         raise InputError(
             f"{source}: variance_type is {shown(variance_type)}, expected one of {', '.join(_VARIANCE_TYPES)}"
         )
-    size = unet.get("sample_size")
-    if size is None:
-        raise InputError(f"{unet_source}: sample_size is missing, expected a number or [height, width]")
-    height, width = (size, size) if isinstance(size, int) else size
-    channels, emitted = unet.get("in_channels", 3), unet.get("out_channels", 3)
+    sample = shape_from_diffusers(unet, unet_source, levels)
     schedule = schedule_from_diffusers(scheduler, source)
     # A configuration that came from another class keeps that one's clip, though its own class does not clip.
     clips = scheduler.get("clip_sample", found.clips)
     try:
         process = Process(
-            sample=SampleShape(channels, height, width, levels),
+            sample=sample,
             schedule=schedule,
             prediction_type=scheduler.get("prediction_type", "epsilon"),
             variance_type=_VARIANCE_TYPES[variance_type],
@@ -127,12 +123,28 @@ def process_from_diffusers(
         )
     except InputError as error:
         raise InputError(f"{source}: {error}") from None
+    check_prediction_channels(unet, process, unet_source)
+    return process
+
+
+def shape_from_diffusers(unet: Mapping[str, Any], source: str = "unet/config.json", levels: int = 256) -> SampleShape:
+    """The shape of one sample, by a network's config. Raises InputError where it does not say it."""
+    check_unet_fields(unet, source)
+    size = unet.get("sample_size")
+    if size is None:
+        raise InputError(f"{source}: sample_size is missing, expected a number or [height, width]")
+    height, width = (size, size) if isinstance(size, int) else size
+    return SampleShape(unet.get("in_channels", 3), height, width, levels)
+
+
+def check_prediction_channels(unet: Mapping[str, Any], process: Process, source: str) -> None:
+    """Raises InputError unless the network's config has as many output channels as the process needs."""
+    emitted = unet.get("out_channels", 3)
     if emitted != process.prediction_channels:
         raise InputError(
-            f"{unet_source}: out_channels is {emitted}, expected {process.prediction_channels} "
-            f"for in_channels {channels} with variance_type {variance_type}"
+            f"{source}: out_channels is {emitted}, expected {process.prediction_channels} "
+            f"for in_channels {process.sample.channels} with variance_type {process.variance_type}"
         )
-    return process
 
 
 def process_to_diffusers(process: Process) -> dict[str, Any]:

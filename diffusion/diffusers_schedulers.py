@@ -14,6 +14,7 @@ from diffusion.errors import InputError
 from diffusion.number_checks import shown
 
 DEFAULT_SCHEDULER = "DDPMScheduler"
+_RESCALE, _TRAINED = "rescale_betas_zero_snr", "trained_betas"
 _COMMON_KINDS = ("linear", "scaled_linear", "squaredcos_cap_v2")
 
 
@@ -24,9 +25,9 @@ class SchedulerClass:
     Attributes:
         beta_kinds: the values of `beta_schedule` that it knows, the default first.
         beta_start, beta_end: its defaults.
-        clips: its default of `clip_sample`; the class of None never clips.
+        clips: its default of `clip_sample`; a class that has None never clips.
         timestep_spacing: its default; of a class without the field, the spacing it always takes.
-        rescales: whether it knows `rescale_betas_zero_snr`.
+        passes_over: fields of the noise schedule that it does not know.
         ends_at_data: whether `set_alpha_to_one: false` changes what one of our samplers would draw.
     """
 
@@ -35,16 +36,16 @@ class SchedulerClass:
     beta_end: float = 0.02
     clips: bool | None = None
     timestep_spacing: str = "linspace"
-    rescales: bool = False
+    passes_over: tuple[str, ...] = (_RESCALE,)
     ends_at_data: bool = False
 
 
 _DDPM = SchedulerClass(
-    (*_COMMON_KINDS, "sigmoid", "laplace"), clips=True, timestep_spacing="leading", rescales=True, ends_at_data=True
+    (*_COMMON_KINDS, "sigmoid", "laplace"), clips=True, timestep_spacing="leading", passes_over=(), ends_at_data=True
 )
-_DDIM = SchedulerClass(clips=True, timestep_spacing="leading", rescales=True, ends_at_data=True)
+_DDIM = SchedulerClass(clips=True, timestep_spacing="leading", passes_over=(), ends_at_data=True)
 _SOLVER = SchedulerClass()
-_RESCALING_SOLVER = SchedulerClass(rescales=True)
+_RESCALING_SOLVER = SchedulerClass(passes_over=())
 _OF_K_DIFFUSION = SchedulerClass(beta_start=0.00085, beta_end=0.012)
 
 # Compared with the signatures of the installed diffusers by tests/diffusion/test_diffusers_schedulers.py.
@@ -53,8 +54,15 @@ SCHEDULER_CLASSES: Mapping[str, SchedulerClass] = {
     "DDPMParallelScheduler": _DDPM,
     "DDIMScheduler": _DDIM,
     "DDIMParallelScheduler": _DDIM,
+    "DDIMInverseScheduler": _DDIM,
+    # RePaint's takes an array for trained_betas, which no JSON holds.
+    "RePaintScheduler": SchedulerClass(
+        (*_COMMON_KINDS, "sigmoid"), clips=True, timestep_spacing="leading", passes_over=(_RESCALE, _TRAINED)
+    ),
+    "UnCLIPScheduler": SchedulerClass(("squaredcos_cap_v2",), clips=True, passes_over=(_RESCALE, _TRAINED)),
     "PNDMScheduler": SchedulerClass(timestep_spacing="leading"),
     "DPMSolverMultistepScheduler": _RESCALING_SOLVER,
+    "DPMSolverMultistepInverseScheduler": _SOLVER,
     "DPMSolverSinglestepScheduler": _SOLVER,
     "DPMSolverSDEScheduler": _OF_K_DIFFUSION,
     "DEISMultistepScheduler": _SOLVER,
@@ -132,8 +140,9 @@ def check_scheduler_meaning(config: Mapping[str, Any], found: SchedulerClass, so
             f"{source}: predict_epsilon is false, a field of old versions of diffusers that new ones pass over, taking "
             "the prediction for eps; write prediction_type: 'sample' in its place"
         )
-    if config.get("rescale_betas_zero_snr") and not found.rescales:
-        raise InputError(
-            f"{source}: rescale_betas_zero_snr is true, which {config.get('_class_name')} passes over; set it to "
-            "false, or name a scheduler that rescales"
-        )
+    for name in found.passes_over:
+        if config.get(name):
+            raise InputError(
+                f"{source}: {name} is given, which {config.get('_class_name')} passes over; take it out, or name a "
+                "scheduler that goes by it"
+            )

@@ -17,11 +17,12 @@ MAX_JSON_BYTES = 2**26
 """Largest file that is read; the betas of the longest schedule take a third of it."""
 
 
-def parse_json(text: str | bytes) -> Any:
+def parse_json(text: str | bytes, with_infinity: bool = False) -> Any:
     """The value that a JSON text describes.
 
     Args:
         text: bytes are UTF-8.
+        with_infinity: whether it may hold NaN and the infinities, which JSON has not but Python writes.
 
     Raises:
         InputError: not JSON, nested too deeply, a name twice in one object, a number that Python does not read.
@@ -29,7 +30,8 @@ def parse_json(text: str | bytes) -> Any:
     try:
         if isinstance(text, bytes):
             text = text.decode("utf-8")
-        return json.loads(text, object_pairs_hook=_without_repeats, parse_constant=_refuse_constant)
+        constant = float if with_infinity else _refuse_constant
+        return json.loads(text, object_pairs_hook=_without_repeats, parse_constant=constant)
     except InputError:
         raise
     except RecursionError:
@@ -38,13 +40,14 @@ def parse_json(text: str | bytes) -> Any:
         raise InputError(f"not JSON ({error})") from None
 
 
-def read_json(path: Path, remedy: str, missing: str | None = None) -> Any:
+def read_json(path: Path, remedy: str, missing: str | None = None, with_infinity: bool = False) -> Any:
     """The value that a JSON file describes.
 
     Args:
         path: of a regular file; a pipe or a device is not waited for.
         remedy: the end of the line for a file that cannot be used.
         missing: the same where there is no file; `remedy` if None.
+        with_infinity: as of `parse_json`.
 
     Raises:
         InputError: no file, no regular file, one that is too large, cannot be read, or is not JSON.
@@ -63,14 +66,16 @@ def read_json(path: Path, remedy: str, missing: str | None = None) -> Any:
     except (OSError, ValueError) as error:  # a path with a NUL is a ValueError
         raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}); {remedy}") from None
     try:
-        return parse_json(content)
+        return parse_json(content, with_infinity)
     except InputError as error:
         raise InputError(f"{path}: {error}; {remedy}") from None
 
 
-def read_json_object(path: Path, remedy: str, missing: str | None = None) -> dict[str, Any]:
+def read_json_object(
+    path: Path, remedy: str, missing: str | None = None, with_infinity: bool = False
+) -> dict[str, Any]:
     """As `read_json`, for a file that must hold an object."""
-    value = read_json(path, remedy, missing)
+    value = read_json(path, remedy, missing, with_infinity)
     if not isinstance(value, dict):
         raise InputError(f"{path}: holds {json_kind(value)}, expected a JSON object; {remedy}")
     return value

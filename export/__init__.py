@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from ddpm_rt.own_packages import import_own_packages
 
-# Before the working directory is asked for them, which `python -m` searches first; and `commands` before any library of
-# somebody else's, see commands/__init__.py.
+# Before they are looked for in the working directory, which `python -m` searches first; and `commands` before any other
+# library, see commands/__init__.py.
 import_own_packages("commands", "diffusion", "runtime")
 
 if TYPE_CHECKING:

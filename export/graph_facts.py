@@ -1,4 +1,4 @@
-"""What is certain about a graph: shapes that follow from its inputs, constants, who reads what, and free names.
+"""What is certain about a graph: shapes that follow from its inputs, constants, readers, and free names.
 
 A rewrite may rest on these and on nothing else: a file's own notes of shapes may be stale, a subgraph reads from
 outside, an operator of another domain may bear a standard name, and a name that looks new may be taken.
@@ -59,7 +59,7 @@ class GraphFacts:
         self._taken = all_names(graph)
 
     def numbers(self, name: str) -> np.ndarray | None:
-        """The values of a constant; None for what is none."""
+        """The values of a constant; None for any other tensor."""
         return numpy_helper.to_array(self.constants[name]) if name in self.constants else None
 
     def has_certain_size(self, name: str) -> bool:

@@ -1,4 +1,4 @@
-"""An exported network against PyTorch: the same predictions for every timestep and batch, or no file."""
+"""An exported float32 network compared with PyTorch, for every timestep and batch size."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import onnxruntime as ort
 from commands.errors import VerificationError
 from commands.progress import progress_bar
 from diffusion.process import Process
-from runtime.engines.verification import Predict, relative_error
+from runtime.engines.verification import Predict, finite_or_none, relative_error
 
 TOLERANCE = 1e-5
 """Largest relative L2 error of a float32 export."""
@@ -67,10 +67,10 @@ class Verification:
         return {
             "passed": self.passed,
             "tolerance": self.tolerance,
-            "worst_relative_error": _finite_or_none(self.worst),
+            "worst_relative_error": finite_or_none(self.worst),
             "ran_on": self.ran_on,
             "samples": [
-                {"timestep": e.timestep, "batch": e.batch, "relative_error": _finite_or_none(e.relative)}
+                {"timestep": e.timestep, "batch": e.batch, "relative_error": finite_or_none(e.relative)}
                 for e in self.errors
             ],
         }
@@ -151,7 +151,3 @@ def batches_of_timesteps(num_train_timesteps: int) -> Iterator[tuple[int, ...]]:
     spread = np.linspace(0, last, 7).round().astype(int).tolist()[1:-1]
     yield last, second, 0, middle, spread[0]
     yield tuple(spread)
-
-
-def _finite_or_none(number: float) -> float | None:
-    return number if math.isfinite(number) else None

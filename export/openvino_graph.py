@@ -1,4 +1,4 @@
-"""Rewrites that make OpenVINO's engines faster and the network no other (measured in docs/openvino-profile.md)."""
+"""Rewrites that make OpenVINO's engines faster and keep the network's function (see docs/openvino-profile.md)."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ def _is_plain_convolution(node: onnx.NodeProto, x: str, facts: GraphFacts) -> bo
 
 @dataclass(frozen=True)
 class _Region:
-    """Element-wise operations behind a Reshape to an image, which need nothing of its height and width.
+    """Element-wise operations behind a Reshape to an image that do not depend on its height and width.
 
     Attributes:
         reshape: that makes the image, from something that need not have been one.

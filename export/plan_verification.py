@@ -1,4 +1,4 @@
-"""Is the network that was handed to the builder the one it was made from? Asked where the plan itself cannot run.
+"""The graph that goes to a TensorRT builder, verified on the CPU against the network it was made from.
 
 Predictions on states that lie on the reference's trajectories are compared by Polygraphy's Comparator; what is allowed
 at each timestep, and a whole chain, by `runtime.engines.verification`.
@@ -131,21 +131,21 @@ class _Measured:
     """A relative L2 error and whether it is within the threshold, as a compare function of Polygraphy returns it."""
 
     value: float
-    most: float
+    allowed: float
 
     def __bool__(self) -> bool:
-        return self.value <= self.most
+        return self.value <= self.allowed
 
 
 @dataclass(frozen=True)
 class _RelativeError:
     """Polygraphy measures absolute norms; the tolerances are relative to the reference's."""
 
-    most: float
+    allowed: float
 
     def __call__(self, expected: IterationResult, found: IterationResult) -> OrderedDict[str, _Measured]:
         return OrderedDict(
-            (name, _Measured(relative_error(found[name], values), self.most)) for name, values in expected.items()
+            (name, _Measured(relative_error(found[name], values), self.allowed)) for name, values in expected.items()
         )
 
 

@@ -1,4 +1,4 @@
-"""How an export ends: it passed its verification and is published whole, or it is refused and nothing is."""
+"""The end of an export: verified and published whole, or refused and nothing written."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def check_passed(
     other_precision: str,
     fold_instead: str = "Leave out --no-fold-time.",
 ) -> None:
-    """Refuse what differs too much from its reference.
+    """Refuse a file that differs too much from its reference.
 
     Args:
         request: what was asked for.

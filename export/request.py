@@ -30,7 +30,7 @@ class ExportRequest:
         onnx: an ONNX file instead of a checkpoint; its reference is ONNX Runtime.
         precision: one of `ENGINE_PRECISIONS`.
         fold: of an engine, replace the time path by tables.
-        process: of an ONNX file whose metadata does not describe it.
+        process: of an ONNX file whose metadata does not describe it, or of a folder that holds a network alone.
         allow_pickle: read a checkpoint's weights from a pickle where there is no safetensors file.
         debug: let PyTorch's exporter and AutoCast report on standard error.
         checkpoint_flags: what a file of another project was trained with, by the project's own flag names, or `model`:
@@ -103,7 +103,7 @@ def add_request_flags(
         parser: to add them to.
         default_out: of `--out`.
         precisions: the help of `--fp16` and `--bf16`, for those that the exporter has.
-        of_onnx: whether it makes an engine, and so takes an ONNX file, its process and `--no-fold-time` too.
+        of_onnx: whether it makes an engine, and so takes an ONNX file and `--no-fold-time` too.
         out_spellings: other names of `--out`, after it.
     """
     source = parser.add_mutually_exclusive_group()
@@ -140,7 +140,7 @@ def add_request_flags(
             action="store_false",
             help="let the engine compute the time path at every step",
         )
-        add_process_flags(parser)
+    add_process_flags(parser)
     add_checkpoint_flags(parser)
 
 
@@ -150,10 +150,9 @@ def export_request(args: argparse.Namespace) -> ExportRequest:
         args.out,
         args.checkpoint,
         precision=args.precision,
+        process=process_flags(args),
         allow_pickle=args.allow_pickle,
         debug=args.debug,
         checkpoint_flags=parsed_flags(args),
     )
-    if "onnx" not in args:
-        return request
-    return replace(request, onnx=args.onnx, fold=args.fold, process=process_flags(args))
+    return replace(request, onnx=args.onnx, fold=args.fold) if "onnx" in args else request

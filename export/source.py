@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,11 +15,11 @@ from commands.program import say
 from commands.system import let_idle_threads_sleep
 from commands.whole_files import check_room, sole_writer
 from diffusion.errors import InputError
+from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import Process
 from export.checkpoints.registry import check_foreign, is_foreign, read_foreign
-from export.process_line import folder_origins, onnx_origins, process_line
 from export.request import DEFAULT_CHECKPOINT, ExportRequest
-from runtime.engines.checkpoint_folder import read_checkpoint_folder
+from runtime.engines.checkpoint_folder import holds_network_alone, read_checkpoint_folder
 from runtime.process_flags import ProcessFlags
 
 if TYPE_CHECKING:
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 # Every engine builder takes opset 18; from 21 on GroupNorm is one node, which ONNX Runtime takes apart again.
 OPSETS, DEFAULT_OPSET = range(18, 22), 18
+FACTS = ("prediction_type", "schedule", "variance_type", "clip_sample")
+"""What of a process is told with its origin before work starts."""
+
 _BATCHES = (1, 2, 5)
 
 
@@ -70,9 +73,12 @@ def check_source(request: ExportRequest) -> None:
         InputError: no such checkpoint, process flags beside one, or another project's flags beside anything else.
     """
     if request.onnx is None:
-        if request.process != ProcessFlags():
-            raise InputError("process flags are for --onnx, a checkpoint describes its process itself; leave them out")
         path = request.checkpoint or DEFAULT_CHECKPOINT
+        if request.process != ProcessFlags() and not holds_network_alone(path):
+            raise InputError(
+                "process flags are for --onnx, and for a network without scheduler_config.json; a checkpoint describes "
+                "its process itself; leave them out"
+            )
         if is_foreign(path):
             check_foreign(path, request.checkpoint_flags, request.allow_pickle)
         elif request.checkpoint_flags:
@@ -81,7 +87,7 @@ def check_source(request: ExportRequest) -> None:
                 "network itself; leave it out"
             )
         else:
-            read_checkpoint_folder(path)
+            read_checkpoint_folder(path, request.process)
     elif request.checkpoint_flags:
         raise InputError(
             f"{request.onnx}: --{min(request.checkpoint_flags)} is for the checkpoint of another project; leave it out"
@@ -141,7 +147,8 @@ def _from_checkpoint(request: ExportRequest, opset: int) -> Source:
         for note in checkpoint.notes:
             say(note)
     else:
-        checkpoint, origins = load_checkpoint(path, request.allow_pickle), folder_origins(path)
+        checkpoint = load_checkpoint(path, request.allow_pickle, request.process)
+        origins = read_checkpoint_folder(path, request.process).origins
     say(f"{path}: {process_line(checkpoint.process, origins)}")
     model = _trace(checkpoint, path, opset, request.debug)
     sha256 = hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
@@ -168,18 +175,20 @@ def _trace(checkpoint: Checkpoint | ForeignCheckpoint, path: Path, opset: int, d
 def _from_onnx(path: Path, flags: ProcessFlags) -> Source:
     from export.foreign_network import read_network
     from export.network_io import bring_ends_in_order
-    from runtime.engines.onnx_precision import LOW_PRECISIONS, onnx_precision
+    from runtime.engines.onnx_file import read_onnx
+    from runtime.engines.onnx_precision import LOW_PRECISIONS
     from runtime.engines.onnx_runtime import OnnxRuntimeEngine
     from runtime.engines.verification import predict_with
 
-    precision = onnx_precision(path)
+    file = read_onnx(path)
+    precision = file.precision
     if precision != "fp32":
-        ours = f" (of ours: export it without --{precision})" if precision in LOW_PRECISIONS else ""
+        way = f", or export it without --{precision}" if precision in LOW_PRECISIONS else ""
         raise InputError(
             f"{path}: computes in {precision}, expected the float32 network, against which an engine is verified; "
-            f"give its checkpoint or a float32 file of it{ours}"
+            f"give its checkpoint or a float32 file of it{way}"
         )
-    engine = OnnxRuntimeEngine(path, flags=flags)
+    engine = OnnxRuntimeEngine(path, flags=flags, file=file)
     say(f"{path}: {process_line(engine.process, onnx_origins(flags))}")
     model, predict = read_network(path), predict_with(engine)
     bring_ends_in_order(model, engine.process.sample, flags.output_name, str(path))
@@ -205,3 +214,41 @@ def _check_batches(path: Path, process: Process, predict: Predict) -> None:
             "the first axes may be open; export it again with a dynamic batch (of PyTorch: dynamic_shapes, and no "
             f"size of a tensor turned into an int) ({failed[max(failed)]})"
         )
+
+
+def process_line(process: Process, origins: Mapping[str, str]) -> str:
+    """What a network was trained to do, each of `FACTS` with its origin, in one line: a wrong assumption is seen.
+
+    Args:
+        process: of the network.
+        origins: where each of `FACTS` came from.
+    """
+    clip = "x_start not clipped" if process.clip_sample is None else f"x_start clipped to ±{process.clip_sample:g}"
+    facts = (
+        f"predicts {process.prediction_type}",
+        f"noise {_schedule(process.schedule)}",
+        f"variance {process.variance_type}",
+        clip,
+    )
+    places = [origins[name] for name in FACTS]
+    if len(set(places)) == 1:
+        return f"{', '.join(facts)} (all from {places[0]})"
+    return ", ".join(f"{fact} ({place})" for fact, place in zip(facts, places, strict=True))
+
+
+def onnx_origins(flags: ProcessFlags) -> dict[str, str]:
+    """Of an ONNX file: the flags that were given, and for the rest its metadata."""
+    given = {
+        "prediction_type": flags.prediction_type and "--prediction-type",
+        "schedule": flags.beta_schedule and "--beta-schedule",
+        "variance_type": flags.variance_type and "--variance-type",
+        "clip_sample": flags.clip_sample and "--clip-sample",
+    }
+    return {name: flag or "its metadata" for name, flag in given.items()}
+
+
+def _schedule(schedule: NoiseSchedule) -> str:
+    text = f"{schedule.kind}, T = {schedule.num_train_timesteps}"
+    if schedule.beta_start is not None:
+        text += f", beta {schedule.beta_start:g} to {schedule.beta_end:g}"
+    return text

@@ -20,8 +20,7 @@ from commands.progress import progress_bar
 from commands.whole_files import whole_file
 from diffusion.errors import InputError
 from export.tensorrt_options import BuildSettings
-from runtime.engines.collector_pause import collector_paused
-from runtime.engines.tensorrt_log import collecting_log
+from runtime.engines.tensorrt_modules import collecting_log, collector_paused
 
 # Flags of `BuilderFlag`, by what they are asked for as.
 _FLAG_OF = {"version_compatible": "VERSION_COMPATIBLE", "strip": "STRIP_PLAN", "refit": "REFIT"}
@@ -65,7 +64,7 @@ def build_plan(trt: Any, network: bytes, settings: BuildSettings, source: str) -
         return _build(trt, network, settings, source)
     except InputError as error:
         refused = str(error)
-    # Without its traceback, in which the builder would live on.
+    # Raised anew: its traceback would keep the builder alive.
     raise InputError(refused)
 
 
@@ -181,13 +180,13 @@ def _add_profiles(builder: Any, config: Any, settings: BuildSettings, log: Any) 
 
 def _refusal(settings: BuildSettings, source: str, errors: Sequence[str]) -> str:
     said = reason(next((line for line in errors if "OutOfMemory" in line), errors[-1] if errors else "no reason"))
-    most = max(batches.max for batches in settings.profiles)
+    largest = max(batches.max for batches in settings.profiles)
     if "OutOfMemory" in said or "out of memory" in said:
         return (
-            f"{source}: a batch of {most} needs more memory than {settings.title} may take ({said}); "
+            f"{source}: a batch of {largest} needs more memory than {settings.title} may take ({said}); "
             "give a smaller --max-batch or --batch, or a larger --workspace"
         )
-    return f"{source}: {settings.title} cannot build it for batches up to {most} ({said}); see --verbose"
+    return f"{source}: {settings.title} cannot build it for batches up to {largest} ({said}); see --verbose"
 
 
 def _layers(trt: Any, plan: bytes, log: Any, settings: BuildSettings) -> str:

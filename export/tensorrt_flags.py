@@ -219,19 +219,19 @@ def given_shapes(args: argparse.Namespace) -> dict[str, Shapes]:
     return {flag: getattr(args, name) for flag, name in flags.items() if getattr(args, name) is not None}
 
 
-def _with_defaults(least: int | None, best: int | None, most: int | None) -> BatchProfile:
+def _with_defaults(smallest: int | None, best: int | None, largest: int | None) -> BatchProfile:
     """Defaults move out of the way of what was given: --max-batch 4 alone is 1,4,4."""
-    if least is None:
-        least = min(number for number in (DEFAULT_PROFILE.min, best, most) if number is not None)
-    if most is None:
-        most = max(number for number in (DEFAULT_PROFILE.max, best, least) if number is not None)
+    if smallest is None:
+        smallest = min(number for number in (DEFAULT_PROFILE.min, best, largest) if number is not None)
+    if largest is None:
+        largest = max(number for number in (DEFAULT_PROFILE.max, best, smallest) if number is not None)
     if best is None:
-        best = max(least, min(DEFAULT_PROFILE.opt, most))
-    return _profile(least, best, most)
+        best = max(smallest, min(DEFAULT_PROFILE.opt, largest))
+    return _profile(smallest, best, largest)
 
 
-def _profile(least: int, best: int, most: int) -> BatchProfile:
+def _profile(smallest: int, best: int, largest: int) -> BatchProfile:
     try:
-        return BatchProfile(least, best, most)
+        return BatchProfile(smallest, best, largest)
     except InputError as error:
         raise InputError(f"{error}; give --min-batch, --opt-batch and --max-batch in that order") from None

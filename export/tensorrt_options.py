@@ -61,12 +61,12 @@ class Shapes:
 
 @dataclass(frozen=True, kw_only=True)
 class BuildOptions:
-    """The options of a user that go to the builder unchanged.
+    """The user's options that go to the builder unchanged.
 
     Attributes:
         profiles: batches, one optimization profile each.
         static: whether the graph's batch is fixed; then no profile is needed.
-        workspace_bytes: most scratch memory of a plan; None for the builder's own limit.
+        workspace_bytes: upper limit on a plan's scratch memory; None for the builder's own limit.
         optimization_level: 0 to 5; None for the builder's own.
         version_compatible, strip, refit: TensorRT alone.
         hardware_compatibility: `none`, `ampere_plus` or `same_compute_capability`; TensorRT alone.

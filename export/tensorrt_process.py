@@ -1,6 +1,6 @@
-"""The builder in a process of its own: some graphs crash it, and what crashes there is an error here.
+"""The builder in a process of its own: some graphs crash it, and a crash there is an error here.
 
-Another gain is time: while the plan is built here, its network is verified in the process that asked for it.
+It also saves time: while the plan is built here, its network is verified in the process that asked for it.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class BuildProcess:
         except FileNotFoundError:
             ended = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
             raise InputError(
-                f"{self._source}: {self._flavor.title} {ended} while it built the network, which it does not survive; "
+                f"{self._source}: {self._flavor.title} {ended} while it built the network; "
                 "see --verbose, or export the network with --opset 18"
             ) from None
         if "error" in fields:

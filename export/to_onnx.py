@@ -20,6 +20,7 @@ from export.publication import Exported, Verified, accuracy, check_passed
 from export.request import DEFAULT_CHECKPOINT, ExportRequest, add_request_flags, as_request, check_out, export_request
 from export.source import DEFAULT_OPSET, OPSETS, Source, open_source
 from runtime.engines.onnx_precision import PRECISION_KEY
+from runtime.formats.onnx_seal import sealed
 
 if TYPE_CHECKING:
     import onnx
@@ -77,7 +78,7 @@ def export_onnx(
 def _write_checked(source: Source, path: Path, request: ExportRequest) -> tuple[Verified, dict[str, Any]]:
     from export.onnx_check import verify_onnx
 
-    report = _write(source.model, source, path, request.out)
+    report = _write(source.model, source, path, request.out, "fp32")
     say("comparing ONNX Runtime with PyTorch")
     verification = verify_onnx(path, source.process, source.predict)
     summary = (
@@ -109,7 +110,7 @@ def _write_low_precision(source: Source, path: Path, request: ExportRequest) -> 
     # ONNX Runtime's CPU provider runs fp16 graphs, though it rounds less often than a GPU; it has no bf16 convolutions.
     verification = replace(verification, executed=precision == "fp16")
     check_passed(request, source.reference, verification, other_precision(precision))
-    report = _write(model, source, path, request.out)
+    report = _write(model, source, path, request.out, precision)
     how = "" if verification.executed else "; bf16 was not run but emulated, as it cannot be run on a CPU"
     summary = (
         f"{out}: {precision}, {report['size_bytes'] / 1e6:.1f} MB, opset {report['opset']}, "
@@ -144,11 +145,11 @@ def _described(model: onnx.ModelProto, original: onnx.ModelProto, precision: str
     return described
 
 
-def _write(model: onnx.ModelProto, source: Source, path: Path, out: Path) -> dict[str, Any]:
+def _write(model: onnx.ModelProto, source: Source, path: Path, out: Path, precision: str) -> dict[str, Any]:
     """Write the file; returns its part of the report."""
     from export.onnx_graph import count_ops
 
-    content, ops = model.SerializeToString(deterministic=True), count_ops(model)
+    content, ops = sealed(model.SerializeToString(deterministic=True), precision), count_ops(model)
     path.write_bytes(content)
     return {
         "onnx": str(out),

@@ -93,7 +93,7 @@ def export_trt(
     Raises:
         InputError: a source that cannot be used or built, options that do not fit each other, a file that cannot be
             written.
-        DeviceUnavailableError: no such builder here, or no GPU for what needs one.
+        DeviceUnavailableError: the builder is not installed, or there is no GPU for what needs one.
         VerificationError: the network differs from its reference; nothing was written.
     """
     request = as_request(
@@ -195,7 +195,7 @@ def _prepare(source: Source, job: _Job) -> _Network:
 
 
 def _refuse_attention(model: onnx.ModelProto, settings: BuildSettings, source: str) -> None:
-    """Opset 23's Attention ends TensorRT-RTX 1.7 with a segmentation fault."""
+    """Opset 23's Attention crashes TensorRT-RTX 1.7."""
     from export.graph_facts import is_standard
 
     if not settings.is_rtx:

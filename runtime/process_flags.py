@@ -68,8 +68,20 @@ class ProcessFlags:
         """The bound that was asked for; None for none."""
         return None if self.clip_sample is None or self.clip_sample == "none" else float(self.clip_sample)
 
-    def process(self, sample: SampleShape, source: str) -> Process:
+    def process(
+        self,
+        sample: SampleShape,
+        source: str,
+        lacks: str = "no metadata 'ddpm-rt'",
+        remedy: str = "export again with `python -m export.to_onnx`",
+    ) -> Process:
         """The process of a network whose file says nothing of it.
+
+        Args:
+            sample: the shape of one sample.
+            source: the file.
+            lacks: what would have described the process.
+            remedy: what else to do than to give the flags.
 
         Raises:
             InputError: a flag is missing that has no default.
@@ -78,8 +90,8 @@ class ProcessFlags:
         missing = [_spelling(name) for name in needed if getattr(self, name) is None]
         if missing:
             raise InputError(
-                f"{source}: has no metadata 'ddpm-rt' that describes its process, and {', '.join(missing)} "
-                "is not given; give these flags, or export again with `python -m export.to_onnx`"
+                f"{source}: has {lacks} that describes its process, and {', '.join(missing)} "
+                f"is not given; give these flags, or {remedy}"
             )
         schedule = NoiseSchedule.make(
             str(self.beta_schedule),

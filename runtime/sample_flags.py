@@ -11,7 +11,7 @@ from diffusion.errors import InputError
 from diffusion.samplers import DEFAULT_SAMPLER, SAMPLERS, check_invertible
 from diffusion.spacing import DEFAULT_SPACING, SPACINGS
 from runtime.chain.interface import check_seed_range
-from runtime.engines.backend_choice import BACKENDS
+from runtime.engines.onnx_opening import ONNX_BACKENDS
 from runtime.engines.opening import DEVICES
 from runtime.process_flags import add_process_flags
 from runtime.runs.files import FORMATS
@@ -53,7 +53,7 @@ def sample_parser() -> OneLineParser:
     )
     parser.add_argument(
         "--backend",
-        choices=BACKENDS,
+        choices=ONNX_BACKENDS,
         default="auto",
         help="for an ONNX file (default: the faster one here that agrees with ONNX Runtime)",
     )

@@ -22,8 +22,7 @@ from runtime.chain.plan import ChainPlan
 from runtime.chain.pool import Batch, ChainPool, NewBatch
 from runtime.device.interface import DeviceEngine
 from runtime.engines.interface import Engine
-from runtime.engines.opening import open_engine
-from runtime.engines.registry import EngineOptions
+from runtime.engines.opening import EngineOptions, open_engine
 from runtime.formats.run_manifest import NonFiniteSample
 from runtime.images import quantize
 from runtime.process_flags import ProcessFlags
@@ -72,7 +71,7 @@ class Sampler:
         threads: of the CPU; 0 for as many as this process may use.
         flags: what the engine's file does not say of its process, and preferences for variance and clip.
         allow_pickle: whether a checkpoint's weights may be a pickle.
-        backend: which library runs an ONNX file, see `runtime.engines.backend_choice`.
+        backend: which library runs an ONNX file, see `runtime.engines.onnx_opening.ONNX_BACKENDS`.
         precision, compiled: of a checkpoint folder on a GPU, see `runtime.engines.opening.open_engine`.
         force: run a table although it turns the rounding of a low-precision engine into visible error.
 

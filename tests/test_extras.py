@@ -45,7 +45,7 @@ COMMANDS = {
 }
 WORKS_ON = {
     "": ["list samplers"],
-    "cpu": ["list samplers", "sample onnx", "sample openvino"],
+    "cpu": ["list samplers", "sample onnx", "sample openvino", "openvino of onnx"],
     "train": ["list samplers", "sample folder", "train", "swiss roll", "heartbeat"],
     "export": ["list samplers", "sample onnx", "sample folder", "onnx", "onnx fp16", "mlp"],
     "cpu,export": ["list samplers", "sample onnx", "sample openvino", "openvino", "openvino of onnx"],
@@ -141,7 +141,7 @@ def run_all(folder: Path, extras: str, names: list[str]) -> dict[str, tuple[int,
 
 def test_the_base_is_small() -> None:
     assert closure("") == {"numpy", "pillow", "tqdm"}
-    assert not {"torch", "onnx", "diffusers"} & closure("cpu")
+    assert not {"torch", "diffusers", "onnxscript"} & closure("cpu")
     assert not {"torchvision", "psutil"} & (closure("export") | closure("cpu"))
 
 

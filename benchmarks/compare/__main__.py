@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import shutil
 import statistics
 import subprocess
 import tempfile
@@ -163,24 +162,22 @@ def prepare(folder: Path, checkpoint: Path | None, num_steps: int, allow_pickle:
         total = process.schedule.num_train_timesteps
         if num_steps > total:
             raise InputError(f"--steps is {num_steps}, expected at most {total}, the timesteps of {checkpoint}")
-        if allow_pickle:
-            _copy_as_safetensors(checkpoint, folder / "checkpoint")
-        else:
-            (folder / "checkpoint").symlink_to(checkpoint.resolve())
+        _copy_for_peers(checkpoint, folder / "checkpoint", allow_pickle)
         name = str(checkpoint)
     export_onnx(ExportRequest(folder / "unet.onnx", folder / "checkpoint"))
     _export_openvino(folder)
     return name
 
 
-def _copy_as_safetensors(checkpoint: Path, copy: Path) -> None:
-    """Read a pickle once, here, so that the peers need no permission for it."""
+def _copy_for_peers(checkpoint: Path, copy: Path, allow_pickle: bool) -> None:
+    """A pipeline that diffusers loads as it is: no pickle, no variant, no scheduler that samples by another method."""
+    from diffusers import DDPMPipeline, DDPMScheduler
+
+    from diffusion.diffusers_config import process_to_diffusers
     from runtime.engines.torch_checkpoint import load_checkpoint
 
-    unet = load_checkpoint(checkpoint, allow_pickle=True).unet
-    shutil.copytree(checkpoint / "scheduler", copy / "scheduler")
-    shutil.copy(checkpoint / "model_index.json", copy)
-    unet.save_pretrained(copy / "unet", safe_serialization=True)
+    found = load_checkpoint(checkpoint, allow_pickle)
+    DDPMPipeline(found.unet, DDPMScheduler(**process_to_diffusers(found.process))).save_pretrained(copy)
 
 
 def _export_openvino(folder: Path) -> None:

@@ -32,8 +32,7 @@ from commands.program import Report, make_parser, run_program, say
 from commands.progress import progress_bar
 from commands.whole_files import write_whole_text
 from diffusion.process import Process
-from runtime.engines.opening import DEVICES, open_engine
-from runtime.engines.registry import EngineOptions
+from runtime.engines.opening import DEVICES, EngineOptions, open_engine
 from runtime.process_flags import add_process_flags, process_flags
 from train.flags import add_data_flags, data_request
 

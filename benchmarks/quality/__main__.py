@@ -33,8 +33,7 @@ from diffusion.samplers import DEFAULT_SAMPLER, make_table
 from diffusion.spacing import SPACINGS
 from runtime.chain.host import HostChain
 from runtime.engines.interface import Engine
-from runtime.engines.opening import DEVICES, open_engine
-from runtime.engines.registry import EngineOptions
+from runtime.engines.opening import DEVICES, EngineOptions, open_engine
 from runtime.images import quantize
 from runtime.process_flags import add_process_flags, process_flags
 from train.datasets import DataRequest, load_data

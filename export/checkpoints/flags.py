@@ -70,6 +70,7 @@ class CheckpointFlag:
 
 # Flags that several projects have, under one name.
 IMAGE_SIZE = CheckpointFlag("image_size", int, "height and width")
+EMA = CheckpointFlag("ema", bool, "take the moving average, where a file holds both (default True)")
 NUM_RES_BLOCKS = CheckpointFlag("num_res_blocks", int, "residual blocks per level")
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from diffusion.errors import InputError
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import Process, SampleShape
-from export.checkpoints.flags import IMAGE_SIZE, NUM_RES_BLOCKS, CheckpointFlag, GivenFlags
+from export.checkpoints.flags import EMA, IMAGE_SIZE, NUM_RES_BLOCKS, CheckpointFlag, GivenFlags
 from export.checkpoints.formats import Format
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ _FLAGS = (
     CheckpointFlag("beta_end", float, "likewise"),
     CheckpointFlag("num_diffusion_timesteps", int, "T"),
     CheckpointFlag("var_type", str, "of the chain", tuple(_VARIANCES)),
-    CheckpointFlag("ema", bool, "take the moving average, where a file holds both (default True)"),
+    EMA,
     CheckpointFlag("ch", int, "width that ch_mult multiplies: checked against the tensors, as are those below"),
     CheckpointFlag("ch_mult", str, "such as 1,2,2,2"),
     NUM_RES_BLOCKS,
@@ -145,6 +145,7 @@ def _process(state: StateFile, layout: HoLayout, flags: GivenFlags) -> Process:
         _VARIANCES[flags.get("var_type")],
         1.0,
         state.sha256,
+        "leading",  # DDIM's `--skip_type uniform`
     )
 
 

@@ -15,12 +15,13 @@ from diffusion.number_checks import shown
 from export.checkpoints.flags import CheckpointFlag, GivenFlags, add_flags
 from export.checkpoints.formats import Format
 from export.checkpoints.ho import HO
+from export.checkpoints.lucidrains import LUCIDRAINS
 from export.checkpoints.openai import OPENAI
 
 if TYPE_CHECKING:
     from export.checkpoints.checkpoint import ForeignCheckpoint
 
-FORMATS: tuple[Format, ...] = (OPENAI, HO)
+FORMATS: tuple[Format, ...] = (OPENAI, HO, LUCIDRAINS)
 FILE_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
 _MODEL = "model"
 

@@ -16,6 +16,7 @@ import safetensors.torch
 import torch
 
 from commands.errors import reason
+from commands.system import check_memory
 from diffusion.errors import InputError
 from runtime.engines.checkpoint_weights import read_weight_file
 
@@ -81,6 +82,8 @@ def read_state_file(path: Path) -> StateFile:
             f"{path}: is a part of a TensorFlow checkpoint, expected PyTorch's; convert it with scripts/convert.py of "
             "pesser/pytorch_diffusion, which also publishes Ho et al.'s models converted"
         )
+    # The bytes, which are hashed, and the tensors that are made of them.
+    check_memory(f"{path}: the file and its tensors", 2 * path.stat().st_size, "use a machine with more")
     content = read_weight_file(path)
     sha256 = hashlib.sha256(content).hexdigest()
     if path.suffix == ".safetensors":

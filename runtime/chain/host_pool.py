@@ -52,16 +52,19 @@ class HostPool(ChainPool):
     ) -> Iterator[Batch]:
         """As `ChainPool.run`, one batch after the other. Only batches that a trajectory follows keep x_start."""
         for batch in batches:
-            num = len(batch.seeds)  # slots that are left over stay idle
-            slots = self._engine.fixed_batch or min(self._largest, self._engine.padded_batch(num))
-            with self.lease(slots, batch.trajectory is not None) as chain:
-                running = BatchOnChain(chain, batch)
-                while running.result is None:
-                    running.launch()
-                    for moved in running.finish():
-                        if after_step is not None:
-                            after_step(moved)
-            yield running.result
+            yield self._draw(batch, after_step)
+
+    def _draw(self, batch: NewBatch, after_step: Callable[[int], None] | None) -> Batch:
+        num = len(batch.seeds)  # slots that are left over stay idle
+        slots = self._engine.fixed_batch or min(self._largest, self._engine.padded_batch(num))
+        with self.lease(slots, batch.trajectory is not None) as chain:
+            running = BatchOnChain(chain, batch)
+            while running.result is None:
+                running.launch()
+                for moved in running.finish():
+                    if after_step is not None:
+                        after_step(moved)
+        return running.result
 
     @contextlib.contextmanager
     def lease(self, batch_size: int, with_x_start: bool = False) -> Iterator[HostChain]:

@@ -95,9 +95,7 @@ def require_gpu(facts: DriverFacts, what: str, remedy: str, ordinal: int = 0) ->
     if facts.missing:
         raise DeviceUnavailableError(f"{what}: no NVIDIA GPU found: {facts.missing}; {remedy}")
     if ordinal >= len(facts.gpus):
-        raise DeviceUnavailableError(
-            f"{what}: needs GPU {ordinal}, and here are {len(facts.gpus)}, counted from 0; {remedy}"
-        )
+        raise DeviceUnavailableError(f"{what}: needs GPU {ordinal}, found {len(facts.gpus)}, counted from 0; {remedy}")
     return facts.gpus[ordinal]
 
 

@@ -9,8 +9,6 @@ import importlib.util
 import logging
 from types import ModuleType
 
-import numpy as np
-
 from commands.errors import DeviceUnavailableError
 from runtime.device.driver import driver_facts, require_gpu
 from runtime.device.interface import DeviceMemory, too_little_memory
@@ -62,50 +60,25 @@ class KernelsMemory:
 
     def __init__(self, kernels: ModuleType) -> None:
         self._kernels = kernels
+        self.free = kernels.cuda_free
+        self.to_device = kernels.cuda_copy_to_device
+        self.to_host = kernels.cuda_copy_to_host
+        self.make_stream = kernels.cuda_stream_create
+        self.free_stream = kernels.cuda_stream_destroy
+        self.synchronize = kernels.cuda_stream_synchronize
+        self.is_done = kernels.cuda_stream_is_done
 
     def allocate(self, size_bytes: int) -> int:
         """As `DeviceMemory.allocate`."""
         try:
-            address: int = self._kernels.cuda_allocate(size_bytes)
+            return int(self._kernels.cuda_allocate(size_bytes))
         except MemoryError as error:
             raise too_little_memory(size_bytes, self.free_bytes()) from error
-        return address
-
-    def free(self, address: int) -> None:
-        """As `DeviceMemory.free`."""
-        self._kernels.cuda_free(address)
 
     def free_bytes(self) -> int:
         """As `DeviceMemory.free_bytes`."""
-        free, _ = self._kernels.cuda_memory_info()
-        return int(free)
-
-    def to_device(self, address: int, array: np.ndarray, stream: int) -> None:
-        """As `DeviceMemory.to_device`."""
-        self._kernels.cuda_copy_to_device(address, array, stream)
-
-    def to_host(self, array: np.ndarray, address: int, stream: int) -> None:
-        """As `DeviceMemory.to_host`."""
-        self._kernels.cuda_copy_to_host(array, address, stream)
+        return int(self._kernels.cuda_memory_info()[0])
 
     def zero(self, address: int, size_bytes: int, stream: int) -> None:
         """As `DeviceMemory.zero`."""
         self._kernels.cuda_fill(address, 0, size_bytes, stream)
-
-    def make_stream(self) -> int:
-        """As `DeviceMemory.make_stream`."""
-        stream: int = self._kernels.cuda_stream_create()
-        return stream
-
-    def free_stream(self, stream: int) -> None:
-        """As `DeviceMemory.free_stream`."""
-        self._kernels.cuda_stream_destroy(stream)
-
-    def synchronize(self, stream: int) -> None:
-        """As `DeviceMemory.synchronize`."""
-        self._kernels.cuda_stream_synchronize(stream)
-
-    def is_done(self, stream: int) -> bool:
-        """As `DeviceMemory.is_done`."""
-        done: bool = self._kernels.cuda_stream_is_done(stream)
-        return done

@@ -2,12 +2,14 @@
 
 A folder may hold several: an old single file beside newer shards, safetensors beside a pickle, variants. diffusers
 reads the shards of `….safetensors.index.json` if that file is there, else the single safetensors file, else the single
-pickle, and never a variant or the shards of a pickle unless it is told to. So does this, or it refuses.
+pickle. Where there is none of them it reads what it is told to: the shards of a pickle, or a variant. That is read here
+too if there is no more than one to choose from.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -18,6 +20,16 @@ from diffusion.json_text import read_json_object
 SAFETENSORS, PICKLE = "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"
 INDEX, PICKLE_INDEX = f"{SAFETENSORS}.index.json", f"{PICKLE}.index.json"
 _LFS_POINTER = b"version https://git-lfs"
+# Names of a variant, in the order in which diffusers looks for them; the second is the shards' older name.
+_OF_VARIANT = (
+    r"diffusion_pytorch_model\.safetensors\.index\.([^.]+)\.json",
+    r"diffusion_pytorch_model\.safetensors\.([^.]+)\.index\.json",
+    r"diffusion_pytorch_model\.([^.]+)\.safetensors",
+    r"diffusion_pytorch_model\.([^.]+)\.bin",
+    r"diffusion_pytorch_model\.bin\.index\.([^.]+)\.json",
+)
+_SHARD = re.compile(r".*-\d{5}-of-\d{5}")
+_AGAIN = "copy the whole checkpoint, or save it again with diffusers"
 
 
 @dataclass(frozen=True)
@@ -36,30 +48,30 @@ class WeightFiles:
 
 
 def find_weights(folder: Path, allow_pickle: bool) -> WeightFiles:
-    """The weights of a network in its folder, `unet/`.
+    """The weights of a network in its folder, which is `unet/` in most pipelines.
 
     Raises:
-        InputError: none, a pickle without permission, or an index that names no files in this folder.
+        InputError: none, several of which diffusers would choose none, a pickle without permission, or an index that
+            names no files in this folder.
     """
     for name in (INDEX, SAFETENSORS, PICKLE):
-        link = folder / name
-        if link.is_symlink() and not link.exists():
-            raise InputError(f"{link}: is a link to {link.readlink()}, which is not there; copy the whole checkpoint")
-    index = folder / INDEX
-    if index.is_file():
-        places = _read_index(index)
-        return WeightFiles(index, tuple(folder / name for name in sorted(set(places.values()))), places)
-    path = folder / SAFETENSORS
-    if not path.exists():
-        path = folder / PICKLE
-        if not path.exists():
-            raise _nothing_to_read(folder)
-        if not allow_pickle:
-            raise InputError(
-                f"{path}: is a pickle, expected {SAFETENSORS}; save the pipeline again with "
-                "safe_serialization=True, or give --allow-pickle if you trust where it comes from"
-            )
-    return WeightFiles(path, (path,))
+        path = folder / name
+        if path.is_symlink() and not path.exists():
+            raise InputError(f"{path}: is a link to {path.readlink()}, which is not there; copy the whole checkpoint")
+        if path.exists():
+            return _weight_files(path, allow_pickle)
+    try:
+        names = sorted(entry.name for entry in folder.iterdir())
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be read ({error.strerror}); copy the whole checkpoint") from None
+    told = [*([PICKLE_INDEX] if PICKLE_INDEX in names else []), *_variants(names).values()]
+    if len(told) == 1:
+        return _weight_files(folder / told[0], allow_pickle)
+    found = ", ".join(told or names) or "nothing"
+    way_out = "leave the one that is meant, or rename it" if told else _AGAIN
+    raise InputError(
+        f"{folder}: found {found}, expected the weights in {SAFETENSORS} or in the shards of {INDEX}; {way_out}"
+    )
 
 
 def read_weight_file(path: Path) -> bytes:
@@ -85,43 +97,40 @@ def hash_of_weights(hashes: Mapping[str, str]) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def _nothing_to_read(folder: Path) -> InputError:
-    try:
-        names = sorted(entry.name for entry in folder.iterdir())
-    except OSError as error:
-        return InputError(f"{folder}: cannot be read ({error.strerror}); copy the whole checkpoint")
-    expected = f"the weights in {SAFETENSORS} or in the shards of {INDEX}"
-    way_out = "copy the whole checkpoint, or save it again with diffusers"
-    if PICKLE_INDEX in names:
-        way_out = (
-            "diffusers reads the shards of a pickle with use_safetensors=False alone: load it so, and save it again "
-            "with safe_serialization=True"
+def _weight_files(path: Path, allow_pickle: bool) -> WeightFiles:
+    sharded, is_pickle = path.suffix == ".json", ".bin" in path.suffixes
+    if is_pickle and not allow_pickle:
+        what = "names shards that are pickles" if sharded else "is a pickle"
+        raise InputError(
+            f"{path}: {what}, expected {SAFETENSORS}; save the pipeline again with "
+            "safe_serialization=True, or give --allow-pickle if you trust where it comes from"
         )
-    elif variants := _variants(names):
-        way_out = (
-            f"diffusers does not read a variant unless it is named: load it with variant={variants[0]!r} and save it "
-            "again, or rename the file"
-        )
-    return InputError(f"{folder}: found {', '.join(names) or 'nothing'}, expected {expected}; {way_out}")
+    if not sharded:
+        return WeightFiles(path, (path,))
+    places = _read_index(path, ".bin" if is_pickle else ".safetensors")
+    return WeightFiles(path, tuple(path.parent / name for name in sorted(set(places.values()))), places)
 
 
-def _variants(names: Iterable[str]) -> list[str]:
-    """What stands between the stem and the suffix of weights, such as fp16."""
-    stem = SAFETENSORS.partition(".")[0] + "."
-    parts = [name.removeprefix(stem).split(".") for name in names if name.startswith(stem)]
-    return [part[0] for part in parts if len(part) > 1 and part[0] not in ("safetensors", "bin")]
+def _variants(names: Iterable[str]) -> dict[str, str]:
+    """Variant, such as fp16 → the file that diffusers would read if it were told that name."""
+    found: dict[str, str] = {}
+    for pattern in _OF_VARIANT:
+        for name in names:
+            match = re.fullmatch(pattern, name)
+            if match and not _SHARD.fullmatch(match[1]):
+                found.setdefault(match[1], name)
+    return found
 
 
-def _read_index(path: Path) -> dict[str, str]:
-    again = "copy the whole checkpoint, or save it again with diffusers"
-    places = read_json_object(path, again).get("weight_map")
+def _read_index(path: Path, suffix: str) -> dict[str, str]:
+    places = read_json_object(path, _AGAIN).get("weight_map")
     if not isinstance(places, dict) or not places or not all(isinstance(name, str) for name in places.values()):
-        raise InputError(f"{path}: has no weight_map of tensors and file names; {again}")
+        raise InputError(f"{path}: has no weight_map of tensors and file names; {_AGAIN}")
     for name in sorted(set(places.values())):
         if name in ("", ".", "..") or PurePosixPath(name).name != name or "\\" in name or "\0" in name:
-            raise InputError(f"{path}: names the file {name!r}, expected files in its own folder; {again}")
-        if not name.endswith(".safetensors"):
-            raise InputError(f"{path}: names the file {name!r}, expected shards that end in .safetensors; {again}")
+            raise InputError(f"{path}: names the file {name!r}, expected files in its own folder; {_AGAIN}")
+        if not name.endswith(suffix):
+            raise InputError(f"{path}: names the file {name!r}, expected shards that end in {suffix}; {_AGAIN}")
         if not (path.parent / name).is_file():
-            raise InputError(f"{path}: names the file {name!r}, which is not there; {again}")
+            raise InputError(f"{path}: names the file {name!r}, which is not there; {_AGAIN}")
     return places

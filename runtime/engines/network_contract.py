@@ -1,4 +1,4 @@
-"""What an ε-network's inputs and outputs must be, whichever backend reads its file."""
+"""What an ε-network's inputs and outputs must be, and how t is fed, whichever backend reads its file."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from diffusion.errors import InputError
 from diffusion.process import METADATA_KEY, Process, SampleShape
-from runtime.engines.onnx_nodes import begins_with_transpose
+from runtime.engines.onnx_file import OnnxFile
 from runtime.formats.tensor_spec import TensorSpec, sample_and_timestep
 from runtime.process_flags import ProcessFlags
 
@@ -16,7 +18,6 @@ GUIDE = "docs/foreign-onnx.md"
 """Where users find what to do with a file that is no ε-network as it is."""
 
 MAX_CHANNELS_OF_IMAGES = 4
-TO_CHANNELS_FIRST = (0, 3, 1, 2)
 
 
 def tell_inputs_apart(
@@ -78,12 +79,13 @@ def only_output(
     return places[0], outputs[places[0]]
 
 
-def process_of_onnx(path: Path, metadata: str | None, x: TensorSpec, flags: ProcessFlags) -> Process:
+def process_of_onnx(file: OnnxFile, metadata: str | None, x: TensorSpec, flags: ProcessFlags) -> Process:
     """The process of an ONNX file: by its metadata, or by flags where it has none.
 
     Raises:
         InputError: neither describes it, or they contradict each other, or the channels seem to be last.
     """
+    path = file.path
     if metadata is not None:
         return flags.applied_to(Process.from_json_text(metadata, f"{path}, metadata {METADATA_KEY}"), str(path))
     sizes = []
@@ -104,22 +106,22 @@ def process_of_onnx(path: Path, metadata: str | None, x: TensorSpec, flags: Proc
         )
     channels, height, width = (int(size) for size in sizes if size is not None)
     if flags.channels is None:
-        _check_order(path, x, (channels, height, width))
+        _check_order(file, x, (channels, height, width))
     return flags.process(SampleShape(channels, height, width), str(path))
 
 
-def _check_order(path: Path, x: TensorSpec, chw: tuple[int, int, int]) -> None:
+def _check_order(file: OnnxFile, x: TensorSpec, chw: tuple[int, int, int]) -> None:
     """Raises InputError for images whose channels are last, or may be: they would be drawn transposed."""
     channels, height, width = chw
     few = range(1, MAX_CHANNELS_OF_IMAGES + 1)
     wrong = width in few and channels not in few
     # The first thing that such a network does to x is to bring it into the usual order.
-    wrong = wrong or begins_with_transpose(path, x.name, TO_CHANNELS_FIRST)
+    wrong = wrong or x.name in file.channels_last
     unclear = 1 < channels == height == width and channels in few
     if wrong or unclear:
         found = "its channels are last" if wrong else "its channels may be first or last"
         raise InputError(
-            f"{path}: input {x.name} is {list(x.shape)}: {found}, expected [N, C, H, W]; export it so, wrap it as "
+            f"{file.path}: input {x.name} is {list(x.shape)}: {found}, expected [N, C, H, W]; export it so, wrap it as "
             f"{GUIDE} shows, or give --channels {channels} if there are {channels}"
         )
 
@@ -136,3 +138,57 @@ def check_shapes(path: Path, process: Process, x: TensorSpec, prediction: Tensor
                     f"expected [N, {', '.join(map(str, expected))}] for variance_type {process.variance_type}; "
                     f"check --variance-type, or export again, with the channels first"
                 )
+
+
+class FedTimesteps:
+    """The buffer that a network reads t from.
+
+    Args:
+        path: of the network's file.
+        spec: the input.
+        t: float32 [N], the chain's own; it is used itself where the network takes it as it is.
+        x: the other input.
+        kind: the input's type; whole numbers are exact in it.
+
+    Attributes:
+        array: what to bind, C-contiguous.
+    """
+
+    def __init__(self, path: Path, spec: TensorSpec, t: np.ndarray, x: TensorSpec, kind: type) -> None:
+        self._path, self._name, self._t = path, spec.name, t
+        self._shared = spec.is_shared_by(x)
+        shape = timesteps_shape(spec, x, len(t))
+        self._is_own = not self._shared and t.dtype == kind
+        self.array = t.reshape(shape) if self._is_own else np.zeros(shape, kind)
+
+    def fill(self) -> None:
+        """Bring what the chain wrote into `array`.
+
+        Raises:
+            InputError: samples at different timesteps, and the network takes one for all.
+        """
+        if self._is_own:
+            return
+        if not self._shared:
+            np.copyto(self.array, self._t.reshape(self.array.shape), casting="unsafe")
+            return
+        if (self._t != self._t[0]).any():
+            raise InputError(
+                f"{self._path}: takes one timestep for the whole batch ({self._name}), found samples at different "
+                f"ones; expected [N]: export it so, or wrap it as {GUIDE} shows"
+            )
+        self.array[...] = self._t[0]
+
+
+def timesteps_shape(spec: TensorSpec, x: TensorSpec, batch_size: int) -> tuple[int, ...]:
+    """The shape of the input t in a batch of x."""
+    if not spec.shape:
+        return ()
+    return (1 if spec.is_shared_by(x) else batch_size, *(1 for _ in spec.shape[1:]))
+
+
+def call_failed(path: Path, num: int, why: str) -> InputError:
+    """The error of a network that fails when it is called."""
+    return InputError(
+        f"{path}: the network fails on a batch of {num} ({why}); try a smaller --batch-size, or export again"
+    )

@@ -12,8 +12,8 @@ from diffusion.errors import InputError
 from runtime.device.driver import driver_facts
 from runtime.device.interface import DeviceEngine, DeviceMemory
 from runtime.device.memory import open_device_memory
-from runtime.engines.fed_timesteps import timesteps_shape
-from runtime.engines.network_contract import GUIDE
+from runtime.engines.network_contract import GUIDE, timesteps_shape
+from runtime.engines.onnx_file import OnnxFile
 from runtime.engines.onnx_runtime import OnnxRuntimeEngine
 from runtime.formats.place import Place
 from runtime.process_flags import ProcessFlags
@@ -32,6 +32,7 @@ class OnnxDeviceEngine(DeviceEngine, OnnxRuntimeEngine):
         flags: what the file's metadata does not say.
         memory: of the GPU; None to open the first one.
         device: where ONNX Runtime runs.
+        file: as `OnnxRuntimeEngine`.
 
     Raises:
         InputError: as `OnnxRuntimeEngine`, or timesteps of a type that the chain cannot write.
@@ -46,8 +47,9 @@ class OnnxDeviceEngine(DeviceEngine, OnnxRuntimeEngine):
         flags: ProcessFlags | None = None,
         memory: DeviceMemory | None = None,
         device: str = "cuda",
+        file: OnnxFile | None = None,
     ) -> None:
-        super().__init__(path, device, flags=flags)
+        super().__init__(path, device, flags=flags, file=file)
         if self._t_type not in _T_TYPES:
             raise InputError(
                 f"{path}: takes its timesteps as {np.dtype(self._t_type).name}, expected float32 or int64 on a GPU; "

@@ -2,19 +2,94 @@
 
 from __future__ import annotations
 
+import importlib.util
+import platform
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from commands.errors import DeviceUnavailableError, VerificationError
 from commands.program import say
 from diffusion.errors import InputError
-from runtime.engines.backend_choice import choose_backend
 from runtime.engines.interface import Engine
-from runtime.engines.onnx_precision import onnx_precision
+from runtime.engines.onnx_file import OnnxFile, read_onnx
 from runtime.process_flags import ProcessFlags
 
 if TYPE_CHECKING:
     from runtime.engines.onnx_runtime import OnnxRuntimeEngine
+
+ONNX_BACKENDS = ("auto", "onnxruntime", "openvino")
+_TITLES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
+# OpenVINO generates its convolutions for these; without them it is not known to be the faster of the two.
+_NEEDED_FLAGS = frozenset({"avx2", "fma"})
+
+
+@dataclass(frozen=True)
+class BackendChoice:
+    """A library and why it was chosen; the reason is empty where the user named it."""
+
+    backend: str
+    reason: str = ""
+
+
+def choose_backend(backend: str, device: str, precision: str = "fp32") -> BackendChoice:
+    """The library for an ONNX file, in the file's precision whichever it is.
+
+    On a CPU with AVX-512, OpenVINO was 1.0 to 1.5 times as fast as ONNX Runtime, at batches of 1 and of 8 and with an
+    8×8 and a 32×32 network (docs/openvino-profile.md), so the batch does not decide. fp16 and bf16 files are for ONNX
+    Runtime: OpenVINO runs fp16 ones in float32, and bf16 ones in bf16 even where it was told, and says, float32.
+
+    Args:
+        backend: one of `ONNX_BACKENDS`; anything but "auto" is obeyed.
+        device: "cpu" or "cuda"; OpenVINO runs on the CPU alone.
+        precision: of the file, see `runtime.engines.onnx_precision`.
+
+    Raises:
+        InputError: an unknown backend, or OpenVINO for a GPU.
+        DeviceUnavailableError: the library is not installed.
+    """
+    if backend not in ONNX_BACKENDS:
+        raise InputError(f"backend is {backend!r}, expected one of {', '.join(ONNX_BACKENDS)}")
+    if backend == "openvino" and device != "cpu":
+        raise InputError(f"--backend openvino runs on the CPU, but --device is {device}; give --device cpu")
+    if backend != "auto":
+        choice = BackendChoice(backend)
+    elif device != "cpu":
+        choice = BackendChoice("onnxruntime", "it alone runs ONNX files on a GPU")
+    elif precision != "fp32":
+        choice = BackendChoice("onnxruntime", f"OpenVINO does not run {precision} files as they are")
+    else:
+        have = [name for name in _TITLES if _installed(name)]
+        if not have:
+            raise _missing("ONNX Runtime or OpenVINO", "onnxruntime")
+        if len(have) == 1:
+            other = next(title for name, title in _TITLES.items() if name not in have)
+            choice = BackendChoice(have[0], f"{other} is not installed")
+        elif platform.machine() in ("x86_64", "AMD64") and _cpu_flags() >= _NEEDED_FLAGS:
+            choice = BackendChoice("openvino", "this CPU has AVX2")
+        else:
+            choice = BackendChoice("onnxruntime", "this CPU has no AVX2")
+    if not _installed(choice.backend):
+        raise _missing(_TITLES[choice.backend], choice.backend)
+    return choice
+
+
+def _installed(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
+
+
+def _cpu_flags() -> frozenset[str]:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return frozenset()
+    return frozenset(next((line.partition(":")[2] for line in lines if line.startswith("flags")), "").split())
+
+
+def _missing(title: str, module: str) -> DeviceUnavailableError:
+    return DeviceUnavailableError(
+        f'an ONNX file needs {title}, and the module {module!r} is not installed; pip install "ddpm-rt[cpu]"'
+    )
 
 
 def open_onnx(path: Path, device: str, threads: int, flags: ProcessFlags | None, backend: str) -> Engine:
@@ -28,21 +103,20 @@ def open_onnx(path: Path, device: str, threads: int, flags: ProcessFlags | None,
         InputError, DeviceUnavailableError: as `open_engine`; or ONNX Runtime, to compare with, is not installed.
         VerificationError: the backend differs from ONNX Runtime, or nobody knows which of them is right.
     """
-    precision = onnx_precision(path)  # once: of a large file it takes a while
-    choice = choose_backend(backend, device, precision)
+    file = read_onnx(path)
+    choice = choose_backend(backend, device, file.precision)
     if choice.backend == "openvino":
-        return _open_with_openvino(path, threads, flags, precision, backend, choice.reason)
+        return _open_with_openvino(file, threads, flags, backend, choice.reason)
     if device == "cuda":
-        return _open_on_gpu(path, flags)
-    engine = _open_onnx_runtime(path, threads, flags, precision)
+        return _open_on_gpu(file, flags)
+    engine = _open_onnx_runtime(file, threads, flags)
     _check_batches(engine, path, flags)
     engine.chosen_because = choice.reason
     return engine
 
 
-def _open_with_openvino(
-    path: Path, threads: int, flags: ProcessFlags | None, precision: str, backend: str, reason: str
-) -> Engine:
+def _open_with_openvino(file: OnnxFile, threads: int, flags: ProcessFlags | None, backend: str, reason: str) -> Engine:
+    path = file.path
     try:
         from runtime.engines.openvino_cpu import open_openvino, place_here
     except ModuleNotFoundError as error:
@@ -59,11 +133,11 @@ def _open_with_openvino(
     references: list[OnnxRuntimeEngine] = []
 
     def open_reference() -> OnnxRuntimeEngine:
-        references.append(_open_onnx_runtime(path, threads, flags, precision))
+        references.append(_open_onnx_runtime(file, threads, flags))
         return references[0]
 
     try:
-        engine = open_openvino(path, threads, flags, precision)
+        engine = open_openvino(path, threads, flags, file)
         found = find_agreement(engine, path, place_here(), open_reference, output_name=_output_name(flags))
     except InputError as error:
         if backend == "openvino" or references:
@@ -104,19 +178,20 @@ def _instead(engine: OnnxRuntimeEngine, path: Path, flags: ProcessFlags | None, 
     return engine
 
 
-def _open_on_gpu(path: Path, flags: ProcessFlags | None) -> Engine:
+def _open_on_gpu(file: OnnxFile, flags: ProcessFlags | None) -> Engine:
+    path = file.path
     try:
         from runtime.engines.agreement import ON_GPU, find_agreement
         from runtime.engines.onnx_device import OnnxDeviceEngine
     except ModuleNotFoundError as error:
         raise not_installed(path, "ONNX Runtime", "gpu", error) from error
-    engine = OnnxDeviceEngine(path, flags)
+    engine = OnnxDeviceEngine(path, flags, file=file)
     try:
         found = find_agreement(
             engine,
             path,
             engine.place(),
-            lambda: _open_onnx_runtime(path, 0, flags, engine.precision),
+            lambda: _open_onnx_runtime(file, 0, flags),
             ON_GPU[engine.precision],
             _output_name(flags),
         )
@@ -130,12 +205,12 @@ def _open_on_gpu(path: Path, flags: ProcessFlags | None) -> Engine:
     return engine
 
 
-def _open_onnx_runtime(path: Path, threads: int, flags: ProcessFlags | None, precision: str) -> OnnxRuntimeEngine:
+def _open_onnx_runtime(file: OnnxFile, threads: int, flags: ProcessFlags | None) -> OnnxRuntimeEngine:
     try:
         from runtime.engines.onnx_runtime import OnnxRuntimeEngine
     except ModuleNotFoundError as error:
-        raise not_installed(path, "ONNX Runtime", "cpu", error) from error
-    return OnnxRuntimeEngine(path, "cpu", threads, flags, precision)
+        raise not_installed(file.path, "ONNX Runtime", "cpu", error) from error
+    return OnnxRuntimeEngine(file.path, "cpu", threads, flags, file)
 
 
 def not_installed(path: Path, library: str, extra: str, error: ModuleNotFoundError) -> DeviceUnavailableError:

@@ -12,16 +12,16 @@ import onnxruntime as ort
 from commands.errors import DeviceUnavailableError, reason
 from diffusion.errors import InputError
 from diffusion.process import METADATA_KEY
-from runtime.engines.fed_timesteps import FedTimesteps
 from runtime.engines.interface import Engine
-from runtime.engines.network_bytes import network_sha256
 from runtime.engines.network_contract import (
+    FedTimesteps,
+    call_failed,
     check_shapes,
     only_output,
     process_of_onnx,
     tell_inputs_apart,
 )
-from runtime.engines.onnx_precision import onnx_precision
+from runtime.engines.onnx_file import OnnxFile, read_onnx
 from runtime.formats.tensor_spec import TensorSpec
 from runtime.process_flags import ProcessFlags
 
@@ -45,9 +45,10 @@ class OnnxRuntimeEngine(Engine):
         device: "cpu" or "cuda".
         threads: of the CPU provider; 0 for as many as this process may use.
         flags: what the file's metadata does not say.
-        precision: of the file, where `onnx_precision` was asked already.
+        file: what `read_onnx` said of it, where it was asked already.
 
     Attributes:
+        file: what was read of the file.
         output_name: of the prediction.
 
     Raises:
@@ -63,10 +64,11 @@ class OnnxRuntimeEngine(Engine):
         device: str = "cpu",
         threads: int = 0,
         flags: ProcessFlags | None = None,
-        precision: str | None = None,
+        file: OnnxFile | None = None,
     ) -> None:
         self.path = path
-        self.precision = precision or onnx_precision(path)
+        self.file = file or read_onnx(path)
+        self.precision, self.sha256 = self.file.precision, self.file.sha256
         self._session = _open_session(path, device, threads, self.precision)
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         self._x, self._t = tell_inputs_apart(path, [_spec(entry) for entry in inputs], _FLOAT, _TYPES)
@@ -76,9 +78,8 @@ class OnnxRuntimeEngine(Engine):
         _, prediction = only_output(path, [_spec(entry) for entry in outputs], _FLOAT, flags.output_name)
         self.output_name = prediction.name
         metadata = self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
-        self.process = process_of_onnx(path, metadata, self._x, flags)
+        self.process = process_of_onnx(self.file, metadata, self._x, flags)
         check_shapes(path, self.process, self._x, prediction)
-        self.sha256 = network_sha256(path)
         low = "" if self.precision == "fp32" else f"{self.precision}, "
         self.name = f"ONNX Runtime {ort.__version__} ({low}{device.upper()})"
 
@@ -108,10 +109,7 @@ class OnnxRuntimeEngine(Engine):
             try:
                 run(binding, options)
             except Exception as error:  # ONNX Runtime's exceptions have no common base
-                raise InputError(
-                    f"{self.path}: the network fails on a batch of {len(kept[0])} ({reason(error)}); "
-                    "try a smaller --batch-size, or export again"
-                ) from error
+                raise call_failed(self.path, len(kept[0]), reason(error)) from error
 
         return call
 
@@ -121,8 +119,6 @@ def _spec(entry: ort.NodeArg) -> TensorSpec:
 
 
 def _open_session(path: Path, device: str, threads: int, precision: str) -> ort.InferenceSession:
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; make one with `python -m export.to_onnx`")
     options = ort.SessionOptions()
     options.log_severity_level = _SEVERITY_FATAL
     options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))

@@ -17,18 +17,19 @@ import openvino as ov
 from commands.errors import DeviceUnavailableError, reason
 from diffusion.errors import InputError
 from diffusion.process import METADATA_KEY, Process
-from runtime.engines.fed_timesteps import FedTimesteps, timesteps_shape
-from runtime.engines.first_use import ensure_verified
+from runtime.engines.cache_folder import compile_cached
 from runtime.engines.interface import Engine
-from runtime.engines.model_cache import compile_cached
-from runtime.engines.network_bytes import network_sha256
 from runtime.engines.network_contract import (
+    FedTimesteps,
+    call_failed,
     check_shapes,
     only_output,
     process_of_onnx,
     tell_inputs_apart,
+    timesteps_shape,
 )
-from runtime.engines.onnx_precision import onnx_precision
+from runtime.engines.onnx_file import OnnxFile, read_onnx
+from runtime.engines.verification import ensure_verified
 from runtime.formats.openvino_description import PRECISION_HINTS, REBUILD, OpenVinoDescription
 from runtime.formats.place import Place
 from runtime.formats.sidecar import Sidecar, read_hashed, read_sidecar
@@ -53,7 +54,7 @@ class OpenVinoEngine(Engine):
         threads: 0 for as many as this process may use.
         flags: what an ONNX file does not say of its process, and preferences for variance and clip.
         sidecar: instead of the one beside the file, of an exporter that has yet to verify it.
-        precision: of an ONNX file, where `onnx_precision` was asked already.
+        file: what `read_onnx` said of an ONNX file, where it was asked already.
 
     Attributes:
         sidecar: the engine's; None for an ONNX file.
@@ -71,7 +72,7 @@ class OpenVinoEngine(Engine):
         threads: int = 0,
         flags: ProcessFlags | None = None,
         sidecar: OpenVinoSidecar | None = None,
-        precision: str | None = None,
+        file: OnnxFile | None = None,
     ) -> None:
         self.path = path
         self._threads = threads or len(os.sched_getaffinity(0))
@@ -81,7 +82,7 @@ class OpenVinoEngine(Engine):
         self.process: Process
         self.sidecar: OpenVinoSidecar | None = None
         if path.suffix == ".onnx":
-            self._read_onnx(flags, precision or onnx_precision(path))
+            self._read_onnx(flags, file or read_onnx(path))
         else:
             self.sidecar = sidecar or read_sidecar(path, OpenVinoDescription)
             self._read_engine(flags, self.sidecar)
@@ -89,10 +90,8 @@ class OpenVinoEngine(Engine):
         self._compiling = threading.Lock()
         self._compiled: OrderedDict[int, ov.CompiledModel] = OrderedDict()  # what was used longest ago first
 
-    def _read_onnx(self, flags: ProcessFlags, precision: str) -> None:
-        if not self.path.is_file():
-            raise InputError(f"{self.path}: no such file; make one with `python -m export.to_onnx`")
-        self.precision = precision
+    def _read_onnx(self, flags: ProcessFlags, file: OnnxFile) -> None:
+        self.precision, self.sha256 = file.precision, file.sha256
         if self.precision != "fp32":
             # It would compute fp16 in float32, and bf16 in bf16 though the hint says, and reads back as, float32.
             way_out = "or give --backend onnxruntime"
@@ -111,11 +110,10 @@ class OpenVinoEngine(Engine):
                 f"{self.path}: OpenVINO cannot read it as an ONNX model ({reason(error)}); "
                 "make one with `python -m export.to_onnx`, or give --backend onnxruntime"
             ) from error
-        self.sha256 = network_sha256(self.path)
         prediction = self._find_tensors(flags)
         place = ["framework", METADATA_KEY]  # where OpenVINO keeps the metadata of an ONNX file
         metadata = self._model.get_rt_info(place).astype(str) if self._model.has_rt_info(place) else None
-        self.process = process_of_onnx(self.path, metadata, self._x, flags)
+        self.process = process_of_onnx(file, metadata, self._x, flags)
         check_shapes(self.path, self.process, self._x, prediction)
 
     def _read_engine(self, flags: ProcessFlags, sidecar: OpenVinoSidecar) -> None:
@@ -165,10 +163,7 @@ class OpenVinoEngine(Engine):
             try:
                 run(share_outputs=True)  # else a copy of the prediction is returned as well
             except RuntimeError as error:
-                raise InputError(
-                    f"{self.path}: the network fails on a batch of {len(kept[0])} ({reason(error)}); "
-                    "try a smaller --batch-size, or export again"
-                ) from error
+                raise call_failed(self.path, len(kept[0]), reason(error)) from error
 
         return call
 
@@ -234,18 +229,18 @@ class OpenVinoEngine(Engine):
 
 
 def open_openvino(
-    path: Path, threads: int = 0, flags: ProcessFlags | None = None, precision: str | None = None
+    path: Path, threads: int = 0, flags: ProcessFlags | None = None, file: OnnxFile | None = None
 ) -> OpenVinoEngine:
     """Open an engine or an ONNX file, and verify an engine that has not been verified on such a CPU.
 
     Args:
-        path, threads, flags, precision: as `OpenVinoEngine`'s.
+        path, threads, flags, file: as `OpenVinoEngine`'s.
 
     Raises:
         InputError, DeviceUnavailableError: as `OpenVinoEngine`.
         VerificationError: the engine differs from its reference on this CPU.
     """
-    engine = OpenVinoEngine(path, threads, flags, precision=precision)
+    engine = OpenVinoEngine(path, threads, flags, file=file)
     sidecar = engine.sidecar
     if sidecar is not None:
         ensure_verified(engine, path, sidecar, place_here(), sidecar.engine.verified_on)

@@ -8,7 +8,7 @@ from typing import Any
 
 from diffusion.errors import InputError
 from runtime.device.interface import DeviceMemory
-from runtime.engines.tensorrt_log import Log, last_words
+from runtime.engines.tensorrt_modules import Log, last_words
 
 
 class TensorRtError(InputError, RuntimeError):

@@ -18,11 +18,10 @@ from diffusion.errors import InputError
 from diffusion.process import Process
 from runtime.device.interface import DeviceEngine, DeviceMemory
 from runtime.engines.cache_folder import keep, read_kept
-from runtime.engines.collector_pause import collector_paused
-from runtime.engines.first_use import ensure_verified
 from runtime.engines.tensorrt_call import TensorRtCall, TensorRtError
-from runtime.engines.tensorrt_log import Log, collecting_log, last_words
+from runtime.engines.tensorrt_modules import Log, collecting_log, collector_paused, last_words
 from runtime.engines.tensorrt_refusals import AcceptedPlan, accept_plan
+from runtime.engines.verification import ensure_verified
 from runtime.formats.flavor import RTX
 from runtime.formats.place import Place
 from runtime.formats.plan_description import REBUILD

@@ -1,13 +1,24 @@
-"""The modules that run plans: which one a plan needs, what it must offer, and where it comes from."""
+"""The modules that run plans: which one a plan needs, what it must offer, where it comes from, and its log.
+
+TensorRT returns None or False and says why only in its log. It calls that log, which is Python, while it holds a lock
+of its own. A garbage collection that begins there and finds another builder or runtime, left over in the traceback of
+an error, ends it; that waits for the same lock, and so for ever. So the collector is paused around calls that may log.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import importlib
 import re
-from collections.abc import Mapping
+import threading
+from collections import deque
+from collections.abc import Iterator, Mapping
 from types import ModuleType
+from typing import Any, Protocol
 
 from commands.errors import DeviceUnavailableError, reason
+from commands.program import say
 from runtime.formats.flavor import RTX
 
 # Everything that is touched, by class; `tests/runtime/engines/` holds it against the real modules.
@@ -120,3 +131,89 @@ def version_numbers(version: str) -> tuple[int, ...]:
 
 def _broken(name: str, error: Exception) -> str:
     return f"the module {name!r} is installed and does not load ({reason(error)}); install it again"
+
+
+_MAX_LINES = 50
+_MAX_CHARACTERS = 600
+
+
+class Log(Protocol):
+    """A logger of a TensorRT module that collects instead of printing."""
+
+    errors: deque[str]
+    """The latest errors, oldest first."""
+
+    warnings: deque[str]
+    """The latest warnings, oldest first."""
+
+    @property
+    def last(self) -> str:
+        """The last error, or an empty text."""
+        ...
+
+
+def collecting_log(module: ModuleType, print_as: str | None = None) -> Any:
+    """A `Log` that the module's `Runtime` and `Builder` take; it must live as long as whatever was made with it.
+
+    Args:
+        module: `tensorrt`, `tensorrt_lean` or `tensorrt_rtx`; each wants a logger of its own base class.
+        print_as: print everything too, with this before each line; None to print nothing.
+    """
+    base: Any = module.ILogger
+
+    class CollectingLog(base):
+        def __init__(self) -> None:
+            base.__init__(self)
+            self.errors: deque[str] = deque(maxlen=_MAX_LINES)
+            self.warnings: deque[str] = deque(maxlen=_MAX_LINES)
+
+        @property
+        def last(self) -> str:
+            return self.errors[-1] if self.errors else ""
+
+        def log(self, severity: Any, msg: str) -> None:
+            if severity in (base.Severity.INTERNAL_ERROR, base.Severity.ERROR):
+                self.errors.append(msg)
+            elif severity == base.Severity.WARNING:
+                self.warnings.append(msg)
+            if print_as is not None:
+                say(f"{print_as}: {getattr(severity, 'name', severity)}: {msg}")
+
+    return CollectingLog()
+
+
+def last_words(log: Log) -> str:
+    """The errors since the last call on one line, or the warnings where there are none; both are cleared."""
+    lines = list(log.errors) or list(log.warnings)
+    log.errors.clear()
+    log.warnings.clear()
+    text = "; ".join(" ".join(line.split()) for line in lines)
+    if len(text) > _MAX_CHARACTERS:
+        text = text[:_MAX_CHARACTERS] + "…"
+    return text or "its log is empty"
+
+
+_pause_lock = threading.Lock()
+_num_pauses = 0
+_collector_was_enabled = False
+
+
+@contextlib.contextmanager
+def collector_paused() -> Iterator[None]:
+    """Keep Python's collector from running within; a `with` block, or as a decorator a whole function.
+
+    It is the process's, so it comes back when the last thread is out.
+    """
+    global _num_pauses, _collector_was_enabled
+    with _pause_lock:
+        if _num_pauses == 0:
+            _collector_was_enabled = gc.isenabled()
+            gc.disable()
+        _num_pauses += 1
+    try:
+        yield
+    finally:
+        with _pause_lock:
+            _num_pauses -= 1
+            if _num_pauses == 0 and _collector_was_enabled:
+                gc.enable()

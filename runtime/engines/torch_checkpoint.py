@@ -20,7 +20,7 @@ from diffusers import UNet2DModel
 from commands.errors import DeviceUnavailableError, reason
 from diffusion.errors import InputError
 from diffusion.process import Process
-from runtime.engines.checkpoint_folder import read_checkpoint_folder
+from runtime.engines.checkpoint_folder import UNET_CONFIG, read_checkpoint_folder
 from runtime.engines.interface import Engine
 from runtime.engines.torch_call import without_tf32
 from runtime.engines.torch_weights import fill, load_weights
@@ -85,7 +85,7 @@ class TorchEngine(Engine):
         folder: a checkpoint folder, see `load_checkpoint`.
         device: "cpu", "cuda" or "cuda:1" and so on.
         threads: of the CPU, for the whole program; 0 leaves PyTorch's own choice.
-        flags: a variance or a clip other than the checkpoint's.
+        flags: a variance or a clip other than the checkpoint's, or the process of a network alone.
         allow_pickle: see `load_checkpoint`.
 
     Raises:
@@ -104,7 +104,7 @@ class TorchEngine(Engine):
         self._device = _find_device(device)
         if threads:
             torch.set_num_threads(threads)
-        checkpoint = load_checkpoint(folder, allow_pickle)
+        checkpoint = load_checkpoint(folder, allow_pickle, flags)
         self.process = (flags or ProcessFlags()).applied_to(checkpoint.process, str(folder))
         self.sha256 = checkpoint.network_sha256
         self.name = f"PyTorch {torch.__version__} ({device.upper()})"
@@ -134,24 +134,25 @@ class TorchEngine(Engine):
         return call_on_gpu
 
 
-def load_checkpoint(folder: Path | str, allow_pickle: bool = False) -> Checkpoint:
-    """Read a folder that `train.run` or diffusers' `DDPMPipeline.save_pretrained` wrote.
+def load_checkpoint(folder: Path | str, allow_pickle: bool = False, flags: ProcessFlags | None = None) -> Checkpoint:
+    """Read a diffusers folder, as `read_checkpoint_folder` describes them, and its weights.
 
     Args:
-        folder: holds model_index.json, unet/ and scheduler/, and from `train.run` also train.json.
+        folder: of a pipeline, or of a network alone.
         allow_pickle: read weights from a `.bin` where there is no safetensors file (tensors only, no code).
+        flags: the process of a network alone.
 
     Raises:
         InputError: as `read_checkpoint_folder`; or weights that are missing, truncated, of another network,
             not finite, or not those that train.json was written for.
     """
     folder = Path(folder)
-    description = read_checkpoint_folder(folder)
+    description = read_checkpoint_folder(folder, flags)
     process = description.process
-    config_path = folder / "unet" / "config.json"
+    config_path = description.unet_folder / UNET_CONFIG
     unet = _make_unet(config_path, description.unet_config)
     _check_runs(config_path, unet, process)
-    weights = load_weights(folder / "unet", allow_pickle)
+    weights = load_weights(description.unet_folder, allow_pickle)
     if process.checkpoint_sha256 not in (None, weights.sha256):
         raise InputError(
             f"{weights.source}: SHA-256 is {weights.sha256}, but train.json was written for "

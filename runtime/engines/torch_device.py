@@ -20,11 +20,10 @@ from runtime.device.driver import driver_facts, require_gpu
 from runtime.device.interface import DeviceMemory
 from runtime.device.memory import open_device_memory
 from runtime.engines.checkpoint_folder import read_checkpoint_folder
-from runtime.engines.first_use import verify_once
 from runtime.engines.torch_call import TORCH_TYPES, TorchCall, TorchModuleEngine
 from runtime.engines.torch_checkpoint import TorchEngine, load_checkpoint
 from runtime.engines.trajectories import make_golden
-from runtime.engines.verification import predict_with
+from runtime.engines.verification import predict_with, verify_once
 from runtime.formats.golden import Golden
 from runtime.formats.place import Place
 from runtime.process_flags import ProcessFlags
@@ -67,7 +66,7 @@ class TorchDeviceEngine(TorchModuleEngine):
         if device != "cpu":
             _expect_cuda()
         memory = open_device_memory() if memory is None else memory
-        checkpoint = load_checkpoint(folder, allow_pickle)
+        checkpoint = load_checkpoint(folder, allow_pickle, flags)
         self.path = checkpoint.folder
         process = (flags or ProcessFlags()).applied_to(checkpoint.process, str(folder))
         # Another precision is another network: a run that was begun with one is not finished with the other.
@@ -102,7 +101,7 @@ def open_checkpoint_on_gpu(
         InputError, DeviceUnavailableError: as `TorchDeviceEngine`.
         VerificationError: it differs from PyTorch in float32 on the CPU.
     """
-    verifier = FirstUse(folder, allow_pickle, gpu_place)
+    verifier = FirstUse(folder, allow_pickle, gpu_place, flags)
     engine = TorchDeviceEngine(folder, precision, compiled, flags, allow_pickle, verifier=verifier)
     if precision != "fp32" and not compiled:
         verifier.ensure(engine)
@@ -123,10 +122,13 @@ class FirstUse:
     Args:
         folder, allow_pickle: of the checkpoint.
         find_place: says where the engines run.
+        flags: the process of a checkpoint that does not describe it.
     """
 
-    def __init__(self, folder: Path, allow_pickle: bool, find_place: Callable[[], Place]) -> None:
-        self._folder, self._allow_pickle, self._find_place = folder, allow_pickle, find_place
+    def __init__(
+        self, folder: Path, allow_pickle: bool, find_place: Callable[[], Place], flags: ProcessFlags | None = None
+    ) -> None:
+        self._folder, self._allow_pickle, self._find_place, self._flags = folder, allow_pickle, find_place, flags
         self._seen: set[int | None] = set()
 
     def ensure(self, engine: TorchDeviceEngine, batch_size: int | None = None) -> None:
@@ -150,10 +152,10 @@ class FirstUse:
 
     def _verify(self, engine: TorchDeviceEngine, batch_size: int | None) -> None:
         # As it was trained: a variance or a clip that the user prefers would change the chain, not the network.
-        process = read_checkpoint_folder(self._folder).process
+        process = read_checkpoint_folder(self._folder, self._flags).process
 
         def make_reference() -> Golden:
-            reference = TorchEngine(self._folder, allow_pickle=self._allow_pickle)
+            reference = TorchEngine(self._folder, flags=self._flags, allow_pickle=self._allow_pickle)
             return make_golden(process, predict_with(reference), engine.precision)
 
         verify_once(

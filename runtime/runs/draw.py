@@ -15,7 +15,7 @@ from commands.progress import progress_bar
 from commands.system import seconds_since_process_start
 from diffusion.errors import InputError
 from runtime.runs.files import SampleWriter
-from runtime.runs.folder import RunFolder
+from runtime.runs.folder import RunFolder, samples_done
 from runtime.sampler import Sampler
 from runtime.trajectory import Trajectory
 
@@ -85,8 +85,9 @@ def draw_run(
                         rate = (folder.done - done_before) / (time.perf_counter() - began)
                         bar.set_postfix_str(f"{rate:.3g} images/s", refresh=False)
             except KeyboardInterrupt:
+                # Asked of the folder: the interrupt may have come between its manifest and our memory of it.
                 raise StoppedError(
-                    f"interrupted; {folder.done} of {num} samples are kept in {folder.path}: "
+                    f"interrupted; {samples_done(folder.path)} of {num} samples are kept in {folder.path}: "
                     "the same command with --resume goes on"
                 ) from None
     seconds = time.perf_counter() - began

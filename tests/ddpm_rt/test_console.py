@@ -76,7 +76,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["exprot"], "ddpm-rt: no command 'exprot', expected train, export, sample, bench or --version; see"),
+        (["exprot"], "ddpm-rt: no command 'exprot', expected train, export, convert, sample, bench or --version; see"),
         (["--num", "3"], "ddpm-rt: no command '--num', expected"),
         (["export"], "ddpm-rt export: expected onnx|openvino|trt; see"),
         (["export", "onx", "--fp16"], "ddpm-rt export: found 'onx', expected onnx|openvino|trt; see"),
@@ -90,6 +90,10 @@ def test_what_is_no_command(arguments: list[str], says: str, capsys: pytest.Capt
     assert err.count("\n") == 1
 
 
+# Arguments without which a command says nothing else.
+_REQUIRED = {"export.convert": ["model.pt"]}
+
+
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.module)
 def test_every_command_speaks_of_itself_as_it_was_called(
     command: console.Command, as_script: None, capsys: pytest.CaptureFixture[str]
@@ -97,7 +101,7 @@ def test_every_command_speaks_of_itself_as_it_was_called(
     module, _, function = command.entry.partition(":")
     assert module.startswith(command.module)
     with pytest.raises(SystemExit) as left:
-        getattr(importlib.import_module(module), function)(["--no-such-flag"])
+        getattr(importlib.import_module(module), function)([*_REQUIRED.get(command.module, []), "--no-such-flag"])
     assert left.value.code == 2
     name = f"ddpm-rt {' '.join(command.words)}"
     assert capsys.readouterr().err == f"{name}: unrecognized arguments: --no-such-flag; see `{name} --help`\n"

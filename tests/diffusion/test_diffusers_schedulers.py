@@ -36,15 +36,18 @@ def defaults(name: str) -> dict[str, Any]:
 @pytest.mark.parametrize("name", KNOWN)
 def test_defaults_are_those_of_the_class(name: str) -> None:
     ours, theirs = SCHEDULER_CLASSES[name], defaults(name)
-    assert (ours.beta_start, ours.beta_end, ours.beta_kinds[0]) == tuple(
-        theirs[key] for key in ("beta_start", "beta_end", "beta_schedule")
-    )
+    assert ours.beta_kinds[0] == theirs["beta_schedule"]
+    assert (ours.beta_start, ours.beta_end) == (theirs.get("beta_start", 1e-4), theirs.get("beta_end", 0.02))
     assert ours.clips == theirs.get("clip_sample")
-    assert ours.timestep_spacing == theirs.get("timestep_spacing", "linspace")
-    assert ours.rescales == ("rescale_betas_zero_snr" in theirs)
+    of_its_own = {"RePaintScheduler": "leading"}.get(name, "linspace")
+    assert ours.timestep_spacing == theirs.get("timestep_spacing", of_its_own)
+    passed_over = {"rescale_betas_zero_snr", "trained_betas"} - theirs.keys()
+    if name == "RePaintScheduler":  # hands the list to torch.from_numpy
+        passed_over |= {"trained_betas"}
+    assert set(ours.passes_over) == passed_over
     assert theirs["num_train_timesteps"] == 1000
-    assert theirs["prediction_type"] == "epsilon"
-    assert theirs.get("variance_type") in (None, "fixed_small")
+    assert theirs.get("prediction_type", "epsilon") == "epsilon"
+    assert theirs.get("variance_type") in (None, "fixed_small", "fixed_small_log")
     assert theirs.get("clip_sample_range", 1.0) == 1.0
 
 
@@ -54,8 +57,8 @@ def test_each_class_knows_the_schedules_that_it_is_said_to(name: str, kind: str)
     config = {"_class_name": name, "beta_schedule": kind, "num_train_timesteps": 40}
     try:
         theirs = getattr(diffusers, name)(num_train_timesteps=40, beta_schedule=kind).betas.numpy()
-    except NotImplementedError:
-        with pytest.raises(InputError, match=f"beta_schedule is '{kind}', expected one of linear, .*{name} knows"):
+    except (NotImplementedError, ValueError):
+        with pytest.raises(InputError, match=f"beta_schedule is '{kind}', expected one of .*, which {name} knows"):
             schedule_from_diffusers(config)
         return
     np.testing.assert_allclose(schedule_from_diffusers(config).betas, theirs, rtol=2e-5, atol=1e-8)
@@ -66,7 +69,7 @@ def test_a_file_without_fields_is_what_the_class_makes_of_it(name: str) -> None:
     theirs = getattr(diffusers, name).from_config({})
     process = process_from_diffusers({"_class_name": name}, UNET)
     np.testing.assert_allclose(process.schedule.betas, theirs.betas.numpy(), rtol=2e-5)
-    assert process.prediction_type == theirs.config.prediction_type
+    assert process.prediction_type == theirs.config.get("prediction_type", "epsilon")
     assert process.clip_sample == (1.0 if theirs.config.get("clip_sample") else None)
 
 
@@ -97,7 +100,12 @@ def test_unknown_classes_are_refused(name: Any) -> None:
         ("UniPCMultistepScheduler", {"use_flow_sigmas": True}, "use_flow_sigmas is true.*a flow"),
         ("UniPCMultistepScheduler", {"thresholding": True}, "dynamic thresholding"),
         ("PNDMScheduler", {"steps_offset": 1}, "steps_offset is 1"),
-        ("PNDMScheduler", {"rescale_betas_zero_snr": True}, "which PNDMScheduler passes over"),
+        (
+            "PNDMScheduler",
+            {"rescale_betas_zero_snr": True},
+            "rescale_betas.* is given, which PNDMScheduler passes over",
+        ),
+        ("UnCLIPScheduler", {"trained_betas": [0.1]}, "trained_betas is given, which UnCLIPScheduler passes over"),
         ("EulerDiscreteScheduler", {"timestep_type": "continuous"}, "timestep_type is 'continuous'.*σ"),
         ("EulerDiscreteScheduler", {"rescale_betas_zero_snr": True}, "alpha_bar = 0, where epsilon"),
         ("DEISMultistepScheduler", {"prediction_type": "flow_prediction"}, "prediction_type is 'flow_prediction'"),

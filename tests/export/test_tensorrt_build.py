@@ -22,8 +22,8 @@ from diffusion.errors import InputError
 from export import tensorrt_build
 from export.tensorrt_build import BuildSettings, build_plan, timing_cache
 from export.tensorrt_process import BuildProcess
-from runtime.engines import tensorrt_log
-from runtime.engines.collector_pause import collector_paused
+from runtime.engines import tensorrt_modules
+from runtime.engines.tensorrt_modules import collector_paused
 from runtime.formats.batch_profile import BatchProfile
 from runtime.formats.flavor import RTX, TENSORRT
 
@@ -86,7 +86,7 @@ def test_a_static_batch_and_several_profiles(capfd: pytest.CaptureFixture[str]) 
 def test_no_collection_begins_inside_the_builder(monkeypatch: pytest.MonkeyPatch) -> None:
     """It calls our log under a lock; a builder that is collected there waits for that lock for ever."""
     enabled: list[bool] = []
-    monkeypatch.setattr(tensorrt_log, "say", lambda line: enabled.append(gc.isenabled()))
+    monkeypatch.setattr(tensorrt_modules, "say", lambda line: enabled.append(gc.isenabled()))
     build(network(), verbose=True)
     assert enabled
     assert not any(enabled)
@@ -106,7 +106,7 @@ def test_an_error_keeps_no_builder_alive() -> None:
 @collector_paused()
 def test_flags_of_tensorrt() -> None:
     """On a configuration of the real module: RTX has the flags, though it cannot build with them without a GPU."""
-    log = tensorrt_log.collecting_log(tensorrt_rtx)
+    log = tensorrt_modules.collecting_log(tensorrt_rtx)
     builder = tensorrt_rtx.Builder(log)
     flags = tensorrt_rtx.BuilderFlag
     for changes, expected in (

@@ -22,6 +22,7 @@ from diffusion.process import METADATA_KEY, Process
 from export import ExportRequest, network_trace, to_onnx
 from runtime.engines import torch_checkpoint
 from runtime.engines.torch_checkpoint import load_checkpoint
+from runtime.formats.onnx_seal import SEAL_KEY
 from tests.checkpoints import save_tiny_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -112,9 +113,9 @@ def test_file_keeps_the_contract(checkpoint: Path, exported: tuple[Path, dict[st
         "t": (onnx.TensorProto.FLOAT, ["N"]),
         "prediction": (onnx.TensorProto.FLOAT, ["N", 6, 16, 8]),
     }
-    assert [(entry.key, Process.from_json_text(entry.value)) for entry in model.metadata_props] == [
-        (METADATA_KEY, load_checkpoint(checkpoint).process)
-    ]
+    process, seal = model.metadata_props
+    assert (process.key, seal.key) == (METADATA_KEY, SEAL_KEY)
+    assert Process.from_json_text(process.value) == load_checkpoint(checkpoint).process
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 18)]
     assert not any(tensor.external_data for tensor in model.graph.initializer)
 
@@ -178,7 +179,7 @@ def test_same_checkpoint_gives_the_same_bytes(
     assert report == other | places
     assert done.stderr.splitlines() == [
         f"reading {elsewhere}",
-        f"{elsewhere}: predicts epsilon, noise linear, T = 1000, beta 0.0001 to 0.02, variance fixed_large, "
+        f"{elsewhere}: predicts epsilon, noise squaredcos_cap_v2, T = 200, variance learned_range, "
         "x_start clipped to ±1 (all from scheduler_config.json)",
         f"tracing the network ({load_checkpoint(checkpoint).num_parameters:,} parameters) at opset 18",
         "comparing ONNX Runtime with PyTorch",

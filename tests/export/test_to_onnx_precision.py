@@ -24,9 +24,11 @@ from export import ExportRequest, low_precision, source, to_onnx
 from export.low_precision import MixedPrecision
 from export.network_io import tensor_types
 from runtime import sample
+from runtime.engines.onnx_file import read_onnx
 from runtime.engines.onnx_precision import PRECISION_KEY
 from runtime.engines.opening import open_engine
 from runtime.engines.verification import predict_with
+from runtime.formats.onnx_seal import SEAL_KEY
 from runtime.process_flags import ProcessFlags
 from runtime.sampler import Sampler
 from tests.checkpoints import save_tiny_checkpoint
@@ -106,7 +108,7 @@ def exports(checkpoint: Path, traced_once: Path, tmp_path_factory: pytest.TempPa
 
 
 @pytest.mark.parametrize(("precision", "opset"), [("fp16", 18), ("bf16", 22)])
-def test_file_keeps_the_contract(precision: str, opset: int, exports: Exports) -> None:
+def test_file_keeps_the_contract(precision: str, opset: int, exports: Exports, tmp_path: Path) -> None:
     model, float32 = onnx.load(exports[precision]), onnx.load(exports["fp32"])
     low = ELEMENT_TYPES[precision]
     shapes = {
@@ -122,8 +124,16 @@ def test_file_keeps_the_contract(precision: str, opset: int, exports: Exports) -
         "prediction": (TensorProto.FLOAT, ["N", 1, 8, 8]),
     }
     metadata = {entry.key: entry.value for entry in model.metadata_props}
-    assert {METADATA_KEY: metadata.pop(METADATA_KEY)} == {entry.key: entry.value for entry in float32.metadata_props}
-    assert metadata == {PRECISION_KEY: precision}
+    of_float32 = {entry.key: entry.value for entry in float32.metadata_props}
+    assert metadata.pop(METADATA_KEY) == of_float32.pop(METADATA_KEY)
+    seals = metadata.pop(SEAL_KEY), of_float32.pop(SEAL_KEY)
+    assert [seal.split()[0] for seal in seals] == [precision, "fp32"]
+    assert (metadata, of_float32) == ({PRECISION_KEY: precision}, {})
+    assert read_onnx(exports[precision]).precision == precision
+    del model.metadata_props[-1]  # by its graph and property, as of a file from before there was a seal
+    older = tmp_path / "older.onnx"
+    onnx.save(model, older)
+    assert read_onnx(older).precision == precision
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", opset)]
     assert (model.producer_name, model.doc_string, model.graph.name) == (
         float32.producer_name,

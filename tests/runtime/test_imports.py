@@ -7,6 +7,7 @@ from pathlib import Path
 
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import Process, SampleShape
+from runtime.formats.onnx_seal import sealed
 from tests.gaussian import GaussianNetwork
 
 ROOT = Path(__file__).parents[2]
@@ -38,9 +39,15 @@ def _sample_without_torch(tmp_path: Path, *arguments: str) -> subprocess.Complet
 
 def test_sampling_needs_none_of_them(tmp_path):
     process = Process(SampleShape(1, 4, 4), NoiseSchedule.make("linear"))
-    GaussianNetwork(process, 0.0, 0.5).save_onnx(tmp_path / "unet.onnx")
+    path = GaussianNetwork(process, 0.0, 0.5).save_onnx(tmp_path / "unet.onnx")
+    foreign = path.read_bytes()
+    path.write_bytes(sealed(foreign, "fp32"))
     done = _sample_without_torch(tmp_path, "--num", "2", "--steps", "3")
     assert done.returncode == 0, done.stderr
+    path.write_bytes(foreign)
+    done = _sample_without_torch(tmp_path, "--num", "2", "--steps", "3", "--overwrite")
+    assert done.returncode == 4
+    assert "reading it needs onnx, and the module 'onnx' is not installed; pip install \"ddpm-rt[onnx]\"" in done.stderr
 
 
 def test_the_torch_engine_says_what_is_missing(tmp_path):

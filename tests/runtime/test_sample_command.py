@@ -139,6 +139,10 @@ def test_foreign_files_are_never_overwritten(folder, capsys):
         (["--x-init", "junk.npy"], 2, "junk.npy: cannot be read as .npy or .npz"),
         (["--x-init", "junk.png"], 2, "junk.png: cannot be read as an image"),
         (["--x-init", "wrong.npy"], 2, "shape [2, 1, 4, 4], expected [N, 1, 8, 8]"),
+        (["--x-init", "two.npy", "--start", str(2**64 - 1)], 2, "expected 0 to 2^64 - 2"),
+        (["--x-init", "two.npy", "--seed", str(2**64)], 2, "expected 0 to 2^64 - 1"),
+        (["--num", "3000000"], 2, "make more than 134,217,728 pixels; use --format png"),
+        (["--num", "3000000", "--resume"], 2, "make more than 134,217,728 pixels; use --format png"),
         (["--beta-schedule", "squaredcos_cap_v2"], 2, "but unet.onnx was trained with linear"),
         (["--variance-type", "learned_range"], 2, "only fixed_small and fixed_large"),
         (["--clip-sample", "-3"], 2, "expected a positive number or none"),
@@ -159,6 +163,7 @@ def test_bad_input_is_one_line_and_changes_nothing(network_is_known, folder, cap
     for name in ("junk.onnx", "junk.txt", "junk.npy", "junk.png"):
         (folder / name).write_text("junk")
     np.save("wrong.npy", np.zeros((2, 1, 4, 4), np.float32))
+    np.save("two.npy", np.zeros((2, 1, 8, 8), np.float32))
     before = tree(folder)
     try:
         found = main(arguments)

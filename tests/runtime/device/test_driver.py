@@ -61,7 +61,7 @@ def test_what_the_driver_tells(tmp_path):
     assert facts == DriverFacts("CUDA 13.2", "13.2", (H200, A10), "")
     assert require_gpu(facts, "unet.plan", "no way") == H200
     assert require_gpu(facts, "unet.plan", "no way", 1) == A10
-    with pytest.raises(DeviceUnavailableError, match=r"^unet.plan: needs GPU 2, and here are 2, .*; no way$"):
+    with pytest.raises(DeviceUnavailableError, match=r"^unet.plan: needs GPU 2, found 2, .*; no way$"):
         require_gpu(facts, "unet.plan", "no way", 2)
 
 

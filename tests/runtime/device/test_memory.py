@@ -23,6 +23,12 @@ class FakeKernels:
         self.cuda = True
         self.__dict__.update(changes)
 
+    def __getattr__(self, name):
+        """What is passed on as it is."""
+        if not name.startswith("cuda_"):
+            raise AttributeError(name)
+        return lambda *arguments: self.calls.append((name, *arguments))
+
     def has_cuda_kernels(self):
         return self.cuda
 

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy
 import onnx
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
+from runtime.engines.onnx_file import read_onnx
+
 FLOAT, FLOAT16, BFLOAT16 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16
 Change = Callable[[ModelProto], None]
+
+
+def onnx_precision(path: Path) -> str:
+    """Of a file, by all that there is to know of it."""
+    return read_onnx(path).precision
 
 
 def in_type(low: int, tensor: TensorProto, name: str) -> TensorProto:

@@ -16,12 +16,14 @@ from commands.errors import DeviceUnavailableError, VerificationError
 from diffusion.errors import InputError
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import Process, SampleShape
-from runtime.engines import agreement, onnx_opening, onnx_reference
+from runtime.engines import agreement, onnx_opening
 from runtime.engines.agreement import ON_GPU
 from runtime.engines.onnx_device import OnnxDeviceEngine
+from runtime.engines.onnx_file import OnnxFile
 from runtime.engines.onnx_runtime import OnnxRuntimeEngine
 from runtime.engines.opening import open_engine
 from runtime.engines.verification import predict_with, relative_error
+from runtime.formats.onnx_seal import sealed
 from runtime.process_flags import ProcessFlags
 from runtime.sample import main
 from runtime.sampler import Sampler
@@ -42,7 +44,7 @@ Save = Callable[[str], Path]
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("runtime.engines.backend_choice._cpu_flags", lambda: frozenset({"avx2", "fma"}))
+    monkeypatch.setattr("runtime.engines.onnx_opening._cpu_flags", lambda: frozenset({"avx2", "fma"}))
     return tmp_path / "cache" / "ddpm-rt"
 
 
@@ -204,7 +206,7 @@ def test_where_onnx_itself_speaks_against_onnx_runtime(save: Save, monkeypatch: 
     """As for LpPool with ceil_mode in ONNX Runtime 1.32; here by an evaluator that is wrong."""
     path = save(WRONG)
     with monkeypatch.context() as patch:
-        patch.setattr(onnx_reference.ReferenceEngine, "bind", lambda self, x, t, p: lambda: p.fill(0.0))
+        patch.setattr(agreement.ReferenceEngine, "_bind", lambda self, x, t, p: lambda: p.fill(0.0))
         with pytest.raises(VerificationError, match="agrees with neither .*--backend onnxruntime"):
             open_engine(path, flags=FLAGS)
         with pytest.raises(VerificationError, match="agrees with neither"):
@@ -215,7 +217,7 @@ def test_where_onnx_itself_speaks_against_onnx_runtime(save: Save, monkeypatch: 
 def test_without_a_third_opinion(
     save: Save, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(onnx_reference, "MAX_BYTES", 10)
+    monkeypatch.setattr(agreement, "MAX_BYTES", 10)
     assert open_engine(save(WRONG), flags=FLAGS).name.startswith("ONNX Runtime")
     assert "was not asked (the file is larger" in capsys.readouterr().err
 
@@ -233,6 +235,7 @@ def block(monkeypatch: pytest.MonkeyPatch, *blocked: str) -> None:
 
 def test_without_onnx(save: Save, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     path = save(WRONG)
+    path.write_bytes(sealed(path.read_bytes(), "fp32"))  # one of ours, which needs no onnx to be read
     block(monkeypatch, "onnx", "onnx.reference")
     assert open_engine(path, flags=FLAGS).name.startswith("ONNX Runtime")
     assert "was not asked (onnx is not installed)" in capsys.readouterr().err
@@ -265,8 +268,8 @@ def test_on_a_gpu(
     class Device(OnnxDeviceEngine):
         off = 0.0
 
-        def __init__(self, path: Path, flags: ProcessFlags | None) -> None:
-            super().__init__(path, flags, memory=memory, device="cpu")  # type: ignore[arg-type]
+        def __init__(self, path: Path, flags: ProcessFlags | None, file: OnnxFile) -> None:
+            super().__init__(path, flags, memory=memory, device="cpu", file=file)  # type: ignore[arg-type]
 
         def _bind(self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray) -> Callable[[], None]:
             call = super()._bind(x, t, prediction)

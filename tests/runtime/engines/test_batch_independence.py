@@ -18,6 +18,7 @@ from diffusion.process import Process, SampleShape
 from runtime.engines import onnx_opening
 from runtime.engines.batch_independence import BATCHES
 from runtime.engines.onnx_device import OnnxDeviceEngine
+from runtime.engines.onnx_file import OnnxFile
 from runtime.engines.opening import open_engine
 from runtime.process_flags import ProcessFlags
 from runtime.sample import main
@@ -60,7 +61,7 @@ Save = Callable[..., Path]
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("runtime.engines.backend_choice._cpu_flags", lambda: frozenset({"avx2", "fma"}))
+    monkeypatch.setattr("runtime.engines.onnx_opening._cpu_flags", lambda: frozenset({"avx2", "fma"}))
     return tmp_path / "cache" / "ddpm-rt"
 
 
@@ -219,8 +220,8 @@ def test_on_a_gpu_where_there_is_nothing_to_compare_with(
     """With ONNX Runtime's CPU provider in the GPU's place."""
 
     class Device(OnnxDeviceEngine):
-        def __init__(self, path: Path, flags: ProcessFlags | None) -> None:
-            super().__init__(path, flags, memory=memory, device="cpu")  # type: ignore[arg-type]
+        def __init__(self, path: Path, flags: ProcessFlags | None, file: OnnxFile) -> None:
+            super().__init__(path, flags, memory=memory, device="cpu", file=file)  # type: ignore[arg-type]
 
     def cannot(*arguments: object) -> None:
         raise DeviceUnavailableError("no bf16 convolutions on the CPU")

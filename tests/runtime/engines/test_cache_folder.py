@@ -6,8 +6,7 @@ import pytest
 
 from export.tensorrt_options import default_timing_cache
 from runtime.engines import cache_folder
-from runtime.engines.cache_folder import can_keep, keep, read_kept, user_cache_folder
-from runtime.engines.model_cache import compile_cached
+from runtime.engines.cache_folder import can_keep, compile_cached, keep, read_kept, user_cache_folder
 
 
 @pytest.fixture(autouse=True)

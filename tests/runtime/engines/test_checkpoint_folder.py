@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ import pytest
 
 from diffusion.errors import InputError
 from diffusion.noise_schedule import NoiseSchedule
-from diffusion.process import SampleShape
+from diffusion.process import Process, SampleShape
 from runtime.engines.checkpoint_folder import read_checkpoint_folder
+from runtime.process_flags import ProcessFlags
 from tests.checkpoints import save_tiny_checkpoint
 
 
@@ -133,7 +135,22 @@ def test_train_json_of_another_format_is_refused(folder: Path) -> None:
             {"time_embedding_type": "learned", "num_train_timesteps": 100},
             ["num_train_timesteps is 100", "1000"],
         ),
-        ("scheduler/scheduler_config.json", {"_class_name": "PNDMScheduler"}, ["'PNDMScheduler'", "DDIMScheduler"]),
+        ("scheduler/scheduler_config.json", {"_class_name": "MyScheduler"}, ["'MyScheduler'", "DDIMScheduler"]),
+        ("scheduler/scheduler_config.json", {"_class_name": "EDMEulerScheduler"}, ["'EDMEulerScheduler'", "σ"]),
+        ("model_index.json", {"scheduler": ["diffusers", "EDMEulerScheduler"]}, ["'EDMEulerScheduler'", "σ"]),
+        ("model_index.json", {"scheduler": ["mine", "DDPMScheduler"]}, ["['mine', 'DDPMScheduler']"]),
+        ("model_index.json", {"unet": ["mine", "UNet2DModel"]}, ["['mine', 'UNet2DModel']"]),
+        ("model_index.json", {"vqvae": ["diffusers", "VQModel"]}, ["vqvae", "latent diffusion", "not pixels"]),
+        (
+            "model_index.json",
+            {"_class_name": "LDMPipeline", "vqvae": ["diffusers", "VQModel"]},
+            ["'LDMPipeline'", "latent diffusion"],
+        ),
+        (
+            "model_index.json",
+            {"_class_name": "StableDiffusionPipeline", "text_encoder": ["transformers", "CLIPTextModel"]},
+            ["'StableDiffusionPipeline'", "text-to-image"],
+        ),
         ("scheduler/scheduler_config.json", {"thresholding": True}, ["thresholding is true", "false"]),
         ("scheduler/scheduler_config.json", {"steps_offset": 1}, ["steps_offset is 1", "expected 0"]),
         ("scheduler/scheduler_config.json", {"variance_type": "learned"}, ["variance_type is 'learned'"]),
@@ -171,3 +188,83 @@ def test_unfinished_training_is_told_apart(tmp_path: Path) -> None:
     (tmp_path / "state").mkdir()
     with pytest.raises(InputError, match=r"not finished.*--resume"):
         read_checkpoint_folder(tmp_path)
+
+
+def test_parts_of_none_are_no_parts(folder: Path) -> None:
+    expected = read_checkpoint_folder(folder).process
+    edit(folder / "model_index.json", vqvae=[None, None], force_upcast=True)
+    assert read_checkpoint_folder(folder).process == expected
+
+
+def test_the_scheduler_of_the_index_decides_as_in_diffusers(folder: Path) -> None:
+    path = folder / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps({"_class_name": "PNDMScheduler"}))
+    for name, clip, spacing in (("DDPMScheduler", 1.0, "leading"), ("DEISMultistepScheduler", None, "linspace")):
+        edit(folder / "model_index.json", scheduler=["diffusers", name])
+        process = read_checkpoint_folder(folder).process
+        assert (process.clip_sample, process.timestep_spacing) == (clip, spacing)
+
+
+@pytest.fixture
+def network(folder: Path) -> Path:
+    """The folder of a network alone."""
+    return folder / "unet"
+
+
+FLAGS = ProcessFlags(
+    beta_schedule="linear",
+    beta_end=0.05,
+    num_train_timesteps=60,
+    prediction_type="epsilon",
+    variance_type="fixed_large",
+    clip_sample="none",
+)
+
+
+def test_flags_tell_the_process_of_a_network_alone(network: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=rf"holds the network alone; name its pipeline's folder {network.parent}"):
+        read_checkpoint_folder(network)
+    moved = network.rename(tmp_path / "alone")
+    with pytest.raises(InputError, match=r"has no scheduler_config\.json .* and --beta-schedule, .* is not given"):
+        read_checkpoint_folder(moved)
+    found = read_checkpoint_folder(moved, FLAGS)
+    assert found.process == Process(
+        SampleShape(1, 8, 8), NoiseSchedule.make("linear", 60, 1e-4, 0.05), "epsilon", "fixed_large", None
+    )
+    assert found.unet_folder == moved
+    assert read_checkpoint_folder(moved, replace(FLAGS, channels=1, height=8)).process == found.process
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"height": 16}, r"--height is 16, but the network was made for 8"),
+        ({"variance_type": "learned_range"}, r"out_channels is 1, expected 2"),
+        ({"output_name": "eps"}, r"--output-name is for an ONNX file"),
+        ({"clip_sample": None}, r"--clip-sample is not given"),
+    ],
+)
+def test_flags_that_are_not_those_of_the_network(network: Path, changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        read_checkpoint_folder(network, replace(FLAGS, **changes))
+
+
+def test_a_size_that_the_network_leaves_open_is_given(network: Path) -> None:
+    edit(network / "config.json", sample_size=None)
+    with pytest.raises(InputError, match="sample_size is None"):
+        read_checkpoint_folder(network, FLAGS)
+    config = json.loads((network / "config.json").read_text())
+    del config["sample_size"]
+    (network / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=r"sample_size is missing, expected"):
+        read_checkpoint_folder(network, replace(FLAGS, height=8))
+    assert read_checkpoint_folder(network, replace(FLAGS, height=8, width=12)).process.sample.chw == (1, 8, 12)
+
+
+def test_a_scheduler_beside_the_network_tells_its_process(folder: Path, tmp_path: Path) -> None:
+    expected = read_checkpoint_folder(folder).process
+    (folder / "scheduler" / "scheduler_config.json").rename(folder / "unet" / "scheduler_config.json")
+    assert read_checkpoint_folder(folder / "unet", FLAGS).process == expected
+    edit(folder / "unet" / "config.json", _class_name="UNet1DModel")
+    with pytest.raises(InputError, match="_class_name is 'UNet1DModel', expected UNet2DModel"):
+        read_checkpoint_folder(folder / "unet")

@@ -31,7 +31,7 @@ def test_the_cpu_runs_a_checkpoint_in_float32_alone(tmp_path, options, given):
 def test_on_a_gpu_the_engine_is_given_what_was_asked_for(tmp_path, monkeypatch):
     torch_device = pytest.importorskip("runtime.engines.torch_device")
     asked = []
-    monkeypatch.setattr(torch_device, "TorchDeviceEngine", lambda *arguments: asked.append(arguments))
+    monkeypatch.setattr(torch_device, "open_checkpoint_on_gpu", lambda *arguments: asked.append(arguments))
     open_engine(tmp_path, device="cuda", precision="bf16", compiled=True, allow_pickle=True)
     open_engine(tmp_path, device="cuda")
     assert asked == [(tmp_path, "bf16", True, None, True), (tmp_path, "fp32", False, None, False)]

@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -77,6 +78,8 @@ KINDS = {
     "pickle shards": save_pickle_shards,
     "variant": save_variant,
 }
+# What diffusers reads only with these arguments.
+WHEN_TOLD = {"pickle shards": {"use_safetensors": False}, "variant": {"variant": "fp16"}}
 MIXTURES = [names for size in range(6) for names in itertools.combinations(KINDS, size)]
 
 
@@ -87,23 +90,64 @@ def test_of_several_weights_those_of_diffusers_are_read(unet: Path, state: State
     try:
         theirs = DDPMPipeline.from_pretrained(unet.parent).unet.state_dict()
     except OSError:
-        theirs = None
-    if theirs is None:
-        with pytest.raises(InputError, match=re.escape(str(unet))):
-            load_checkpoint(unet.parent, allow_pickle=True)
-        return
+        if len(names) != 1:  # none, or several of which none comes first
+            with pytest.raises(InputError, match=re.escape(str(unet))):
+                load_checkpoint(unet.parent, allow_pickle=True)
+            return
+        theirs = DDPMPipeline.from_pretrained(unet.parent, **WHEN_TOLD[names[0]]).unet.state_dict()
     checkpoint = load_checkpoint(unet.parent, allow_pickle=True)
     ours = checkpoint.unet.state_dict()
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-def test_variants_and_shards_of_a_pickle_are_refused_with_a_way_out(unet: Path, state: State) -> None:
-    save_variant(unet, state)
-    with pytest.raises(InputError, match=r"diffusion_pytorch_model\.fp16\.safetensors.*load it with variant='fp16'"):
-        load_checkpoint(unet.parent)
+def test_of_a_variant_and_shards_of_a_pickle_neither_comes_first(unet: Path, state: State) -> None:
     save_pickle_shards(unet, state)
-    with pytest.raises(InputError, match=r"safe_serialization=True"):
+    with pytest.raises(
+        InputError, match=r"names shards that are pickles, .*safe_serialization=True, or .*--allow-pickle"
+    ):
         load_checkpoint(unet.parent)
+    save_variant(unet, state)
+    for allow_pickle in (False, True):
+        with pytest.raises(InputError, match=r"index\.json, diffusion_pytorch_model\.fp16\.safetensors.*leave the one"):
+            load_checkpoint(unet.parent, allow_pickle)
+
+
+def save_variant_as_diffusers(unet: Path, state: State, variant: str, **arguments: Any) -> None:
+    network = UNet2DModel.from_config(json.loads((unet / "config.json").read_text()))
+    network.load_state_dict(state)
+    network.to(torch.float16).save_pretrained(unet, variant=variant, **arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"max_shard_size": "30KB"},
+        {"safe_serialization": False},
+        {"safe_serialization": False, "max_shard_size": "30KB"},
+    ],
+    ids=["single", "shards", "pickle", "pickle shards"],
+)
+def test_variants_as_diffusers_writes_them(unet: Path, state: State, arguments: dict[str, Any]) -> None:
+    save_variant_as_diffusers(unet, state, "fp16", **arguments)
+    safe = arguments.get("safe_serialization", True)
+    theirs = DDPMPipeline.from_pretrained(unet.parent, variant="fp16", use_safetensors=safe)
+    if not safe:
+        with pytest.raises(InputError, match="--allow-pickle"):
+            load_checkpoint(unet.parent)
+    ours = load_checkpoint(unet.parent, allow_pickle=not safe).unet.state_dict()
+    expected = theirs.unet.state_dict()
+    assert all(ours[name].dtype == torch.float32 and torch.equal(ours[name], expected[name]) for name in expected)
+    save_variant_as_diffusers(unet, state, "ema")
+    with pytest.raises(InputError, match="leave the one that is meant"):
+        load_checkpoint(unet.parent, allow_pickle=True)
+
+
+def test_shards_of_a_variant_by_their_older_name(unet: Path, state: State) -> None:
+    save_shards(unet, state)
+    (unet / INDEX).rename(unet / "diffusion_pytorch_model.safetensors.fp16.index.json")
+    ours = load_checkpoint(unet.parent).unet.state_dict()
+    assert all(torch.equal(ours[name], state[name]) for name in state)
 
 
 def test_shards_as_diffusers_writes_them(saved: Path, tmp_path: Path) -> None:

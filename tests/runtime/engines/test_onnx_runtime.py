@@ -167,7 +167,10 @@ def test_what_is_no_epsilon_network_is_refused(tmp_path, model, change, says):
 def test_a_truncated_file_is_refused(tmp_path, model):
     path = tmp_path / "unet.onnx"
     path.write_bytes(model.SerializeToString()[:-200])
-    with pytest.raises(InputError, match="ONNX Runtime cannot read it"):
+    with pytest.raises(InputError, match="cannot be read as an ONNX model"):
+        OnnxRuntimeEngine(path)
+    path.write_bytes(b"")  # a message without a field
+    with pytest.raises(InputError, match="ONNX Runtime cannot read it as an ONNX model"):
         OnnxRuntimeEngine(path)
 
 

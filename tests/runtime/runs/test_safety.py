@@ -14,6 +14,7 @@ import pytest
 
 from diffusion.errors import InputError
 from diffusion.process import SampleShape
+from runtime.formats.run_manifest import RunManifest
 from runtime.runs import files
 from runtime.runs.files import FORMATS
 from runtime.sample import main
@@ -174,6 +175,19 @@ def test_a_manifest_that_is_not_one_is_refused(folder, capsys, change, says):
         assert says in err
     assert tree(folder / "samples") == before
     assert Path("unet.onnx").exists()
+
+
+def test_an_interrupt_just_after_the_manifest_is_written_tells_what_it_holds(folder, capsys, monkeypatch):
+    write = RunManifest.write
+
+    def interrupted(manifest, path):
+        write(manifest, path)
+        if manifest.done:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunManifest, "write", interrupted)
+    assert main([*RUN, "--format", "npy"]) == 130
+    assert "interrupted; 2 of 5 samples are kept in samples" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO])

@@ -1,23 +1,31 @@
-"""What tells networks apart: every file that their weights are in."""
+"""An ONNX file before it is opened: what tells networks apart, every file that their weights are in; and its seal."""
 
 import hashlib
 import itertools
 import json
+import os
+import sys
 
 import numpy as np
 import onnx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+from commands.errors import DeviceUnavailableError
 from diffusion.errors import InputError
 from diffusion.noise_schedule import NoiseSchedule
-from diffusion.process import Process, SampleShape
-from runtime.engines import protobuf_wire
-from runtime.engines.network_bytes import external_locations, network_sha256
+from diffusion.process import METADATA_KEY, Process, SampleShape
+from runtime.engines import onnx_file
+from runtime.engines.onnx_file import read_onnx
 from runtime.engines.opening import open_engine
+from runtime.formats.onnx_seal import SEAL_BYTES, SEAL_KEY, sealed, sealed_precision
+from runtime.formats.precision import ENGINE_PRECISIONS
 from runtime.formats.sidecar import sidecar_path
 from runtime.sample import main
 from tests.gaussian import GaussianNetwork
+from tests.runtime.engines.foreign_onnx import rounds_dynamically
 from tests.runtime.engines.openvino_files import save_engine
 
 PROCESS = Process(SampleShape(1, 4, 4), NoiseSchedule.make("linear", 40), variance_type="fixed_large")
@@ -34,7 +42,7 @@ def save(folder, mean, name="unet.onnx"):
 
 def test_a_file_that_holds_everything_is_its_hash(tmp_path):
     path = GaussianNetwork(PROCESS, 0.1, 0.4).save_onnx(tmp_path / "unet.onnx")
-    assert network_sha256(path) == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert read_onnx(path).sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -112,11 +120,12 @@ PLACES = {
 def test_weights_are_found_wherever_they_are(tmp_path, place):
     path = tmp_path / "unet.onnx"
     path.write_bytes(onnx.ModelProto(graph=PLACES[place]).SerializeToString())
-    assert external_locations(path) == {b"w"}
-    hashes = [network_sha256(path)]
+    found = read_onnx(path)
+    assert not found.is_whole
+    hashes = [found.sha256]
     for content in (b"0123", b"0124"):
         (tmp_path / "w").write_bytes(content)
-        hashes.append(network_sha256(path))
+        hashes.append(read_onnx(path).sha256)
     assert len(set(hashes)) == 3
 
 
@@ -124,7 +133,11 @@ def test_weights_of_functions_are_found(tmp_path):
     path = tmp_path / "unet.onnx"
     function = onnx.FunctionProto(name="f", node=[node(t=outside("a/b"))])
     path.write_bytes(onnx.ModelProto(functions=[function]).SerializeToString())
-    assert external_locations(path) == {b"a/b"}
+    assert not read_onnx(path).is_whole
+    without = read_onnx(path).sha256
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "b").write_bytes(b"0123")
+    assert read_onnx(path).sha256 != without
 
 
 def test_all_files_count_and_not_their_order(tmp_path):
@@ -135,7 +148,7 @@ def test_all_files_count_and_not_their_order(tmp_path):
         (tmp_path / "b").write_bytes(second)
         model = onnx.ModelProto(graph=onnx.GraphProto(initializer=[outside("b"), tensor(), outside("a"), outside("b")]))
         path.write_bytes(model.SerializeToString())
-        hashes.add(network_sha256(path))
+        hashes.add(read_onnx(path).sha256)
     assert len(hashes) == 4
 
 
@@ -146,16 +159,90 @@ def test_beside_a_link_or_beside_the_file(tmp_path):
     path = save(tmp_path / "blobs", 0.1)
     link = tmp_path / "snapshot" / "unet.onnx"
     link.symlink_to(path)
-    expected = network_sha256(path)
-    assert network_sha256(link) == expected
+    expected = read_onnx(path).sha256
+    assert read_onnx(link).sha256 == expected
     (tmp_path / "snapshot" / "weights").symlink_to(tmp_path / "blobs" / "weights")
-    assert network_sha256(link) == expected
+    assert read_onnx(link).sha256 == expected
 
 
-def test_what_cannot_be_searched_has_no_name(tmp_path, monkeypatch):
+def test_what_cannot_be_read_is_refused(tmp_path, monkeypatch):
     path = save(tmp_path, 0.1)
-    monkeypatch.setattr(protobuf_wire, "MAX_FIELDS", 5)
-    with pytest.raises(InputError, match="cannot be searched for the files that hold its weights"):
-        network_sha256(path)
-    with pytest.raises(InputError, match=r"other\.onnx: cannot be read"):
-        network_sha256(tmp_path / "other.onnx")
+    with pytest.raises(InputError, match=r"other\.onnx: no such file; make one with"):
+        read_onnx(tmp_path / "other.onnx")
+    os.mkfifo(tmp_path / "pipe.onnx")  # would wait for its writer
+    with pytest.raises(InputError, match=r"pipe\.onnx: no such file"):
+        read_onnx(tmp_path / "pipe.onnx")
+    monkeypatch.setattr(onnx_file, "MAX_BYTES", path.stat().st_size - 1)
+    with pytest.raises(InputError, match="expected at most .*; save it with its weights in a file beside it"):
+        read_onnx(path)
+
+
+def test_names_that_are_no_text_are_refused(tmp_path):
+    path = tmp_path / "unet.onnx"
+    content = onnx.ModelProto(graph=graph(node=onnx.NodeProto(op_type="abc"))).SerializeToString()
+    path.write_bytes(content.replace(b"abc", b"a\xffc"))
+    with pytest.raises(InputError, match="cannot be read as an ONNX model"):
+        read_onnx(path)
+
+
+def sealed_file(folder, precision="fp32"):
+    """As `export.to_onnx` leaves it."""
+    path = GaussianNetwork(PROCESS, 0.1, 0.4).save_onnx(folder / "unet.onnx")
+    path.write_bytes(sealed(path.read_bytes(), precision))
+    return path
+
+
+@pytest.fixture
+def no_onnx(monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+
+
+@pytest.mark.parametrize("precision", ENGINE_PRECISIONS)
+def test_a_file_of_ours_needs_no_library(tmp_path, no_onnx, precision):
+    path = sealed_file(tmp_path, precision)
+    found = read_onnx(path)
+    assert found == onnx_file.OnnxFile(path, hashlib.sha256(path.read_bytes()).hexdigest(), precision)
+
+
+def test_a_file_of_others_does(tmp_path, no_onnx):
+    path = GaussianNetwork(PROCESS, 0.1, 0.4).save_onnx(tmp_path / "unet.onnx")
+    with pytest.raises(DeviceUnavailableError, match=r"needs onnx, and the module 'onnx' is not.*ddpm-rt\[onnx\]"):
+        read_onnx(path)
+
+
+def test_a_sealed_file_is_an_onnx_file(tmp_path):
+    path = sealed_file(tmp_path)
+    model = onnx.load(path)
+    onnx.checker.check_model(model, full_check=True)
+    assert [entry.key for entry in model.metadata_props] == [METADATA_KEY, SEAL_KEY]
+    for backend in BACKENDS:
+        engine = open_engine(path, backend=backend)
+        assert (engine.process, engine.precision) == (PROCESS, "fp32")
+
+
+@pytest.mark.parametrize("precision", ENGINE_PRECISIONS)
+def test_a_quantizer_keeps_the_seal_and_is_found_out(tmp_path, precision):
+    path = sealed_file(tmp_path, precision)
+    model = onnx.load(path)
+    rounds_dynamically(model)
+    onnx.save(model, path)
+    assert SEAL_KEY in {entry.key for entry in onnx.load(path).metadata_props}
+    assert read_onnx(path).precision == "int8"
+
+
+def test_weights_that_are_moved_out_are_found(tmp_path):
+    path = sealed_file(tmp_path)
+    onnx.save(onnx.load(path), path, save_as_external_data=True, location="weights", size_threshold=100)
+    assert not read_onnx(path).is_whole
+
+
+@given(data=st.data())
+def test_a_seal_fits_one_file_alone(data):
+    content = data.draw(st.binary(max_size=300))
+    whole = sealed(content, "fp32")
+    changed = bytearray(whole)
+    for _ in range(data.draw(st.integers(1, 3))):
+        changed[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
+    for file in (whole, bytes(changed), whole + b"\0", whole[1:], content):
+        body = hashlib.sha256(file[:-SEAL_BYTES]).hexdigest()
+        assert sealed_precision(body, file[-SEAL_BYTES:]) == ("fp32" if file == whole else None)

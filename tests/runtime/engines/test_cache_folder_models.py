@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from runtime.engines import model_cache
-from runtime.engines.model_cache import compile_cached
+from runtime.engines import cache_folder
+from runtime.engines.cache_folder import compile_cached
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +60,7 @@ def test_no_cache_where_none_can_be_written(tmp_path, monkeypatch):
 
 
 def test_the_least_recently_used_go(root, monkeypatch):
-    monkeypatch.setattr(model_cache, "MAX_CACHE_BYTES", 250)
+    monkeypatch.setattr(cache_folder, "MAX_CACHE_BYTES", 250)
     for age, key in ((50, "a"), (40, "b")):
         compile_cached(key, compiling(100))
         newest = max(root.iterdir(), key=lambda folder: folder.stat().st_mtime)
@@ -129,11 +129,11 @@ SPOILED = [
     link,
     link_folder,
     lambda folder, blob: flip(blob),
-    lambda folder, blob: flip(folder / model_cache.CONTENTS),
+    lambda folder, blob: flip(folder / cache_folder.CONTENTS),
     lambda folder, blob: blob.write_bytes(b""),
     lambda folder, blob: blob.unlink(),
-    lambda folder, blob: (folder / model_cache.CONTENTS).unlink(),
-    lambda folder, blob: (folder / model_cache.CONTENTS).write_text("[]"),
+    lambda folder, blob: (folder / cache_folder.CONTENTS).unlink(),
+    lambda folder, blob: (folder / cache_folder.CONTENTS).write_text("[]"),
 ]
 
 

@@ -6,8 +6,8 @@ import pytest
 
 from commands.errors import DeviceUnavailableError
 from diffusion.errors import InputError
-from runtime.engines import backend_choice
-from runtime.engines.backend_choice import choose_backend
+from runtime.engines import onnx_opening
+from runtime.engines.onnx_opening import choose_backend
 
 AVX2 = frozenset({"sse4_2", "avx2", "fma"})
 
@@ -23,12 +23,12 @@ AVX2 = frozenset({"sse4_2", "avx2", "fma"})
     ],
 )
 def test_auto_goes_by_facts(monkeypatch, installed, machine, flags, chosen, reason):
-    monkeypatch.setattr(backend_choice, "_installed", lambda module: module in installed)
-    monkeypatch.setattr(backend_choice, "_cpu_flags", lambda: flags)
+    monkeypatch.setattr(onnx_opening, "_installed", lambda module: module in installed)
+    monkeypatch.setattr(onnx_opening, "_cpu_flags", lambda: flags)
     monkeypatch.setattr(platform, "machine", lambda: machine)
     assert (choose_backend("auto", "cpu").backend, choose_backend("auto", "cpu").reason) == (chosen, reason)
     for name in installed:
-        assert choose_backend(name, "cpu") == backend_choice.BackendChoice(name)
+        assert choose_backend(name, "cpu") == onnx_opening.BackendChoice(name)
     for name in {"onnxruntime", "openvino"} - installed:
         with pytest.raises(DeviceUnavailableError, match=rf"{name!r} is not installed; pip install"):
             choose_backend(name, "cpu")
@@ -40,7 +40,7 @@ def test_a_gpu_is_for_onnx_runtime(monkeypatch):
         choose_backend("openvino", "cuda")
     with pytest.raises(InputError, match="backend is 'torch', expected one of auto, onnxruntime, openvino"):
         choose_backend("torch", "cpu")
-    monkeypatch.setattr(backend_choice, "_installed", lambda module: False)
+    monkeypatch.setattr(onnx_opening, "_installed", lambda module: False)
     for device in ("cpu", "cuda"):
         with pytest.raises(DeviceUnavailableError, match="an ONNX file needs ONNX Runtime"):
             choose_backend("auto", device)
@@ -48,4 +48,4 @@ def test_a_gpu_is_for_onnx_runtime(monkeypatch):
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="needs an x86-64 CPU")
 def test_flags_are_read():
-    assert "sse2" in backend_choice._cpu_flags()
+    assert "sse2" in onnx_opening._cpu_flags()

@@ -13,11 +13,10 @@ from commands.errors import DeviceUnavailableError
 from diffusion.errors import InputError
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import Process, SampleShape
-from runtime.engines import registry
+from runtime.engines import opening
 from runtime.engines.interface import Engine
-from runtime.engines.onnx_precision import onnx_precision
-from runtime.engines.opening import open_engine
-from runtime.engines.registry import BACKENDS, Backend, EngineOptions, find_backend
+from runtime.engines.onnx_file import OnnxFile, read_onnx
+from runtime.engines.opening import BACKENDS, Backend, EngineOptions, find_backend, open_engine
 from runtime.sample import main
 from runtime.sampler import Sampler
 from tests.gaussian import GaussianNetwork
@@ -44,7 +43,7 @@ class ToyEngine(Engine):
 @pytest.fixture
 def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     entry = Backend("toy", ".toy", ("cpu",), ToyEngine, "Toys", "toys")
-    monkeypatch.setattr(registry, "BACKENDS", [*BACKENDS, entry])
+    monkeypatch.setattr(opening, "BACKENDS", [*BACKENDS, entry])
     monkeypatch.chdir(tmp_path)
     (tmp_path / "unet.toy").write_text("0.5")
     return tmp_path / "unet.toy"
@@ -76,7 +75,7 @@ def test_what_is_not_installed_is_named(toy: Path, monkeypatch: pytest.MonkeyPat
     def without(path: Path, options: EngineOptions) -> Engine:
         raise ModuleNotFoundError("No module named 'blocks'", name="blocks")
 
-    monkeypatch.setattr(registry, "BACKENDS", [Backend("toy", ".toy", ("cpu",), without, "Toys", "toys")])
+    monkeypatch.setattr(opening, "BACKENDS", [Backend("toy", ".toy", ("cpu",), without, "Toys", "toys")])
     with pytest.raises(DeviceUnavailableError, match=r"needs Toys, and the module 'blocks'.*ddpm-rt\[toys\]"):
         open_engine(toy)
 
@@ -84,7 +83,7 @@ def test_what_is_not_installed_is_named(toy: Path, monkeypatch: pytest.MonkeyPat
 def test_every_entry_is_found_by_its_files(tmp_path: Path) -> None:
     assert len({backend.suffix for backend in BACKENDS}) == len({backend.name for backend in BACKENDS}) == len(BACKENDS)
     for backend in BACKENDS:
-        path = tmp_path if backend.suffix == registry.FOLDER else tmp_path / f"unet{backend.suffix}"
+        path = tmp_path if backend.suffix == opening.FOLDER else tmp_path / f"unet{backend.suffix}"
         assert find_backend(path) is backend
     (tmp_path / "unet.onnx").mkdir()  # a folder, whatever its name
     assert find_backend(tmp_path / "unet.onnx") == find_backend(tmp_path)
@@ -126,16 +125,14 @@ def test_a_batch_that_a_backend_does_not_take(
 
 
 @pytest.mark.parametrize("backend", ["auto", "openvino", "onnxruntime"])
-def test_the_precision_of_an_onnx_file_is_read_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str
-) -> None:
+def test_an_onnx_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
     path, asked = GaussianNetwork(PROCESS, 0.1, 0.4).save_onnx(tmp_path / "unet.onnx"), []
 
-    def counted(path: Path) -> str:
+    def counted(path: Path) -> OnnxFile:
         asked.append(path)
-        return onnx_precision(path)
+        return read_onnx(path)
 
     for module in ("onnx_opening", "onnx_runtime", "openvino_cpu"):
-        monkeypatch.setattr(f"runtime.engines.{module}.onnx_precision", counted)
+        monkeypatch.setattr(f"runtime.engines.{module}.read_onnx", counted)
     assert open_engine(path, backend=backend).precision == "fp32"
     assert asked == [path]

@@ -1,0 +1,160 @@
+"""Every published model at full size, from random weights: its parameters, and its export by the command line.
+
+    python -m tests.export.checkpoints.published_models [--models improved-cifar10 ...] [--no-export] [--out FILE]
+
+The network is built by the original project's own code (that of Ho et al. and DDIM by `ho_network`), saved as that
+project saves it, compared with the network that we read, and exported with `--model NAME` alone. Every step is in a
+process of its own, so that its peak memory can be told. A result that is there already is added to.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.measurement import measurement_facts
+from commands.whole_files import write_whole_text
+from diffusion.errors import InputError
+from export.checkpoints.ho import HO
+from export.checkpoints.openai import OPENAI
+from export.checkpoints.registry import read_foreign
+from tests.export.checkpoints.ho_network import HoNetwork
+from tests.export.checkpoints.relative_errors import relative_errors
+from tests.original_projects import original, randomize
+
+PROG, RESULT = "tests.export.checkpoints.published_models", Path("benchmarks/results/published_models.json")
+# Of Dhariwal & Nichol 2021, appendix; of improved-diffusion's README and file names; of Ho et al. 2020, appendix B.
+PUBLISHED = {
+    "guided-64": "296M",
+    "guided-128": "422M",
+    "guided-256": "554M",
+    "guided-256-uncond": "554M",
+    "guided-512": "559M",
+    "guided-lsun": "552M",
+    "guided-64-256": "312M",
+    "guided-128-512": "309M",
+    "improved-cifar10": "50M",
+    "improved-imagenet64": "100M",
+    "improved-imagenet64-cond": "270M",
+    "improved-64-256": "280M",
+    "improved-lsun": "100M",
+    "ddpm-cifar10": "35.7M",
+    "ddpm-lsun-bedroom": "114M",
+    "ddpm-lsun-cat": "114M",
+    "ddpm-lsun-church": "114M",
+}
+MODELS = {**OPENAI.models, **HO.models}
+# A U-Net is the same at every size: compared on small images, exported at its own.
+LARGEST_COMPARED = 64
+
+
+def original_network(name: str) -> torch.nn.Module | HoNetwork:
+    """The network as the original project's scripts make it of the published flags."""
+    flags = MODELS[name]
+    if name in HO.models:
+        factors = tuple(int(factor) for factor in flags["ch_mult"].split(","))
+        level = {32: 1, 64: 2, 256: 4}[flags["image_size"]]  # of 16x16, which attends
+        return HoNetwork(flags["ch"], factors, flags["num_res_blocks"], (level,))
+    package = "guided_diffusion" if name.startswith("guided") else "improved_diffusion_for_SMLM.improved_diffusion"
+    module = original(f"{package}.script_util")
+    create = module.sr_create_model if "large_size" in flags else module.create_model
+    names = create.__code__.co_varnames[: create.__code__.co_argcount]
+    plain = {"use_checkpoint": False, "dropout": 0.0, "num_heads_upsample": -1, "num_heads": 4, "num_head_channels": -1}
+    if package != "guided_diffusion":
+        plain.pop("num_head_channels")
+    if "use_fp16" in names:
+        plain["use_fp16"] = False
+    arguments = {key: value for key, value in {**plain, **flags}.items() if key in names}
+    with torch.device("meta"):
+        network = create(**arguments)
+    return randomize(network.to_empty(device="cpu"), 0)
+
+
+def compare(name: str, path: Path) -> dict[str, Any]:
+    """Save the original network, read it, and compare the two."""
+    network = original_network(name)
+    tensors = network.tensors if isinstance(network, HoNetwork) else network.state_dict()
+    torch.save(tensors, path)
+    result: dict[str, Any] = {
+        "parameters": sum(tensor.numel() for tensor in tensors.values()),
+        "published": PUBLISHED.get(name),
+    }
+    try:
+        checkpoint = read_foreign(path, {"model": name}, allow_pickle=True)
+    except InputError as error:
+        return {**result, "refused": str(error).removeprefix(f"{path}: ")}
+    assert checkpoint.num_parameters == result["parameters"]
+    process, flags = checkpoint.process, MODELS[name]
+    side = min(process.sample.height, LARGEST_COMPARED)
+    total = process.schedule.num_train_timesteps
+    scale = 1000 / total if flags.get("rescale_timesteps") else 1.0
+    errors = relative_errors(network, checkpoint.network, (process.sample.channels, side, side), total, scale, num=3)
+    return {**result, "compared_at": side, "relative_error": max(errors)}
+
+
+def export(name: str, path: Path, folder: Path) -> dict[str, Any]:
+    """Export the checkpoint as a user would; what it took."""
+    command = [sys.executable, "-m", "export.to_onnx", "--json", "--allow-pickle", "--model", name]
+    command += ["--checkpoint", str(path), "--out", str(folder / "unet.onnx")]
+    began = time.perf_counter()
+    with (folder / "out").open("w+b") as out, (folder / "err").open("w+b") as err:
+        process = subprocess.Popen(command, stdout=out, stderr=err)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    took = {
+        "seconds": round(time.perf_counter() - began, 1),
+        "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 1),
+        "peak_memory_gib": round(usage.ru_maxrss / 2**20, 2),
+        "exit_code": process.returncode,
+    }
+    if process.returncode:
+        return {**took, "message": (folder / "err").read_text().splitlines()[-1].replace(str(path), "FILE")}
+    report = json.loads((folder / "out").read_text())
+    (folder / "unet.onnx").unlink()
+    verification = report["verification"]
+    return {
+        **took,
+        "size_bytes": report["size_bytes"],
+        "worst": verification["worst"],
+        "passed": verification["passed"],
+    }
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog=f"python -m {PROG}")
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--no-export", action="store_true", help="count and compare alone")
+    parser.add_argument("--out", type=Path, default=RESULT)
+    parser.add_argument("--compare", nargs=2, metavar=("NAME", "FILE"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.compare:
+        print(json.dumps(compare(args.compare[0], Path(args.compare[1]))))
+        return
+    report = json.loads(args.out.read_text()) if args.out.exists() else {"models": {}}
+    for name in args.models:
+        with tempfile.TemporaryDirectory(prefix="published-") as scratch:
+            path = Path(scratch, "model.pt")
+            command = [sys.executable, "-m", PROG, "--compare", name, str(path)]
+            found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+            earlier = report["models"].get(name, {})
+            if "refused" not in found and not args.no_export:
+                found["export"] = export(name, path, Path(scratch))
+            elif "export" in earlier:
+                found["export"] = earlier["export"]
+        report = {**measurement_facts(PROG, sys.argv[1:]), "models": {**report["models"], name: found}}
+        write_whole_text(args.out, json.dumps(report, indent=1) + "\n")
+        print(name, json.dumps(found), flush=True)
+
+
+if __name__ == "__main__":
+    main()
