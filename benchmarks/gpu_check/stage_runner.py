@@ -19,7 +19,7 @@ from commands.program import say
 MIN_SECONDS = 5.0
 """With less time left than this a stage is not begun."""
 
-_TAIL_LINES = 15
+_TAIL_LINES = 60
 # Kept back from the last stage, so that the report is written in time.
 _RESERVE_SECONDS = 3.0
 _POLL_SECONDS = 0.1
@@ -108,7 +108,7 @@ class StageRunner:
             return [sys.executable, "-m", *words]
         # The tests of this folder alone, without what tests elsewhere need, and whatever else warns: the libraries are
         # those of the machine. The budgets of the tests are kept by their own conftest.py.
-        words = ["pytest", "-q", "-m", "gpu", "-W", "default", "--confcutdir=tests/gpu", "--tb=short"]
+        words = ["pytest", "-q", "-s", "-m", "gpu", "-W", "default", "--confcutdir=tests/gpu", "--tb=short"]
         words += ["-p", "no:cacheprovider", "-o", "faulthandler_timeout=0", "-p", "no:xdist"]
         return [sys.executable, "-m", *words, *(f"tests/gpu/test_{part}.py" for part in stage.tests)]
 
@@ -140,11 +140,15 @@ class StageRunner:
 
 
 def exit_code(entries: Sequence[Entry], verification: int) -> int:
-    """`verification` if a stage that proves something did not get to its end or failed there, else 0.
+    """`verification` if a check did not hold, or a stage that proves something did not get to its end; else 0.
 
     A stage that was skipped has said what it needs and proves nothing either way.
     """
-    broken = [entry for entry in entries if entry["proves"] and entry["status"] in ("failed", "error", "timeout")]
+    broken = [
+        entry
+        for entry in entries
+        if entry["status"] == "failed" or (entry["proves"] and entry["status"] in ("error", "timeout"))
+    ]
     return verification if broken else 0
 
 

@@ -59,6 +59,7 @@ def test_a_failed_check_fails_its_stage_and_no_other(run):
     assert failed["figures"]["after"] == "goes on"
     assert exit_code([failed, passed], 3) == 3
     assert exit_code([passed], 3) == 0
+    assert exit_code([failed | {"proves": False}], 3) == 3  # a check is a check wherever it is made
 
 
 def test_an_error_is_recorded_with_its_text_and_the_end_of_the_log(run):
@@ -321,7 +322,7 @@ def test_what_is_worth_most_comes_first_and_fits_its_time():
     names = [stage.name for stage in SHORT]
     assert names[:5] == ["build", "bits", "network", "overhead", "compiled"]
     assert {stage.name for stage in SHORT if stage.proves} == {
-        "build", "bits", "network", "compiled", "sanitizer", "network-fp32"
+        "build", "bits", "network", "sanitizer", "network-fp32"
     }  # fmt: skip
     assert BUILD in LONG
     # Up to the peers everything gets its turn even if it takes all of its time.
