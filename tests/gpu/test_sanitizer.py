@@ -64,7 +64,7 @@ NOT_WRITTEN = f"""========= COMPUTE-SANITIZER
 ========= ERROR SUMMARY: 1 error
 """
 FALSE_ALARM = f"""========= COMPUTE-SANITIZER
-========= Invalid access of size 4 bytes, potentially made before memory is allocated
+========= Invalid __global__ read of size 4 bytes, potentially made before memory is allocated
 {DONE}
 ========= ERROR SUMMARY: 1 error
 """
