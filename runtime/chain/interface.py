@@ -49,6 +49,7 @@ class Chain(abc.ABC):
         self.rows_left = 0
         self._shape = (batch_size, *engine.process.sample.chw)
         self._timesteps = table.timesteps.astype(np.int32)
+        self._conditions = engine.process.conditions
 
     def begin(
         self,
@@ -56,6 +57,7 @@ class Chain(abc.ABC):
         sample_indices: Sequence[int],
         x_init: np.ndarray | None = None,
         slots: Sequence[int] | None = None,
+        conditions: Sequence[np.ndarray] = (),
         first_rows: Sequence[int] | None = None,
     ) -> None:
         """Put n new samples into slots, at the first row of the table, or at a row of their own.
@@ -67,10 +69,11 @@ class Chain(abc.ABC):
             x_init: float32 [n, C, H, W] to begin from instead of noise.
             slots: n different ones, while the samples of the others go on; None for the first n, and the others become
                 idle.
+            conditions: [n, …] for each condition of the process, in its order and of its type; they stay.
             first_rows: n rows to begin at; None for row 0.
 
         Raises:
-            InputError: more samples than slots, no such slot, no such row, or a state of another shape.
+            InputError: more samples than slots, no such slot or row, a state of another shape, or other conditions.
         """
         num = len(seeds)
         if not 0 < num <= self.batch_size:
@@ -83,6 +86,7 @@ class Chain(abc.ABC):
         rows = np.zeros(num, np.int64) if first_rows is None else np.array(first_rows, dtype=np.int64)
         if len(rows) != num or rows.min() < 0 or rows.max() >= len(self._timesteps):
             raise InputError(f"first rows are {first_rows}, expected {num} of them, 0 to {len(self._timesteps) - 1}")
+        self._check_conditions(conditions, num)
         control = self._control(current=slots is not None)
         if slots is None:
             self.rows_left = 0
@@ -98,6 +102,7 @@ class Chain(abc.ABC):
         control["t"][places] = self._timesteps[rows]
         self._upload()
         self._fill(places, x_init, others_idle=slots is None)
+        self._condition(places, conditions, others_idle=slots is None)
         self.rows_left = max(self.rows_left, len(self._timesteps) - int(rows.min()))
 
     def write_rows(self, first: int, table: StepTable) -> None:
@@ -118,6 +123,20 @@ class Chain(abc.ABC):
             raise InputError(f"{len(table)} rows at {first} do not fit into the {len(self._timesteps)} of the chain")
         self._timesteps[first:last] = table.timesteps
         self._write_rows(first, table.cast())
+
+    def _check_conditions(self, conditions: Sequence[np.ndarray], num: int) -> None:
+        if len(conditions) != len(self._conditions):
+            names = ", ".join(each.name for each in self._conditions) or "none"
+            raise InputError(f"{len(conditions)} conditions were given to a chain whose network takes {names}")
+        for of, values in zip(self._conditions, conditions, strict=True):
+            if values.shape != (num, *of.shape) or values.dtype != of.type:
+                raise InputError(
+                    f"condition {of.name} is {values.dtype} {list(values.shape)} for {num} samples, expected {of.type} "
+                    f"{[num, *of.shape]}"
+                )
+            # Engines on a GPU would read past a table of labels.
+            if of.is_label and not ((values >= 0) & (values < of.num_labels)).all():
+                raise InputError(f"condition {of.name} holds {values.tolist()}, expected 0 to {of.num_labels - 1}")
 
     @abc.abstractmethod
     def enqueue(self, num_rows: int) -> None:
@@ -221,6 +240,10 @@ class Chain(abc.ABC):
     @abc.abstractmethod
     def _fill(self, slots: np.ndarray, x_init: np.ndarray | None, *, others_idle: bool) -> None:
         """Write the states that the samples of these slots begin with, and empty histories."""
+
+    @abc.abstractmethod
+    def _condition(self, slots: np.ndarray, conditions: Sequence[np.ndarray], *, others_idle: bool) -> None:
+        """Write the conditions of the samples of these slots; zeros, which any network takes, into idle ones."""
 
 
 def check_seed_range(seed: int, start: int, num: int) -> tuple[int, int, int]:

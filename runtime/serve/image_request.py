@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from diffusion.conditioning import check_conditioning
@@ -13,6 +13,7 @@ from diffusion.process import Process
 from diffusion.samplers import SAMPLERS, make_table
 from diffusion.step_table import StepTable
 from runtime.chain.interface import check_seed_range
+from runtime.conditions import Classes, GivenConditions, given_conditions
 
 _KEPT_TABLES = 256
 
@@ -27,7 +28,7 @@ class ImageRequest:
         start: the first sample index.
         sampler: one of `diffusion.samplers.SAMPLERS`; never a file, which would be one of the server's.
         steps, spacing, timesteps, eta, use_clipped_model_output: as in `runtime.Sampler`.
-        conditions: entries by the name of a condition of the process; none are served yet.
+        classes, guidance, conditions: of a conditional network, as in `runtime.Sampler.sample`.
         deadline_s: seconds, from when the request was taken, after which nobody wants the images; None for no end.
         preview_every: rows of the chain between two previews; 0 for none.
 
@@ -44,6 +45,8 @@ class ImageRequest:
     timesteps: tuple[int, ...] | None = None
     eta: float | None = None
     use_clipped_model_output: bool | None = None
+    classes: Classes | None = None
+    guidance: float | Sequence[float] | None = None
     conditions: Mapping[str, object] = field(default_factory=dict)
     deadline_s: float | None = None
     preview_every: int = 0
@@ -61,8 +64,10 @@ class ImageRequest:
         object.__setattr__(self, "preview_every", whole_number(self.preview_every, "preview_every", 0))
         if self.deadline_s is not None and not real_number(self.deadline_s, "deadline_s") > 0:
             raise InputError(f"deadline_s is {shown(self.deadline_s)}, expected a positive number of seconds")
-        if self.conditions:
-            raise InputError(f"conditions name {', '.join(self.conditions)}, but this network has no conditions")
+
+    def given(self, process: Process) -> GivenConditions:
+        """The values of the network's conditions. Raises InputError as `runtime.conditions.given_conditions`."""
+        return given_conditions(process, self.classes, self.guidance, self.conditions)
 
 
 class RequestTables:

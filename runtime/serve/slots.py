@@ -206,10 +206,13 @@ class Slots:
             return
         assert self._chain is not None
         samples = list(entering.values())
+        indices = [sample.ticket.request.start + sample.place for sample in samples]
+        given = [sample.ticket.given.of([index]) for sample, index in zip(samples, indices, strict=True)]
         self._chain.begin(
             [sample.ticket.request.seed for sample in samples],
-            [sample.ticket.request.start + sample.place for sample in samples],
+            indices,
             slots=list(entering),
+            conditions=[np.concatenate(values) for values in zip(*given, strict=True)],
             first_rows=[sample.first_row for sample in samples],
         )
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from diffusion.step_table import StepTable
+from runtime.conditions import GivenConditions
 from runtime.formats.run_manifest import NonFiniteSample
 from runtime.serve.image_request import ImageRequest
 
@@ -52,6 +53,7 @@ class Ticket:
         x: float32 [num, C, H, W], to be filled.
         taken_at: seconds of the clock that the deadline is measured with.
         on_change: called, by the thread that runs the slots, after every change; must return soon and raise nothing.
+        given: what the network is conditioned on; None for nothing.
 
     Attributes:
         number: in the order of arrival, given by the slots.
@@ -72,8 +74,10 @@ class Ticket:
         x: np.ndarray,
         taken_at: float,
         on_change: Callable[[], None] | None = None,
+        given: GivenConditions | None = None,
     ) -> None:
         self.request, self.table, self.x = request, table, x
+        self.given = given or GivenConditions()
         self.taken_at = taken_at
         self.deadline_at = None if request.deadline_s is None else taken_at + request.deadline_s
         self.number, self.share = -1, 0

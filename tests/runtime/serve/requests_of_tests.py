@@ -35,7 +35,7 @@ def ticket_of(process: Process, tables: RequestTables, now: float = 0.0, **field
     """A request that was taken."""
     request = ImageRequest(**fields)
     x = np.full((request.num, *process.sample.chw), np.nan, np.float32)
-    return Ticket(request, tables.table(request), x, now)
+    return Ticket(request, tables.table(request), x, now, given=request.given(process))
 
 
 def expected_x(engine: Any, request: ImageRequest, batch_size: int) -> np.ndarray:
@@ -50,7 +50,9 @@ def expected_x(engine: Any, request: ImageRequest, batch_size: int) -> np.ndarra
         batch_size=batch_size,
         threads=1,
     )
-    return sampler.sample_float32(request.num, request.seed, request.start)
+    return sampler.sample_float32(
+        request.num, request.seed, request.start, classes=request.classes, guidance=request.guidance
+    )
 
 
 def run_to_end(slots: Slots) -> None:

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from diffusion.conditions import Condition
 from diffusion.errors import InputError
 from runtime.chain.host import HostChain
 from runtime.engines.onnx_runtime import OnnxRuntimeEngine
@@ -19,10 +20,12 @@ from tests.runtime.device.host_network import HostNetwork
 from tests.runtime.device.software_device import DeviceNetwork
 from tests.runtime.serve.requests_of_tests import Clock, a_process, expected_x, run_to_end, ticket_of
 
+CONDITIONS = (Condition("y", "int64", classes=3, null=3), Condition("guidance", "float32", default=1.0))
 PROCESSES = {
     "fixed": a_process(),
     "learned": a_process(variance_type="learned_range"),
     "free": a_process(clip_sample=None),
+    "conditional": a_process(conditions=CONDITIONS),
 }
 ENGINES = {name: HostNetwork(process) for name, process in PROCESSES.items()}
 TABLES = {name: RequestTables(process, "fp32") for name, process in PROCESSES.items()}
@@ -47,6 +50,7 @@ arrivals = st.lists(
         st.sampled_from([0, 3, 2**64 - 6]),
         st.one_of(st.none(), st.none(), st.integers(0, 20)),  # ticks until it is cancelled
         st.integers(0, 3),  # rows between previews
+        st.sampled_from([{"classes": [0]}, {"classes": [2, None, 1], "guidance": 2.5}, {"classes": "all"}]),
     ),
     min_size=1,
     max_size=9,
@@ -60,9 +64,10 @@ def test_images_equal_those_of_runtime_sample_whatever_else_is_in_the_batch(name
     slots = Slots(engine, num_slots)
     coming, cancelling, tickets = {}, {}, []
     when = 0
-    for after, chain, num, seed, start, cancelled, every in arrivals:
+    for after, chain, num, seed, start, cancelled, every, conditions in arrivals:
         when += after
-        ticket = ticket_of(process, tables, num=num, seed=seed, start=start, preview_every=every, **chain)
+        fields = chain | (conditions if process.conditions else {})
+        ticket = ticket_of(process, tables, num=num, seed=seed, start=start, preview_every=every, **fields)
         tickets.append(ticket)
         coming.setdefault(when, []).append(ticket)
         if cancelled is not None:
