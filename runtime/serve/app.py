@@ -44,9 +44,11 @@ _PAGE_HEADERS = {
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
     code: {"model": Problem, "description": text}
     for code, text in {
+        400: "a body that is no text",
         401: "no token, or another one",
         406: "a format that there is not",
         413: "a body that is too large",
+        421: "a name that is not this machine's, where there is no token",
         422: "a request that cannot be run",
         429: "too much waits; `Retry-After` says for how long",
         500: "the network failed, or a sample came out NaN or infinite",
