@@ -34,15 +34,15 @@ BUILD = Stage("build", "kernels built for this GPU", 60, proves=True, needs_kern
 
 SHORT = (
     BUILD,
-    Stage("bits", "noise, step and chain: the bits of the host's", 60, ("noise", "step", "chain"), proves=True),
-    Stage("network", "U-Net, bf16: error, loop = launch = no graph", 45, ("network",), proves=True),
+    Stage("bits", "noise, step and chain: the bits of the host's", 70, ("noise", "step", "chain"), proves=True),
+    Stage("network", "U-Net, bf16: error, loop = launch = no graph", 55, ("network",), proves=True),
     Stage("overhead", "chain over its network, batch 1", 40),
     Stage("compiled", "against torch.compile, batch 1", 130),
     Stage("bandwidth", "step: bandwidth", 25),
     Stage("overhead-batches", "chain over its network, batch 8, 64, 256", 60),
     Stage("sanitizer", "compute-sanitizer", 75, ("sanitizer",), proves=True),
     Stage("eager", "against eager PyTorch", 60),
-    Stage("network-fp32", "U-Net, fp32: error, loop = launch = no graph", 45, ("network_fp32",), proves=True),
+    Stage("network-fp32", "U-Net, fp32: error, loop = launch = no graph", 55, ("network_fp32",), proves=True),
     Stage("tensorrt", "TensorRT modules on this GPU", 30, needs_kernels=False),
 )
 SHORT_MINUTES = 6.0
