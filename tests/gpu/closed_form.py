@@ -48,7 +48,9 @@ class GaussianEngine(Engine):
         self.process = network.process
         self._slope, self._offset = network.slope.cpu().numpy(), network.offset.cpu().numpy()
 
-    def _bind(self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray) -> Callable[[], None]:
+    def _bind(
+        self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray, *conditions: np.ndarray
+    ) -> Callable[[], None]:
         """As `runtime.engines.interface.Engine.bind`."""
         channels = self.process.sample.channels
 

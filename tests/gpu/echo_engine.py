@@ -37,13 +37,15 @@ class EchoEngine(DeviceEngine):
         self.io_type = PRECISIONS[precision].element_type.name
         self._kernels = kernels
 
-    def bind_device(self, x: int, t: int, prediction: int, batch_size: int, stream: int) -> EchoCall:
+    def bind_device(self, x: int, t: int, prediction: int, batch_size: int, stream: int, *conditions: int) -> EchoCall:
         """As `DeviceEngine.bind_device`."""
         sample_bytes = self.process.sample.num_elements * ELEMENT_TYPES[self.io_type].num_bytes
         repeats = self.process.prediction_channels // self.process.sample.channels
         return EchoCall(self._kernels, x, prediction, batch_size, sample_bytes, repeats)
 
-    def _bind(self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray) -> Callable[[], None]:
+    def _bind(
+        self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray, *conditions: np.ndarray
+    ) -> Callable[[], None]:
         """As `runtime.engines.interface.Engine.bind`."""
         channels = self.process.sample.channels
 
