@@ -177,9 +177,12 @@ def _trace(checkpoint: Checkpoint | ForeignCheckpoint, path: Path, opset: int, d
 
     weight_bytes = 4 * checkpoint.num_parameters
     if weight_bytes > MAX_ONNX_BYTES:
+        in_pytorch = "sample the folder itself with PyTorch, `python -m runtime.sample --engine FOLDER`"
+        if is_foreign(path):
+            in_pytorch = f"make it a folder with `python -m export.convert`, and {in_pytorch}"
         raise InputError(
             f"{path}: {weight_bytes / 1e9:.1f} GB of float32 weights, expected at most "
-            f"{MAX_ONNX_BYTES / 1e9:.1f} GB, as one ONNX file can hold; choose a smaller network"
+            f"{MAX_ONNX_BYTES / 1e9:.1f} GB, as one ONNX file can hold; {in_pytorch}"
         )
     say(f"tracing the network ({checkpoint.num_parameters:,} parameters) at opset {opset}")
     return finish_graph(trace_network(checkpoint, opset, debug), checkpoint.process)
