@@ -54,6 +54,7 @@ class Checkpoint:
         unet: diffusers' `UNet2DModel`, on the CPU, float32, in eval mode, without gradients.
         sha256: of the weights, see `checkpoint_weights.hash_of_weights`.
         network_sha256: of the weights and of the configuration, which says what is computed with them.
+        weight_types: in which the weights were saved, such as `float16`.
     """
 
     folder: Path
@@ -61,6 +62,7 @@ class Checkpoint:
     unet: UNet2DModel
     sha256: str
     network_sha256: str
+    weight_types: tuple[str, ...] = ("float32",)
 
     @property
     def num_parameters(self) -> int:
@@ -178,6 +180,7 @@ def load_checkpoint(folder: Path | str, allow_pickle: bool = False, flags: Proce
         unet,
         weights.sha256,
         hashlib.sha256(described.encode()).hexdigest(),
+        tuple(sorted({f"{tensor.dtype}".removeprefix("torch.") for tensor in weights.tensors.values()})),
     )
 
 

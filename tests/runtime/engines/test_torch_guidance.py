@@ -53,7 +53,9 @@ def test_folded_and_guided_in_one_call_it_is_the_reference(tmp_path, memory, kin
     tolerance = 1e-5 if precision == "fp32" else PRECISIONS[precision].tolerance
     assert max(relative_error(*pair) for pair in zip(found, expected, strict=True)) < tolerance
     other = predict_with(engine)(x, t, np.roll(y, 1), g)
-    assert min(relative_error(*pair) for pair in zip(other, expected, strict=True)) > 1e-3
+    channels = engine.process.sample.channels  # the variance behind them is always the class's
+    changed = [relative_error(*pair) > 1e-3 for pair in zip(other[:, :channels], found[:, :channels], strict=True)]
+    assert changed == [True, False, True, True, True]  # without guidance the class does not matter
 
 
 def test_both_ends_are_exact(tmp_path, memory):
