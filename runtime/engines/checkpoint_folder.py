@@ -156,7 +156,7 @@ def _process_of_files(
     # diffusers writes -Infinity for the lambda_min_clipped of its DPM-Solvers.
     config = effective_fields(_read_json(path, with_infinity=True), str(path))
     if scheduler_name is None and "_class_name" not in config:
-        raise InputError(f"{path}: _class_name is missing, expected that of a scheduler, whose defaults count; {_ANOTHER}")
+        raise InputError(f"{path}: _class_name is missing, expected that of a scheduler; {_ANOTHER}")
     if "_class_name" in config:  # the class that wrote it may be of another process
         scheduler_class(config, str(path))
     if scheduler_name is not None:
