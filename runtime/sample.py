@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +12,6 @@ import numpy as np
 from commands.errors import VerificationError
 from commands.program import run_program, say
 from diffusion.errors import InputError
-from diffusion.samplers import chosen_spacing
-from runtime.formats.run_manifest import NonFiniteSample
 from runtime.images import check_drawable
 from runtime.initial_states import load_initial_states
 from runtime.process_flags import process_flags
@@ -22,6 +19,8 @@ from runtime.runs.draw import draw_run, kept_on_error
 from runtime.runs.files import check_fits, open_writer, written_names
 from runtime.runs.folder import RunFolder, run_identity, samples_done, sole_run
 from runtime.sample_flags import DEFAULT_NUM, check_flags, list_samplers, sample_parser
+from runtime.sample_report import announce, non_finite_message
+from runtime.sample_shards import is_sharded, sample_in_shards
 from runtime.sampler import Sampler
 from runtime.trajectory import TRAJECTORY_FILES, Trajectory
 
@@ -66,6 +65,9 @@ def sample(args: argparse.Namespace) -> dict[str, Any]:
         num = len(x_init)
     elif sampler.begins_with_data:
         raise InputError(f"{args.sampler}: its chain runs from data to noise; give the images with --x-init")
+    if is_sharded(args, num):
+        return sample_in_shards(args, sampler, num, x_init, x_init_sha256)
+    args.format = args.format or "grid"
     if not args.resume or not samples_done(args.out):
         check_fits(args.format, args.out, process.sample, num)
     trajectory = None
@@ -99,16 +101,10 @@ def _run(
     trajectory: Trajectory | None,
 ) -> dict[str, Any]:
     """Draw and write; return the report."""
-    table, process, identity = sampler.table, sampler.process, folder.manifest.identity
+    process, identity = sampler.process, folder.manifest.identity
     broken = {sample.sample_index - args.start for sample in folder.manifest.non_finite}
     writer = open_writer(args.format, args.out, process.sample, num, args.start, folder.done, broken)
-    reason = sampler.engine.chosen_because
-    chosen = f" because {reason}" if reason else ""
-    spacing, spaced = _spacing(args, sampler)
-    say(f"{args.engine}: {sampler.engine.name}{chosen}, {table.sampler} with {len(table)} steps{spaced}, {num} samples")
-    notes = sampler.notes(with_x_init=x_init is not None)
-    for note in notes:
-        say(f"note: {note}")
+    announced = announce(args, sampler, num, with_x_init=x_init is not None)
     timing = draw_run(sampler, folder, writer, num, args.seed, args.start, x_init, trajectory)
 
     broken = {broke.sample_index - args.start for broke in folder.manifest.non_finite}
@@ -118,42 +114,17 @@ def _run(
     if trajectory is not None:
         files += trajectory.save(args.out)
     if broken:
-        raise VerificationError(_non_finite_message(folder.manifest.non_finite, num, args.out))
+        raise VerificationError(non_finite_message(folder.manifest.non_finite, num, args.out))
     shown = files[0] if len(files) == 1 else args.out
     rate = f"{timing.images_per_second:.3g} images/s, {timing.ms_per_step:.3g} ms per step"
     return {
         "summary": f"{num} samples ({rate}): {shown}",
         "out": str(args.out),
         "files": [str(file) for file in files],
-        "engine": {"path": str(args.engine), "name": sampler.engine.name, "sha256": sampler.engine.sha256},
         **{name: identity[name] for name in ("sampler", "steps", "seed", "start", "num", "format")},
-        "spacing": spacing,
-        "conditioning": table.conditioning,
-        "notes": notes,
+        **announced,
         **vars(timing),
     }
-
-
-def _spacing(args: argparse.Namespace, sampler: Sampler) -> tuple[str | None, str]:
-    """Which spacing chose the timesteps, None if they are all of them or were listed; and what to say of it."""
-    if args.steps is None or args.steps >= sampler.process.schedule.num_train_timesteps:
-        return None, ""
-    spacing = chosen_spacing(sampler.process, args.spacing)
-    if args.spacing is not None:
-        said_by = "as --spacing says"
-    elif sampler.process.timestep_spacing is not None:
-        said_by = "as the checkpoint says"
-    else:
-        said_by = "as the checkpoint does not say"
-    return spacing, f" ({spacing} spacing, {said_by})"
-
-
-def _non_finite_message(broken: Sequence[NonFiniteSample], num: int, out: Path) -> str:
-    shown = "; ".join(str(sample) for sample in broken[:3]) + ("; …" if len(broken) > 3 else "")
-    return (
-        f"{len(broken)} of {num} samples were not written: {shown}. The others are in {out}; "
-        "check the network at these timesteps with its reference, a checkpoint folder as --engine"
-    )
 
 
 if __name__ == "__main__":

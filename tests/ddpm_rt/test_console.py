@@ -76,7 +76,10 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["exprot"], "ddpm-rt: no command 'exprot', expected train, export, convert, sample, bench or --version; see"),
+        (
+            ["exprot"],
+            "ddpm-rt: no command 'exprot', expected train, export, convert, sample, gather, bench or --version; see",
+        ),
         (["--num", "3"], "ddpm-rt: no command '--num', expected"),
         (["export"], "ddpm-rt export: expected onnx|openvino|trt; see"),
         (["export", "onx", "--fp16"], "ddpm-rt export: found 'onx', expected onnx|openvino|trt; see"),
