@@ -8,7 +8,8 @@ KERNELS  := CMakeLists.txt $(wildcard kernels/*)
 PACKAGES := ddpm_rt commands diffusion train export runtime benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: FORCE help demo test check build lint docs clean benchmark gpu-check gpu-check-long planted-faults kernel-coverage
+.PHONY: FORCE help demo test check build lint docs clean benchmark gpu-check gpu-check-long gpu-rehearsal planted-faults \
+  kernel-coverage
 
 help:
 	@echo "make demo       environment, build, train on digits, export, sample -> samples/grid.png"
@@ -17,8 +18,9 @@ help:
 	@echo "make build      the environment and the compiled kernels"
 	@echo "make docs       the documentation as a site -> build/site/index.html"
 	@echo "make benchmark  ratios that the docs quote -> benchmarks/results/"
-	@echo "make gpu-check  on a machine with an NVIDIA GPU: what is claimed of it, checked and measured, at most nine minutes"
+	@echo "make gpu-check  on a machine with an NVIDIA GPU: what is claimed of it, checked and measured, at most six minutes"
 	@echo "make gpu-check-long  other batches, every timestep, ONNX Runtime and TensorRT, without that limit"
+	@echo "make gpu-rehearsal   gpu-check as on a borrowed machine, on a device in software: from a bare folder to the report"
 	@echo "make planted-faults   faults planted into the CUDA code, one at a time: which test catches each"
 	@echo "make kernel-coverage  the lines of the CUDA sources that the tests run"
 	@echo "make clean      remove what was built; the environment, runs/ and samples/ stay"
@@ -60,7 +62,7 @@ demo: build
 # OpenVINO's threads have kept a worker of pytest-xdist from ending, so its tests run without workers.
 OPENVINO_TESTS := tests/export/test_to_openvino.py tests/runtime/engines/test_openvino_cpu.py tests/fuzz
 # A file is one worker's, so the files that take minutes begin first; xdist would begin with those of many tests.
-LONG_TESTS := tests/test_docs.py tests/test_no_network.py tests/test_extras.py tests/test_wheel.py tests/benchmarks/test_compare.py
+LONG_TESTS := tests/gpu/test_rehearsal.py tests/test_docs.py tests/test_no_network.py tests/test_extras.py tests/test_wheel.py tests/benchmarks/test_compare.py
 test: check
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(addprefix --ignore=,tests/train $(OPENVINO_TESTS)) $(LONG_TESTS) tests
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile tests/train
@@ -88,6 +90,10 @@ gpu-check:
 
 gpu-check-long:
 	@$(PYTHON) -m benchmarks.gpu_check --long $(GPU_CHECK)
+
+# GPU_REHEARSAL="--wheels .whl" installs carried wheels first.
+gpu-rehearsal: build
+	$(BIN)/python -m tests.gpu.rehearsal $(GPU_REHEARSAL)
 
 # Both on the CUDA device in software: docs/decisions/software-device.md.
 planted-faults: build

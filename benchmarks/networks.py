@@ -37,7 +37,8 @@ def random_network(seed: int = 0, total_timesteps: int = 1000, **arguments: Any)
     with torch.inference_mode():
         # As whole numbers: a learned time embedding is indexed by them.
         t = torch.tensor([total_timesteps // 5, 7 * total_timesteps // 10])
-        std = network(x, t).sample.std()
+        labels = None if network.config.num_class_embeds is None else torch.zeros(2, dtype=torch.int64)
+        std = network(x, t, labels).sample.std()
     with torch.no_grad():
         network.conv_out.weight /= std
         network.conv_out.bias /= std

@@ -40,6 +40,7 @@ COMMANDS = (
     _command("export openvino", "export.to_openvino", "a checkpoint folder or an ONNX file to an engine for the CPU"),
     _command("export trt", "export.to_trt", "a checkpoint folder or an ONNX file to a TensorRT plan"),
     _command("convert", "export.convert", "a checkpoint of another project to a folder that diffusers loads"),
+    _command("inspect", "export.inspect", "what a checkpoint, a network, an engine, a table or a run is"),
     _command("sample", "runtime.sample", "an engine and a seed to images"),
     _command("gather", "runtime.gather", "the shards of a large run to one .npz file"),
     _command("bench compare", "benchmarks.compare", "speed beside diffusers", within=".__main__"),

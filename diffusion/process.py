@@ -7,9 +7,10 @@ under `"process"`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from diffusion.conditions import FLOAT32, GUIDANCE, Condition, check_conditions
 from diffusion.errors import InputError
 from diffusion.json_text import parse_json
 from diffusion.noise_schedule import NoiseSchedule
@@ -17,6 +18,9 @@ from diffusion.number_checks import is_finite_number, is_whole, shown, whole_num
 from diffusion.spacing import SPACINGS
 
 PROCESS_FORMAT = 1
+CONDITIONAL_FORMAT = 2
+"""Of a process that has conditions: a reader that knows none must not take its network for an unconditional one."""
+
 METADATA_KEY = "ddpm-rt"
 PREDICTION_TYPES = ("epsilon", "sample", "v_prediction", "score")
 VARIANCE_TYPES = ("fixed_small", "fixed_large", "learned_range")
@@ -64,10 +68,11 @@ class Process:
         checkpoint_sha256: of the weights the network came from, if known.
         timestep_spacing: how fewer timesteps than T are chosen unless a user says it, one of
             `diffusion.spacing.SPACINGS`; None where the checkpoint does not say.
+        conditions: what else the network takes, in the order in which it is given; empty for an unconditional one.
 
     Raises:
-        InputError: an unknown type or spacing, a bound that is not positive, or a schedule that ends at ᾱ = 0 with a
-            prediction that cannot recover x_start there.
+        InputError: an unknown type or spacing, a bound that is not positive, a schedule that ends at ᾱ = 0 with a
+            prediction that cannot recover x_start there, or conditions that do not go together.
     """
 
     sample: SampleShape
@@ -77,8 +82,10 @@ class Process:
     clip_sample: float | None = 1.0
     checkpoint_sha256: str | None = None
     timestep_spacing: str | None = None
+    conditions: tuple[Condition, ...] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "conditions", check_conditions(self.conditions))
         if self.timestep_spacing is not None and self.timestep_spacing not in SPACINGS:
             raise InputError(
                 f"process: timestep_spacing is {self.timestep_spacing!r}, expected null or one of {', '.join(SPACINGS)}"
@@ -109,6 +116,27 @@ class Process:
         """Channels of the network's output: C, or 2C with `learned_range`."""
         return self.sample.channels * (2 if self.variance_type == "learned_range" else 1)
 
+    @property
+    def label(self) -> Condition | None:
+        """The class label that the network takes; None where it takes none."""
+        return next((condition for condition in self.conditions if condition.is_label), None)
+
+    @property
+    def is_guided(self) -> bool:
+        """Whether the network takes a guidance scale."""
+        return any(condition.name == GUIDANCE for condition in self.conditions)
+
+    def with_guidance(self) -> Process:
+        """The same with a guidance scale, 1 unless it is said, where there is a null class to be guided away from."""
+        if self.is_guided or self.label is None or self.label.null is None:
+            return self
+        return replace(self, conditions=(*self.conditions, Condition(GUIDANCE, FLOAT32, default=1.0)))
+
+    def without_guidance(self) -> Process:
+        """The process of the network itself, which guidance calls twice."""
+        kept = tuple(condition for condition in self.conditions if condition.name != GUIDANCE)
+        return replace(self, conditions=kept)
+
     @classmethod
     def from_json(cls, fields: object, source: str = "process") -> Process:
         """The inverse of `to_json`.
@@ -122,10 +150,16 @@ class Process:
         """
         if not isinstance(fields, Mapping):
             raise InputError(f"{source}: found {type(fields).__name__}, expected the JSON object of a process")
-        if not is_whole(fields.get("format")) or fields["format"] != PROCESS_FORMAT:
+        if not is_whole(fields.get("format")) or fields["format"] not in (PROCESS_FORMAT, CONDITIONAL_FORMAT):
             raise InputError(
-                f"{source}: process format is {fields.get('format')!r}, this version reads {PROCESS_FORMAT}; "
-                "export again with this version, or install the version that wrote it"
+                f"{source}: process format is {fields.get('format')!r}, this version reads {PROCESS_FORMAT} and "
+                f"{CONDITIONAL_FORMAT}; export again with this version, or install the version that wrote it"
+            )
+        conditions = fields.get("conditions", [])
+        if not isinstance(conditions, list) or bool(conditions) != (fields["format"] == CONDITIONAL_FORMAT):
+            raise InputError(
+                f"{source}: process format is {fields['format']} and conditions are {shown(conditions)}, expected a "
+                f"list of conditions in format {CONDITIONAL_FORMAT} and none in format {PROCESS_FORMAT}; export again"
             )
         if "kind" in fields:
             raise InputError(
@@ -150,6 +184,7 @@ class Process:
                 clip_sample=fields["clip_sample"],
                 checkpoint_sha256=fields.get("checkpoint_sha256"),
                 timestep_spacing=fields.get("timestep_spacing"),
+                conditions=tuple(map(Condition.from_json, conditions)),
             )
         except InputError as error:
             raise InputError(f"{source}: {error}") from None
@@ -171,7 +206,7 @@ class Process:
         """
         shape = self.sample
         described: dict[str, Any] = {
-            "format": PROCESS_FORMAT,
+            "format": CONDITIONAL_FORMAT if self.conditions else PROCESS_FORMAT,
             "sample": {
                 "channels": shape.channels,
                 "height": shape.height,
@@ -186,4 +221,6 @@ class Process:
         }
         if self.timestep_spacing is not None:
             described["timestep_spacing"] = self.timestep_spacing
+        if self.conditions:
+            described["conditions"] = [condition.to_json() for condition in self.conditions]
         return described

@@ -11,7 +11,7 @@ from diffusion.normal import draw_number, normal_batch
 from diffusion.step_table import COLUMNS, StepTable
 
 Predict = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""(x [N, C, H, W], t float [N]) → prediction [N, C or 2C, H, W]."""
+"""(x [N, C, H, W], t float [N]) → prediction [N, C or 2C, H, W], of a network whose conditions are given."""
 
 
 class State(NamedTuple):

@@ -20,6 +20,7 @@ from diffusion.errors import InputError
 from export.checkpoints.flags import parsed_flags
 from export.checkpoints.registry import add_checkpoint_flags, check_foreign, is_foreign, read_foreign
 from export.source import process_line
+from runtime.engines.gate_conditions import gate_conditions
 
 if TYPE_CHECKING:
     from export.checkpoints.checkpoint import ForeignCheckpoint
@@ -91,11 +92,10 @@ def _write_checked(found: ForeignCheckpoint, folder: Path) -> float:
     """Write the folder and read it back; returns the largest relative error of a prediction."""
     from diffusers import DDPMPipeline, DDPMScheduler
 
-    from runtime.engines.torch_checkpoint import Network, load_checkpoint
+    from runtime.engines.torch_checkpoint import load_checkpoint
 
-    network = found.network
-    assert isinstance(network, Network)  # as every reader has it that gives a configuration
-    DDPMPipeline(network.unet, DDPMScheduler(**process_to_diffusers(found.process))).save_pretrained(
+    unet = found.network.unet  # every network has one that has a configuration
+    DDPMPipeline(unet, DDPMScheduler(**process_to_diffusers(found.process))).save_pretrained(
         folder, safe_serialization=True
     )
     written = load_checkpoint(folder)
@@ -116,8 +116,9 @@ def _write_checked(found: ForeignCheckpoint, folder: Path) -> float:
     while first < NUM_TIMESTEPS:
         t = timesteps[first : first + BATCHES[first % len(BATCHES)]]
         x = generator.standard_normal((len(t), *found.process.sample.chw), dtype=np.float32)
-        prediction = found.predict(x, t)
-        difference = written.predict(x, t) - prediction
+        conditions = gate_conditions(found.process.conditions, len(t), first)
+        prediction = found.predict(x, t, *conditions)
+        difference = written.predict(x, t, *conditions) - prediction
         worst = max(worst, float(np.linalg.norm(difference) / np.linalg.norm(prediction)))
         first += len(t)
     if not worst <= TOLERANCE:

@@ -19,7 +19,7 @@ from commands.errors import reason
 from commands.program import say
 from diffusion.errors import InputError
 from export.graph_facts import MAX_ONNX_BYTES, GraphFacts, all_names, free_name, name_nodes, reads, rename_reads
-from export.network_io import tell_inputs_apart
+from export.network_io import condition_names, tell_inputs_apart
 from export.time_path import Kind, TimePath, find_time_path, kinds_of, time_path_model
 
 # A broadcast over pixels would multiply the tables by H·W: what needs more than this stays in the graph.
@@ -75,7 +75,7 @@ def fold_time(
         InputError: other inputs, a time path that mixes the samples of a batch or draws at random, or values in it
             that are not finite.
     """
-    x, t = tell_inputs_apart(model.graph, source)
+    x, t = tell_inputs_apart(model.graph, source, condition_names(model))
     if t.type.tensor_type.shape.dim[0].HasField("dim_value"):
         size = t.type.tensor_type.shape.dim[0].dim_value
         raise InputError(f"{source}: {t.name} has {size} values, expected an open first axis; export again with one")

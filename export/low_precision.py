@@ -13,7 +13,7 @@ import re
 import sys
 import tempfile
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from commands.program import say
 from diffusion.errors import InputError
 from export.graph_facts import all_names, free_name, is_standard, name_nodes, reads, rename_reads, subgraphs
 from export.network_io import T, X, set_io_type, tensor_types
-from export.time_path import find_time_path
+from export.time_path import find_time_path, label_path
 from runtime.formats.golden import Golden
 from runtime.formats.precision import PRECISIONS
 
@@ -67,6 +67,7 @@ def lower_precision(
     keep_float32: Collection[str] = (),
     float32_ends: bool = False,
     debug: bool = False,
+    conditions: Sequence[str] = (),
 ) -> MixedPrecision:
     """A network in fp16 or bf16, calibrated on the reference's states.
 
@@ -78,14 +79,16 @@ def lower_precision(
         keep_float32: names of further nodes that compute in float32.
         float32_ends: leave x and the prediction in float32.
         debug: let AutoCast report on standard error.
+        conditions: their names in the process, in the order of the golden's.
 
     Raises:
         InputError: a graph that AutoCast does not take, or no room for the files that it reads.
     """
     name_nodes(model)
     say(f"converting to {precision} with AutoCast")
-    # What of the time path is not in tables computes in float32, and so do lookups that it reads.
-    path = find_time_path(model, X, T).path
+    # What of the time path is not in tables computes in float32, and so do lookups that it reads; and so does what a
+    # class label is added to, its embedding and its projections.
+    path = [*find_time_path(model, X, T).path, *label_path(model, X, T)]
     left = [node for node in path if not is_standard(node, "Gather") or node.input[1] != T]
     read = {name for node in left for name in reads(node)}
     keep = [*keep_float32, *(node.name for node in path if node in left or not read.isdisjoint(node.output))]
@@ -95,7 +98,9 @@ def lower_precision(
     # The first, a middle and the last state of a trajectory, one sample of each.
     rows = sorted({0, len(golden.timesteps) // 2, len(golden.timesteps) - 1})
     calibration = (golden.x[rows, 0], golden.timesteps[rows])
-    return to_mixed_precision(model, precision, calibration, source, keep, float32_ends, debug)
+    fed = {entry.name for entry in model.graph.input}  # guidance comes later
+    given = {name: each[rows, 0] for name, each in zip(conditions, golden.conditions, strict=True) if name in fed}
+    return to_mixed_precision(model, precision, calibration, source, keep, float32_ends, debug, given)
 
 
 def to_mixed_precision(
@@ -106,6 +111,7 @@ def to_mixed_precision(
     keep_float32: Collection[str] = (),
     float32_ends: bool = False,
     debug: bool = False,
+    conditions: Mapping[str, np.ndarray] | None = None,
 ) -> MixedPrecision:
     """Convert a network.
 
@@ -117,6 +123,7 @@ def to_mixed_precision(
         keep_float32: names of nodes that compute in float32.
         float32_ends: leave x and the prediction in float32, with a cast behind the one and before the other.
         debug: let AutoCast report on standard error.
+        conditions: what else the network takes, for the calibration, by name.
 
     Raises:
         InputError: a graph that AutoCast does not take, or no room for the files that it reads.
@@ -131,7 +138,7 @@ def to_mixed_precision(
         from modelopt.onnx.autocast.convert import convert_to_mixed_precision
 
         path = Path(folder) / "network.onnx"
-        arrays: dict[str, Any] = {X: x, T: t}
+        arrays: dict[str, Any] = {X: x, T: t, **(conditions or {})}
         try:
             onnx.save(model, str(path))
             np.savez(Path(folder) / "calibration.npz", **arrays)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from diffusion.errors import InputError
-from diffusion.process import SampleShape
+from diffusion.process import METADATA_KEY, Process, SampleShape
 from export.graph_facts import all_names, free_name, infer, is_standard, reads, rename_everywhere, rename_reads
 from runtime.formats.tensor_spec import TensorSpec, sample_and_timestep
 
@@ -17,14 +17,21 @@ X, T, PREDICTION, BATCH = "x", "t", "prediction", "N"
 _SUFFIX = "_inner"
 
 
-def tell_inputs_apart(graph: onnx.GraphProto, source: str) -> tuple[onnx.ValueInfoProto, onnx.ValueInfoProto]:
+def tell_inputs_apart(
+    graph: onnx.GraphProto, source: str, conditions: Collection[str] = ()
+) -> tuple[onnx.ValueInfoProto, onnx.ValueInfoProto]:
     """x (rank 4) and t (rank 1), in any order and of any name.
+
+    Args:
+        graph: of the network.
+        source: what to call it in an error.
+        conditions: names of the inputs that are conditions.
 
     Raises:
         InputError: other inputs.
     """
     initializers = {entry.name for entry in graph.initializer}  # inputs with a default value, as old files have
-    inputs = {entry.name: entry for entry in graph.input if entry.name not in initializers}
+    inputs = {entry.name: entry for entry in graph.input if entry.name not in (*initializers, *conditions)}
     specs = [TensorSpec(name, "", (None,) * len(e.type.tensor_type.shape.dim)) for name, e in inputs.items()]
     apart = sample_and_timestep(specs)
     if apart is None:
@@ -37,6 +44,14 @@ def tell_inputs_apart(graph: onnx.GraphProto, source: str) -> tuple[onnx.ValueIn
     return inputs[x.name], inputs[t.name]
 
 
+def condition_names(model: onnx.ModelProto) -> list[str]:
+    """The inputs of a network that are conditions, by the process in its metadata; none where that has none."""
+    for entry in model.metadata_props:
+        if entry.key == METADATA_KEY:
+            return [each.name for each in Process.from_json_text(entry.value, METADATA_KEY).conditions]
+    return []
+
+
 def with_contract_names(model: onnx.ModelProto, source: str) -> onnx.ModelProto:
     """A copy whose inputs are x [N, C, H, W] and t [N] and whose output is prediction, whatever they were called.
 
@@ -46,12 +61,14 @@ def with_contract_names(model: onnx.ModelProto, source: str) -> onnx.ModelProto:
     named = onnx.ModelProto()
     named.CopyFrom(model)
     graph = named.graph
-    x, t = tell_inputs_apart(graph, source)
+    names = condition_names(named)
+    x, t = tell_inputs_apart(graph, source, names)
     if len(graph.output) != 1:
         raise InputError(
             f"{source}: has {len(graph.output)} outputs, expected one prediction; export the network without the others"
         )
-    check_open_batch((x, t), source)
+    conditions = [entry for entry in graph.input if entry.name in names]
+    check_open_batch((x, t, *conditions), source)
     prediction = graph.output[0]
     new_names = {x.name: X, t.name: T, prediction.name: PREDICTION}
     # A tensor inside that has one of these names already makes room, in a subgraph too.
@@ -60,7 +77,7 @@ def with_contract_names(model: onnx.ModelProto, source: str) -> onnx.ModelProto:
         if name not in new_names and name in all_names(graph):
             new_names[name] = free_name(name + _SUFFIX, taken)
     rename_everywhere(graph, {old: new for old, new in new_names.items() if old != new})
-    for entry in (x, t, prediction):
+    for entry in (x, t, prediction, *conditions):
         first = entry.type.tensor_type.shape.dim[0]
         first.Clear()
         first.dim_param = BATCH
@@ -84,7 +101,7 @@ def bring_ends_in_order(model: onnx.ModelProto, sample: SampleShape, output_name
         if output_name is not None and entry.name != output_name:
             graph.output.remove(entry)
     _make_vector(graph, source)
-    x, t = tell_inputs_apart(graph, source)
+    x, t = tell_inputs_apart(graph, source, condition_names(model))
     for dim, size in zip(x.type.tensor_type.shape.dim[1:], sample.chw, strict=True):
         if not dim.HasField("dim_value"):
             dim.Clear()

@@ -94,7 +94,7 @@ class PlainAttention:
 
 
 def trace_network(checkpoint: Checkpoint | ForeignCheckpoint, opset: int, debug: bool = False) -> Any:
-    """Trace the network with inputs `x` [N, C, H, W] and `t` [N], output `prediction` and an open first axis.
+    """Trace the network with inputs `x`, `t` and its conditions, output `prediction` and an open first axis.
 
     Args:
         checkpoint: the network; unchanged afterwards.
@@ -104,9 +104,9 @@ def trace_network(checkpoint: Checkpoint | ForeignCheckpoint, opset: int, debug:
     Returns:
         An `onnx_ir.Model`, optimized by onnxscript, its weights shared with the checkpoint.
     """
-    network = checkpoint.network
+    network, process = checkpoint.network, checkpoint.process.without_guidance()  # which comes last: export.guidance
     with graph_friendly(network):
-        return trace_module(network, checkpoint.process.sample.chw, opset, debug)
+        return trace_module(network, process.sample.chw, opset, debug, process.conditions)
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ import onnxruntime as ort
 from commands.errors import VerificationError
 from commands.progress import progress_bar
 from diffusion.process import Process
+from runtime.engines.gate_conditions import gate_conditions
 from runtime.engines.verification import Predict, finite_or_none, relative_error
 
 TOLERANCE = 1e-5
@@ -102,8 +103,10 @@ def verify_onnx(path: Path, process: Process, reference: Predict, tolerance: flo
     options.log_severity_level = _SEVERITY_ERROR
     session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
-    def exported(x: np.ndarray, t: np.ndarray) -> np.ndarray:
-        prediction: np.ndarray = session.run(["prediction"], {"x": x, "t": t})[0]
+    names = ["x", "t", *(condition.name for condition in process.conditions)]
+
+    def exported(*arrays: np.ndarray) -> np.ndarray:
+        prediction: np.ndarray = session.run(["prediction"], dict(zip(names, arrays, strict=True)))[0]
         return prediction
 
     errors = compare(process, reference, exported)
@@ -120,13 +123,14 @@ def compare(process: Process, reference: Predict, exported: Predict) -> list[Sam
     """The error of every sample over batches of 1, 2 and 5 and timesteps from the first to the last."""
     rng = np.random.default_rng(_SEED)
     batches = list(batches_of_timesteps(process.schedule.num_train_timesteps))
-    errors = []
+    errors: list[SampleError] = []
     with progress_bar(len(batches), "checking against PyTorch", unit="batch") as bar:
         for timesteps in batches:
             # At unit variance x is what the network sees: x_t has it throughout the forward process.
             x = rng.standard_normal((len(timesteps), *process.sample.chw), dtype=np.float32)
             t = np.array(timesteps, dtype=np.float32)
-            expected, found = reference(x, t), exported(x, t)
+            conditions = gate_conditions(process.conditions, len(t), len(errors))
+            expected, found = reference(x, t, *conditions), exported(x, t, *conditions)
             if found.shape != expected.shape:
                 raise VerificationError(
                     f"the exported network's prediction has shape {found.shape}, PyTorch's {expected.shape}; "

@@ -12,7 +12,7 @@ import logging
 import math
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import onnx
 import onnx_ir as ir
@@ -20,6 +20,7 @@ import onnx_ir.passes.common as passes
 import torch
 from onnxscript import optimizer
 
+from diffusion.conditions import Condition
 from diffusion.process import METADATA_KEY, Process
 from export.network_io import BATCH, PREDICTION, T, X
 
@@ -33,28 +34,37 @@ _DESCRIPTION = (
 )
 
 
-def trace_module(module: torch.nn.Module, chw: tuple[int, int, int], opset: int, debug: bool = False) -> ir.Model:
+def trace_module(
+    module: torch.nn.Module,
+    chw: tuple[int, int, int],
+    opset: int,
+    debug: bool = False,
+    conditions: Sequence[Condition] = (),
+) -> ir.Model:
     """Trace a module with inputs `x` [N, C, H, W] and `t` [N], output `prediction` and an open first axis.
 
     Args:
-        module: takes x and t, both float32.
+        module: takes x and t, both float32, and the conditions.
         chw: of x.
         opset: of the ONNX standard.
         debug: let PyTorch's exporter say on standard error what it does.
+        conditions: further inputs, of their names.
 
     Returns:
         The graph, optimized by onnxscript, its weights shared with the module.
     """
     x, t = torch.zeros(_TRACED_BATCH, *chw), torch.zeros(_TRACED_BATCH)
+    more = tuple(torch.zeros(_TRACED_BATCH, *each.shape, dtype=getattr(torch, each.type)) for each in conditions)
+    batch = {0: BATCH}
     with _quiet(debug), torch.no_grad():
         program = torch.onnx.export(
             module,
-            (x, t),
+            (x, t, *more),
             dynamo=True,
             opset_version=opset,
-            input_names=[X, T],
+            input_names=[X, T, *(each.name for each in conditions)],
             output_names=[PREDICTION],
-            dynamic_shapes=({0: BATCH}, {0: BATCH}),
+            dynamic_shapes=(batch, batch, (batch,) * len(more)) if more else (batch, batch),
             optimize=True,
             verbose=debug,
         )

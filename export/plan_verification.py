@@ -11,7 +11,7 @@ import math
 import os
 import sys
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -85,11 +85,14 @@ def verify_network(
         reference: what computed `golden`, for the report.
     """
     where = f"ONNX Runtime {ort.__version__} (CPU)"
+    names = [condition.name for condition in process.conditions]
     networks: dict[str, Predict] = {}
     if precision != "bf16":  # of which ONNX Runtime's CPU provider has no convolutions
-        networks[f"{where}, the {precision} graph"] = _run_on_cpu(model)
+        networks[f"{where}, the {precision} graph"] = _run_on_cpu(model, names)
     if precision != "fp32":
-        networks[f"{where}, the {precision} graph with every tensor rounded"] = _run_on_cpu(emulate_rounding(model))
+        networks[f"{where}, the {precision} graph with every tensor rounded"] = _run_on_cpu(
+            emulate_rounding(model), names
+        )
     strictest = list(networks)[-1]
     recorded = _Recorded(networks[strictest])
     compared = compare_predictions(networks | {strictest: recorded}, golden, precision, reference)
@@ -110,7 +113,14 @@ def compare_predictions(
     """
     batches = golden.batches()
     feeds = [
-        OrderedDict([(X, golden.x[batch]), (T, golden.timesteps[batch[0]].astype(np.float32))]) for batch in batches
+        OrderedDict(
+            [
+                (X, golden.x[batch]),
+                (T, golden.timesteps[batch[0]].astype(np.float32)),
+                *((_condition(place), each[batch]) for place, each in enumerate(golden.conditions)),
+            ]
+        )
+        for batch in batches
     ]
     expected = [OrderedDict([(PREDICTION, golden.prediction[batch])]) for batch in batches]
     with _quiet():
@@ -160,11 +170,15 @@ class _Runner(BaseRunner):
         metadata = TensorMetadata()
         metadata.add(X, np.float32, (None, *self._golden.x.shape[2:]))
         metadata.add(T, np.float32, (None,))
+        for place, each in enumerate(self._golden.conditions):
+            metadata.add(_condition(place), each.dtype.type, (None, *each.shape[2:]))
         return metadata
 
     def infer_impl(self, feed_dict: Mapping[str, np.ndarray]) -> OrderedDict[str, np.ndarray]:
         self.inference_time = 0.0  # nothing is timed here
-        return OrderedDict([(PREDICTION, self._golden.flat(self._predict(feed_dict[X], feed_dict[T])))])
+        conditions = [feed_dict[_condition(place)] for place in range(len(self._golden.conditions))]
+        predicted = self._predict(feed_dict[X], feed_dict[T], *conditions)
+        return OrderedDict([(PREDICTION, self._golden.flat(predicted))])
 
 
 class _Recorded:
@@ -172,16 +186,20 @@ class _Recorded:
 
     def __init__(self, predict: Predict) -> None:
         self._predict = predict
-        self._known: dict[tuple[bytes, bytes], np.ndarray] = {}
+        self._known: dict[tuple[bytes, ...], np.ndarray] = {}
 
-    def __call__(self, x: np.ndarray, t: np.ndarray) -> np.ndarray:
-        key = (x.tobytes(), t.tobytes())
+    def __call__(self, *arrays: np.ndarray) -> np.ndarray:
+        key = tuple(each.tobytes() for each in arrays)
         if key not in self._known:
-            self._known[key] = self._predict(x, t)
+            self._known[key] = self._predict(*arrays)
         return self._known[key]
 
 
-def _run_on_cpu(model: onnx.ModelProto) -> Predict:
+def _condition(place: int) -> str:
+    return f"condition_{place}"
+
+
+def _run_on_cpu(model: onnx.ModelProto, conditions: Sequence[str]) -> Predict:
     options = ort.SessionOptions()
     options.log_severity_level = _SEVERITY_ERROR
     options.intra_op_num_threads = len(os.sched_getaffinity(0))
@@ -196,8 +214,8 @@ def _run_on_cpu(model: onnx.ModelProto) -> Predict:
         entry.name: helper.tensor_dtype_to_np_dtype(entry.type.tensor_type.elem_type) for entry in model.graph.input
     }
 
-    def predict(x: np.ndarray, t: np.ndarray) -> np.ndarray:
-        feed = {X: x.astype(types[X]), T: t.astype(types[T])}
+    def predict(*arrays: np.ndarray) -> np.ndarray:
+        feed = {name: array.astype(types[name]) for name, array in zip((X, T, *conditions), arrays, strict=True)}
         prediction: np.ndarray = session.run([PREDICTION], feed)[0]
         return prediction.astype(np.float32)
 

@@ -33,6 +33,7 @@ class ExportRequest:
         process: of an ONNX file whose metadata does not describe it, or of a folder that holds a network alone.
         allow_pickle: read a checkpoint's weights from a pickle where there is no safetensors file.
         debug: let PyTorch's exporter and AutoCast report on standard error.
+        guidance: of a checkpoint that was trained with a null class, make guidance part of the network.
         checkpoint_flags: what a file of another project was trained with, by the project's own flag names, or `model`:
             the name of a published one.
 
@@ -48,6 +49,7 @@ class ExportRequest:
     process: ProcessFlags = field(default_factory=ProcessFlags)
     allow_pickle: bool = False
     debug: bool = False
+    guidance: bool = True
     checkpoint_flags: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -133,6 +135,12 @@ def add_request_flags(
         action="store_true",
         help="read weights from a pickle (.bin, .pt, .ckpt), tensors only, where there is no safetensors file",
     )
+    parser.add_argument(
+        "--no-guidance",
+        dest="guidance",
+        action="store_false",
+        help="of a network with a null class: take class labels alone, at half of the cost of a step",
+    )
     if of_onnx:
         parser.add_argument(
             "--no-fold-time",
@@ -153,6 +161,7 @@ def export_request(args: argparse.Namespace) -> ExportRequest:
         process=process_flags(args),
         allow_pickle=args.allow_pickle,
         debug=args.debug,
+        guidance=args.guidance,
         checkpoint_flags=parsed_flags(args),
     )
     return replace(request, onnx=args.onnx, fold=args.fold) if "onnx" in args else request

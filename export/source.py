@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ from diffusion.process import Process
 from export.checkpoints.registry import check_foreign, is_foreign, read_foreign
 from export.request import DEFAULT_CHECKPOINT, ExportRequest
 from runtime.engines.checkpoint_folder import holds_network_alone, read_checkpoint_folder
+from runtime.engines.gate_conditions import gate_conditions
 from runtime.process_flags import ProcessFlags
 
 if TYPE_CHECKING:
@@ -45,10 +46,11 @@ class Source:
     Attributes:
         path: where it came from.
         process: what it was trained to do.
-        model: its graph, float32.
-        sha256: of the graph as an ONNX file.
+        model: its graph, float32; without guidance where that comes last.
+        sha256: of the whole graph as an ONNX file.
         predict: the float32 reference.
         reference: what computes it.
+        guide: whether the process is guided and `model` is not: see `finished`.
     """
 
     path: Path
@@ -57,6 +59,15 @@ class Source:
     sha256: str
     predict: Predict
     reference: str
+    guide: bool = False
+
+    def finished(self, model: onnx.ModelProto) -> onnx.ModelProto:
+        """What `model` became, whole: guided, where the process is, now that nothing more is to be rewritten."""
+        if not self.guide:
+            return model
+        from export.guidance import with_guidance
+
+        return with_guidance(model, self.process)
 
     def golden(self, precision: str) -> Golden:
         """Run the reference along its trajectories, for an engine of this precision."""
@@ -149,12 +160,14 @@ def _from_checkpoint(request: ExportRequest, opset: int) -> Source:
     else:
         checkpoint = load_checkpoint(path, request.allow_pickle, request.process)
         origins = read_checkpoint_folder(path, request.process).origins
-    say(f"{path}: {process_line(checkpoint.process, origins)}")
+    if not request.guidance:
+        checkpoint = replace(checkpoint, process=checkpoint.process.without_guidance())
+    process, reference = checkpoint.process, f"PyTorch {torch.__version__} (fp32, CPU)"
+    say(f"{path}: {process_line(process, origins)}")
     model = _trace(checkpoint, path, opset, request.debug)
-    sha256 = hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
-    return Source(
-        path, checkpoint.process, model, sha256, checkpoint.predict, f"PyTorch {torch.__version__} (fp32, CPU)"
-    )
+    source = Source(path, process, model, "", checkpoint.predict, reference, process.is_guided)
+    content = source.finished(model).SerializeToString(deterministic=True)
+    return replace(source, sha256=hashlib.sha256(content).hexdigest())
 
 
 def _trace(checkpoint: Checkpoint | ForeignCheckpoint, path: Path, opset: int, debug: bool) -> onnx.ModelProto:
@@ -164,9 +177,12 @@ def _trace(checkpoint: Checkpoint | ForeignCheckpoint, path: Path, opset: int, d
 
     weight_bytes = 4 * checkpoint.num_parameters
     if weight_bytes > MAX_ONNX_BYTES:
+        in_pytorch = "sample the folder itself with PyTorch, `python -m runtime.sample --engine FOLDER`"
+        if is_foreign(path):
+            in_pytorch = f"make it a folder with `python -m export.convert`, and {in_pytorch}"
         raise InputError(
             f"{path}: {weight_bytes / 1e9:.1f} GB of float32 weights, expected at most "
-            f"{MAX_ONNX_BYTES / 1e9:.1f} GB, as one ONNX file can hold; choose a smaller network"
+            f"{MAX_ONNX_BYTES / 1e9:.1f} GB, as one ONNX file can hold; {in_pytorch}"
         )
     say(f"tracing the network ({checkpoint.num_parameters:,} parameters) at opset {opset}")
     return finish_graph(trace_network(checkpoint, opset, debug), checkpoint.process)
@@ -192,8 +208,15 @@ def _from_onnx(path: Path, flags: ProcessFlags) -> Source:
     say(f"{path}: {process_line(engine.process, onnx_origins(flags))}")
     model, predict = read_network(path), predict_with(engine)
     bring_ends_in_order(model, engine.process.sample, flags.output_name, str(path))
-    _check_batches(path, engine.process, predict)
-    return Source(path, engine.process, model, engine.sha256, predict, engine.name)
+    process = engine.process
+    _check_batches(path, process, predict)
+    if process.is_guided:
+        from export.guidance import without_guidance
+
+        plain = without_guidance(model, process)  # of ours, to be rewritten as the network that it is
+        if plain is not None:
+            return Source(path, process, plain, engine.sha256, predict, engine.name, True)
+    return Source(path, process, model, engine.sha256, predict, engine.name)
 
 
 def _check_batches(path: Path, process: Process, predict: Predict) -> None:
@@ -201,7 +224,8 @@ def _check_batches(path: Path, process: Process, predict: Predict) -> None:
     failed: dict[int, InputError] = {}
     for batch in _BATCHES:
         try:
-            predict(np.zeros((batch, *process.sample.chw), np.float32), np.zeros(batch, np.float32))
+            conditions = gate_conditions(process.conditions, batch)
+            predict(np.zeros((batch, *process.sample.chw), np.float32), np.zeros(batch, np.float32), *conditions)
         except InputError as error:
             failed[batch] = error
     if len(failed) == len(_BATCHES):

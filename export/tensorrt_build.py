@@ -171,6 +171,8 @@ def _add_profiles(builder: Any, config: Any, settings: BuildSettings, log: Any) 
         sizes = (batches.min, batches.opt, batches.max)
         profile.set_shape(X, *[(size, *settings.chw) for size in sizes])
         profile.set_shape(T, *[(size,) for size in sizes])
+        for name, shape in settings.conditions.items():
+            profile.set_shape(name, *[(size, *shape) for size in sizes])
         if config.add_optimization_profile(profile) < 0:
             raise InputError(
                 f"batch profile {batches.min},{batches.opt},{batches.max}: {settings.title} refuses it "

@@ -96,6 +96,7 @@ class BuildSettings(BuildOptions):
         chw: of a sample.
         capabilities: compute capabilities to build for; TensorRT builds for the GPU that is here.
         timing_cache: a file of kernels' times, TensorRT alone; None for none.
+        conditions: shapes of one sample's conditions, by name.
     """
 
     title: str
@@ -103,6 +104,7 @@ class BuildSettings(BuildOptions):
     chw: tuple[int, ...]
     capabilities: tuple[str, ...]
     timing_cache: Path | None = None
+    conditions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """For another process."""
@@ -115,6 +117,7 @@ class BuildSettings(BuildOptions):
         typed["profiles"] = tuple(BatchProfile(**batches) for batches in fields["profiles"])
         for name in ("chw", "capabilities"):
             typed[name] = tuple(fields[name])
+        typed["conditions"] = {name: tuple(shape) for name, shape in fields["conditions"].items()}
         for name in ("timing_cache", "layers"):
             typed[name] = Path(fields[name]) if fields[name] else None
         return cls(**typed)

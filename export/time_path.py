@@ -41,13 +41,15 @@ def find_time_path(
     """Cut the graph as late in the time path as possible.
 
     Args:
-        model: the network.
+        model: the network; what else it takes but t is no part of the time path, as x is not.
         x_name, t_name: its inputs.
         keep: tensors whose nodes stay in the rest, though they could be cut off.
         facts: of the model, where they are known already.
     """
     graph, facts = model.graph, facts or GraphFacts(model)
-    of_x = _reached(graph, facts, {x_name}, frozenset())
+    weights = {entry.name for entry in graph.initializer}
+    others = {x_name} | {entry.name for entry in graph.input if entry.name not in weights}
+    of_x = _reached(graph, facts, others - {t_name}, frozenset())
     of_t = _reached(graph, facts, {t_name}, keep) - of_x
     producer = {output: node for node in graph.node for output in node.output if output}
     rest, boundary = _needed(producer, (entry.name for entry in graph.output), of_t | {t_name}, except_shape_of=t_name)
@@ -58,6 +60,17 @@ def find_time_path(
         tuple(node for node in graph.node if id(node) in rest),
         tuple(node for node in graph.node if id(node) in path),
     )
+
+
+def label_path(model: onnx.ModelProto, x_name: str, t_name: str) -> tuple[onnx.NodeProto, ...]:
+    """Nodes of what depends on class labels, alone or with t, and on nothing of the size of an image."""
+    graph, facts = model.graph, GraphFacts(model)
+    weights = {entry.name for entry in graph.initializer}
+    ranks = {entry.name: len(entry.type.tensor_type.shape.dim) for entry in graph.input if entry.name not in weights}
+    labels = {name for name, rank in ranks.items() if rank == 1 and name not in (x_name, t_name)}
+    of_images = _reached(graph, facts, {name for name, rank in ranks.items() if rank > 1}, frozenset())
+    of_labels = _reached(graph, facts, labels, frozenset()) - of_images
+    return tuple(node for node in graph.node if not of_labels.isdisjoint(node.output))
 
 
 def time_path_model(model: onnx.ModelProto, path: TimePath, t_name: str) -> onnx.ModelProto:

@@ -78,7 +78,7 @@ def export_onnx(
 def _write_checked(source: Source, path: Path, request: ExportRequest) -> tuple[Verified, dict[str, Any]]:
     from export.onnx_check import verify_onnx
 
-    report = _write(source.model, source, path, request.out, "fp32")
+    report = _write(source.finished(source.model), source, path, request.out, "fp32")
     say("comparing ONNX Runtime with PyTorch")
     verification = verify_onnx(path, source.process, source.predict)
     summary = (
@@ -103,8 +103,9 @@ def _write_low_precision(source: Source, path: Path, request: ExportRequest) -> 
     keep: tuple[str, ...] = ()
     if precision == "bf16":
         folded, keep = in_cuda_bf16_form(folded)
-    mixed = lower_precision(folded, precision, golden, out, keep, float32_ends=True, debug=request.debug)
-    model = _described(mixed.model, source.model, precision)
+    names = [condition.name for condition in process.conditions]
+    mixed = lower_precision(folded, precision, golden, out, keep, True, request.debug, names)
+    model = _described(source.finished(mixed.model), source.model, precision)
     say(f"verifying the {precision} network on the CPU")
     verification = verify_network(model, golden, process, precision, source.reference)
     # ONNX Runtime's CPU provider runs fp16 graphs, though it rounds less often than a GPU; it has no bf16 convolutions.

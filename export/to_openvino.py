@@ -20,7 +20,7 @@ from export.source import Source, open_source
 from runtime.formats.openvino_description import OpenVinoDescription
 from runtime.formats.precision import BF16, FLOAT32, FP32, INT64
 from runtime.formats.sidecar import Sidecar
-from runtime.formats.tensor_spec import NetworkTensors, TensorSpec
+from runtime.formats.tensor_spec import NetworkTensors, TensorSpec, condition_specs
 from runtime.formats.verification_record import VerificationRecord
 from runtime.process_flags import ProcessFlags
 
@@ -91,7 +91,7 @@ def _exported(request: ExportRequest, source: Source) -> Exported:
         from export.fold_time import fold_time
 
         model, folding = fold_time(model, source.process.schedule.num_train_timesteps, str(source.path))
-    network, weights, rewriting = _convert(model, str(source.path))
+    network, weights, rewriting = _convert(model, source)
     sidecar, golden, verification = _verified(source, folding, rewriting, request, network, weights)
     publish_engine(out, sidecar, golden, {out.with_suffix(".bin"): weights, out: network})
     size_bytes = len(network) + len(weights)
@@ -120,7 +120,7 @@ def _check_device(precision: str) -> None:
     check_precision(openvino.Core(), precision, "--bf16 (an engine is verified where it is built)")
 
 
-def _convert(model: onnx.ModelProto, source: str) -> tuple[bytes, bytes, Rewriting]:
+def _convert(model: onnx.ModelProto, source: Source) -> tuple[bytes, bytes, Rewriting]:
     """OpenVINO's representation: the network as XML, and its constants, float32 as they are.
 
     Raises:
@@ -129,25 +129,28 @@ def _convert(model: onnx.ModelProto, source: str) -> tuple[bytes, bytes, Rewriti
     import onnx
     import openvino
 
-    from export.network_io import tell_inputs_apart
+    from export.network_io import condition_names, tell_inputs_apart
     from export.openvino_graph import rewrite_for_openvino
 
     say(f"converting with OpenVINO {openvino.__version__}")
     rewritten = onnx.ModelProto()
     rewritten.CopyFrom(model)
-    rewriting = rewrite_for_openvino(rewritten, tell_inputs_apart(model.graph, "network")[1].name)
+    rewriting = rewrite_for_openvino(
+        rewritten, tell_inputs_apart(model.graph, "network", condition_names(model))[1].name
+    )
     try:
-        converted = openvino.Core().read_model(rewritten.SerializeToString())
+        converted = openvino.Core().read_model(source.finished(rewritten).SerializeToString())
     except RuntimeError as error:
         raise InputError(
-            f"{source}: OpenVINO {openvino.__version__.partition('-')[0]} cannot convert it ({reason(error)}); export "
-            "the network with standard operators of opset 18, or run the file itself with `python -m runtime.sample "
-            "--backend onnxruntime`"
+            f"{source.path}: OpenVINO {openvino.__version__.partition('-')[0]} cannot convert it ({reason(error)}); "
+            "export the network with standard operators of opset 18, or run the file itself with "
+            "`python -m runtime.sample --backend onnxruntime`"
         ) from error
-    if len(converted.inputs) != 2:
+    if len(converted.inputs) != 2 + len(source.process.conditions):
+        found = " and ".join(entry.get_any_name() for entry in converted.inputs)
         raise InputError(
-            f"{source}: the prediction is made from {' and '.join(entry.get_any_name() for entry in converted.inputs)} "
-            "alone, expected one that depends on the noisy sample and on the timestep; export the whole network"
+            f"{source.path}: the prediction is made from {found} alone, expected one that depends on the noisy sample "
+            "and on the timestep, and on every condition; export the whole network"
         )
     with tempfile.TemporaryDirectory() as folder:
         xml = Path(folder) / "unet.xml"
@@ -186,6 +189,7 @@ def _verified(
                 TensorSpec("x", FLOAT32.name, ("N", *sample.chw)),
                 TensorSpec("t", FLOAT32.name if folding is None else INT64.name, ("N",)),
                 TensorSpec("prediction", FLOAT32.name, ("N", num_channels, sample.height, sample.width)),
+                condition_specs(source.process.conditions),
             ),
             time_path={"folded": False} if folding is None else {"folded": True, **folding.to_json()},
             rewritten=asdict(rewriting),

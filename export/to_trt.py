@@ -27,7 +27,7 @@ from runtime.formats.flavor import Flavor
 from runtime.formats.plan_description import PlanDescription
 from runtime.formats.precision import FLOAT32, INT64, PRECISIONS
 from runtime.formats.sidecar import Sidecar
-from runtime.formats.tensor_spec import NetworkTensors, TensorSpec
+from runtime.formats.tensor_spec import NetworkTensors, TensorSpec, condition_specs
 from runtime.process_flags import ProcessFlags
 
 if TYPE_CHECKING:
@@ -112,7 +112,8 @@ def export_trt(
     flavor = choose_flavor(options.flavor, driver)
     settings = build_settings(options, flavor, driver, request.precision)
     with open_source(request, share=_SHARE_OF_WEIGHTS[request.precision], more_bytes=_CODE_BYTES) as source:
-        settings = replace(settings, chw=tuple(source.process.sample.chw))
+        conditions = {condition.name: condition.shape for condition in source.process.conditions}
+        settings = replace(settings, chw=tuple(source.process.sample.chw), conditions=conditions)
         return _exported(source, _Job(request, options, flavor, driver, settings))
 
 
@@ -123,7 +124,8 @@ def _exported(source: Source, job: _Job) -> Exported:
     request, settings, path = job.export, job.settings, str(source.path)
     out, precision = request.out, request.precision
     for flag, shapes in job.options.shapes.items():
-        shapes.check(flag, {"x": list(settings.chw), "t": []})
+        of_one = {"x": settings.chw, "t": (), **settings.conditions}
+        shapes.check(flag, {name: list(sizes) for name, sizes in of_one.items()})
     network = _prepare(source, job)
     content = _for_builder(network.model, settings)
     say(f"building with {settings.title}, and verifying the {precision} network on the CPU meanwhile")
@@ -189,9 +191,10 @@ def _prepare(source: Source, job: _Job) -> _Network:
         if check is not None:
             check.wait_for_check()
     if request.precision == "fp32":
-        return _Network(model, golden, folding, (), num_group_norms)
-    mixed = lower_precision(model, request.precision, golden, path, debug=request.debug)
-    return _Network(mixed.model, golden, folding, mixed.kept, num_group_norms)
+        return _Network(source.finished(model), golden, folding, (), num_group_norms)
+    names = [condition.name for condition in source.process.conditions]
+    mixed = lower_precision(model, request.precision, golden, path, debug=request.debug, conditions=names)
+    return _Network(source.finished(mixed.model), golden, folding, mixed.kept, num_group_norms)
 
 
 def _refuse_attention(model: onnx.ModelProto, settings: BuildSettings, source: str) -> None:
@@ -235,6 +238,7 @@ def _describe(source: Source, job: _Job, network: _Network, built: Built) -> Pla
             TensorSpec("x", io_type, (batch, *sample.chw)),
             TensorSpec("t", t_type, (batch,)),
             TensorSpec("prediction", io_type, output),
+            condition_specs(source.process.conditions, batch),
         ),
         profiles=settings.profiles,
         compute_capabilities=settings.capabilities,

@@ -12,6 +12,7 @@ from diffusion.errors import InputError
 DRAWABLE_CHANNELS = (1, 3)
 # Small images are enlarged by whole factors until a tile is about this wide, so that a grid can be looked at.
 _TILE_PIXELS = 64
+_GROUND = 128  # mid-gray
 _GAP = 2  # pixels between tiles
 
 
@@ -49,6 +50,25 @@ def picture(image: np.ndarray) -> Image.Image:
     return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
 
 
+def by_rows(images: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, int]:
+    """Tiles for `draw_grid`, with the images of each row in a row of their own and blank tiles where it ends early.
+
+    Args:
+        images: uint8 [N, H, W, C].
+        rows: int [N], the row of each image.
+
+    Returns:
+        The tiles, and how many make a row.
+    """
+    kinds, places = np.unique(rows, return_inverse=True)
+    columns = int(np.bincount(places).max())
+    tiles = np.full((len(kinds), columns, *images.shape[1:]), _GROUND, dtype=np.uint8)
+    for row in range(len(kinds)):
+        of_row = images[places == row]
+        tiles[row, : len(of_row)] = of_row
+    return tiles.reshape(-1, *images.shape[1:]), columns
+
+
 def draw_grid(images: np.ndarray, columns: int | None = None) -> Image.Image:
     """Tiles in reading order, on a mid-gray ground; the square that fits them unless `columns` is given.
 
@@ -62,7 +82,7 @@ def draw_grid(images: np.ndarray, columns: int | None = None) -> Image.Image:
     zoom = max(1, _TILE_PIXELS // max(height, width))
     tiles = images.repeat(zoom, axis=1).repeat(zoom, axis=2)
     step_y, step_x = height * zoom + _GAP, width * zoom + _GAP
-    sheet = np.full((rows * step_y + _GAP, columns * step_x + _GAP, channels), 128, dtype=np.uint8)
+    sheet = np.full((rows * step_y + _GAP, columns * step_x + _GAP, channels), _GROUND, dtype=np.uint8)
     for place, tile in enumerate(tiles):
         top, left = place // columns * step_y + _GAP, place % columns * step_x + _GAP
         sheet[top : top + height * zoom, left : left + width * zoom] = tile

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -76,7 +77,44 @@ def load_initial_states(
     return q_sample(process.schedule, images, timestep, eps).astype(np.float32), sha256
 
 
-def _read_array(path: Path) -> np.ndarray:
+def load_conditions(given: Sequence[tuple[str, str]], process: Process) -> dict[str, object]:
+    """Read what `--condition` gives: a number, or a file of float32 values or of uint8 images.
+
+    Args:
+        given: names, and what stands behind them.
+        process: of the network, which says what is an image: a condition [C, H, W].
+
+    Returns:
+        values by name, for `runtime.conditions.given_conditions`, which checks them.
+
+    Raises:
+        InputError: a name that is given twice, a file that cannot be read, or images of another shape.
+    """
+    shapes = {condition.name: condition.shape for condition in process.conditions}
+    values: dict[str, object] = {}
+    for name, text in given:
+        if name in values:
+            raise InputError(f"--condition {name} was given twice; give one of them")
+        shape = shapes.get(name, ())
+        if not shape:
+            try:
+                values[name] = float(text)
+            except ValueError:
+                raise InputError(f"--condition {name} is {text!r}, expected a number") from None
+            continue
+        array = _read_array(Path(text), "--condition")
+        if array.dtype == np.uint8 and len(shape) == 3:
+            expected = (shape[1], shape[2], shape[0])
+            if array.ndim != 4 or array.shape[1:] != expected:
+                found = list(array.shape)
+                raise InputError(f"{text}: holds uint8 of shape {found}, expected [N, {', '.join(map(str, expected))}]")
+            array = dequantize(array)
+        values[name] = array
+    return values
+
+
+def _read_array(path: Path, flag: str = "--x-init") -> np.ndarray:
+    taken = ".npy, .npz or a picture" if flag == "--x-init" else ".npy or .npz"
     try:
         with path.open("rb") as stream:  # which NumPy leaves open where an archive is damaged
             loaded = np.load(stream, allow_pickle=False)
@@ -89,11 +127,9 @@ def _read_array(path: Path) -> np.ndarray:
     except InputError:
         raise
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file; --x-init takes .npy, .npz or a picture") from None
+        raise InputError(f"{path}: no such file; {flag} takes {taken}") from None
     except Exception as error:  # NumPy raises ValueError, EOFError, BadZipFile, UnpicklingError for foreign bytes
-        raise InputError(
-            f"{path}: cannot be read as .npy or .npz ({error}); --x-init takes .npy, .npz or a picture"
-        ) from None
+        raise InputError(f"{path}: cannot be read as .npy or .npz ({error}); {flag} takes {taken}") from None
 
 
 def _read_picture(path: Path, channels: int) -> np.ndarray:

@@ -12,8 +12,9 @@ import numpy as np
 from commands.errors import VerificationError
 from commands.program import run_program, say
 from diffusion.errors import InputError
+from runtime.conditions import GivenConditions
 from runtime.images import check_drawable
-from runtime.initial_states import load_initial_states
+from runtime.initial_states import load_conditions, load_initial_states
 from runtime.process_flags import process_flags
 from runtime.runs.draw import draw_run, kept_on_error
 from runtime.runs.files import check_fits, open_writer, written_names
@@ -57,8 +58,12 @@ def sample(args: argparse.Namespace) -> dict[str, Any]:
         force=args.force,
     )
     table, process = sampler.table, sampler.process
+    given = sampler.conditioned_on(args.classes, args.guidance, load_conditions(args.conditions, process))
     x_init, x_init_sha256 = None, None
-    num = DEFAULT_NUM if args.num is None else args.num
+    num = args.num
+    if num is None:
+        each = 1 if given.classes is None else len(given.classes)
+        num = DEFAULT_NUM if each > DEFAULT_NUM else each * -(-DEFAULT_NUM // each)
     if args.x_init is not None:
         begins_at = None if sampler.begins_with_data else int(table.timesteps[0])
         x_init, x_init_sha256 = load_initial_states(args.x_init, process, begins_at, args.num, args.seed, args.start)
@@ -66,7 +71,7 @@ def sample(args: argparse.Namespace) -> dict[str, Any]:
     elif sampler.begins_with_data:
         raise InputError(f"{args.sampler}: its chain runs from data to noise; give the images with --x-init")
     if is_sharded(args, num):
-        return sample_in_shards(args, sampler, num, x_init, x_init_sha256)
+        return sample_in_shards(args, sampler, num, x_init, x_init_sha256, given)
     args.format = args.format or "grid"
     if not args.resume or not samples_done(args.out):
         check_fits(args.format, args.out, process.sample, num)
@@ -84,12 +89,13 @@ def sample(args: argparse.Namespace) -> dict[str, Any]:
         start=args.start,
         x_init_sha256=x_init_sha256,
         format_=args.format,
+        given=given,
     )
     with sole_run(args.out):
         folder = RunFolder.claim(args.out, identity, names, args.resume, args.overwrite)
         if args.resume and not folder.done:
             say(f"{args.out}: holds no finished samples to go on from; beginning with the first")
-        return _run(args, sampler, folder, num, x_init, trajectory)
+        return _run(args, sampler, folder, num, x_init, trajectory, given)
 
 
 def _run(
@@ -99,13 +105,15 @@ def _run(
     num: int,
     x_init: np.ndarray | None,
     trajectory: Trajectory | None,
+    given: GivenConditions,
 ) -> dict[str, Any]:
     """Draw and write; return the report."""
     process, identity = sampler.process, folder.manifest.identity
     broken = {sample.sample_index - args.start for sample in folder.manifest.non_finite}
-    writer = open_writer(args.format, args.out, process.sample, num, args.start, folder.done, broken)
+    num_classes = 1 if given.classes is None else len(given.classes)
+    writer = open_writer(args.format, args.out, process.sample, num, args.start, folder.done, broken, num_classes)
     announced = announce(args, sampler, num, with_x_init=x_init is not None)
-    timing = draw_run(sampler, folder, writer, num, args.seed, args.start, x_init, trajectory)
+    timing = draw_run(sampler, folder, writer, num, args.seed, args.start, x_init, trajectory, given)
 
     broken = {broke.sample_index - args.start for broke in folder.manifest.non_finite}
     finite = np.array([place not in broken for place in range(num)])
@@ -122,6 +130,7 @@ def _run(
         "out": str(args.out),
         "files": [str(file) for file in files],
         **{name: identity[name] for name in ("sampler", "steps", "seed", "start", "num", "format")},
+        "conditions": given.identity(),
         **announced,
         **vars(timing),
     }

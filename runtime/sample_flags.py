@@ -11,6 +11,7 @@ from diffusion.errors import InputError
 from diffusion.samplers import DEFAULT_SAMPLER, SAMPLERS, check_invertible
 from diffusion.spacing import DEFAULT_SPACING, SPACINGS
 from runtime.chain.interface import check_seed_range
+from runtime.conditions import ALL, NULL
 from runtime.engines.onnx_opening import ONNX_BACKENDS
 from runtime.engines.opening import DEVICES
 from runtime.process_flags import add_process_flags
@@ -22,9 +23,15 @@ _EXAMPLES = """examples:
   python -m runtime.sample                                       64 samples of unet.onnx, samples/grid.png
   python -m runtime.sample --steps 50 --num 256                  a twentieth of the network calls
   python -m runtime.sample --num 50000 --out run --resume        files of about 1,000; repeat it until it is done
+  python -m runtime.sample --class all --guidance 2              of a network that was trained with --classes
   python -m runtime.sample --engine runs/digits --trajectory 10  PyTorch, the reference; states on the way
   python -m runtime.sample --engine runs/digits --device cuda --precision bf16 --compile    the same on an NVIDIA GPU
 """
+_CLASS_HELP = "classes to draw, by turns; all: each of them; null: no class. A class-conditional network needs it"
+_GUIDANCE_HELP = (
+    "how far to go from no class (0) to the class (1, the default) and beyond (Ho & Salimans 2022, 1 + w); a network "
+    "with a null class; several by turns"
+)
 _SAMPLER_HELP = f"one of {', '.join(SAMPLERS)} (default: {DEFAULT_SAMPLER}), or a table's .json file"
 _SPACING_HELP = (
     f"how --steps are chosen (default: what the checkpoint says, or {DEFAULT_SPACING} where it says nothing)"
@@ -73,7 +80,11 @@ def sample_parser() -> OneLineParser:
     parser.add_argument(
         "--compile", action="store_true", help="torch.compile a checkpoint folder on a GPU: minutes once, then faster"
     )
-    parser.add_argument("--num", type=int, help=f"samples to draw (default: {DEFAULT_NUM}, or what --x-init holds)")
+    parser.add_argument(
+        "--num",
+        type=int,
+        help=f"samples to draw (default: {DEFAULT_NUM}, equally many of each --class, or what --x-init holds)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="0 to 2^64 - 1 (default: 0)")
     parser.add_argument("--start", type=int, default=0, help="index of the first sample (default: 0)")
     parser.add_argument(
@@ -83,6 +94,20 @@ def sample_parser() -> OneLineParser:
         help="samples per network call (default: chosen by size, or the batch that the file fixes)",
     )
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: all this process may use)")
+    asked = parser.add_argument_group(
+        "conditions", "of a conditional network: the sample with index i takes entry i mod n of a list of n"
+    )
+    asked.add_argument("--class", dest="classes", type=_classes, metavar="0,1,...|all|null", help=_CLASS_HELP)
+    asked.add_argument("--guidance", type=_scales, metavar="G", help=_GUIDANCE_HELP)
+    asked.add_argument(
+        "--condition",
+        dest="conditions",
+        action="append",
+        default=[],
+        type=_condition,
+        metavar="NAME=FILE|NUMBER",
+        help="another input by its name: a .npy or .npz file of float32 [n, ...] or uint8 images, or a number",
+    )
     chain = parser.add_argument_group("chain")
     chain.add_argument("--sampler", metavar="NAME|FILE", help=_SAMPLER_HELP)
     chain.add_argument(
@@ -173,6 +198,29 @@ def list_samplers() -> dict[str, Any]:
         for method in SAMPLERS.values()
     ]
     return {"summary": "\n".join(lines), "samplers": samplers}
+
+
+def _classes(text: str) -> list[int | None] | str:
+    if text == ALL:
+        return text
+    try:
+        return [None if part == NULL else int(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected numbers such as 0,1,2, {ALL} or {NULL}") from None
+
+
+def _scales(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a number such as 2.0") from None
+
+
+def _condition(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name and equals and value):
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected NAME=FILE or NAME=NUMBER")
+    return name, value
 
 
 def _timesteps(text: str) -> list[int]:

@@ -12,6 +12,7 @@ from commands.errors import VerificationError
 from commands.program import say
 from diffusion.errors import InputError
 from diffusion.number_checks import is_whole
+from runtime.conditions import GivenConditions
 from runtime.formats.run_manifest import RunManifest
 from runtime.runs.files import check_fits
 from runtime.runs.folder import run_identity
@@ -45,7 +46,12 @@ def is_sharded(args: argparse.Namespace, num: int) -> bool:
 
 
 def sample_in_shards(
-    args: argparse.Namespace, sampler: Sampler, num: int, x_init: np.ndarray | None, x_init_sha256: str | None
+    args: argparse.Namespace,
+    sampler: Sampler,
+    num: int,
+    x_init: np.ndarray | None,
+    x_init_sha256: str | None,
+    given: GivenConditions,
 ) -> dict[str, Any]:
     """Draw what is not done of the run, or of the part that `--shard` says; return the report."""
     found = RunManifest.read(args.out) if args.resume else None
@@ -71,6 +77,7 @@ def sample_in_shards(
             start=args.start,
             x_init_sha256=x_init_sha256,
             format_=args.format,
+            given=given,
         ),
         "shard_size": shard_size,
         "batch_size": batch_size,
@@ -89,7 +96,7 @@ def sample_in_shards(
         device = sampler.plan(batch_size).summary if left else ""
         if device:
             say(f"on the GPU: {device}")
-        source = SamplerSource(sampler, args.seed, args.start, x_init)
+        source = SamplerSource(sampler, args.seed, args.start, x_init, given)
         before = sum(record.num for record in done.values())
         calls = sum(map(plan.calls, left))
         with RunProgress(part_num, before, batch_size, len(sampler.table), calls) as progress:
@@ -108,6 +115,7 @@ def sample_in_shards(
         "part": str(part),
         "shards": len(shards),
         "shards_drawn": len(left),
+        "conditions": given.identity(),
         **announced,
         "seconds": seconds,
         "images_per_second": rate,

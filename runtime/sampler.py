@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from runtime.chain.host_pool import HostPool
 from runtime.chain.interface import check_seed_range
 from runtime.chain.plan import ChainPlan
 from runtime.chain.pool import Batch, ChainPool, NewBatch
+from runtime.conditions import Classes, GivenConditions, given_conditions
 from runtime.device.interface import DeviceEngine
 from runtime.engines.interface import Engine
 from runtime.engines.opening import EngineOptions, open_engine
@@ -160,14 +161,29 @@ class Sampler:
         begin = start_note(self.process.schedule.alpha_bar, int(self.table.timesteps[0]))
         return [note for note in self.table.notes if not (with_x_init and note == begin)]
 
-    def sample(self, num: int, seed: int = 0, start: int = 0, x_init: np.ndarray | None = None) -> np.ndarray:
+    def sample(
+        self,
+        num: int,
+        seed: int = 0,
+        start: int = 0,
+        x_init: np.ndarray | None = None,
+        *,
+        classes: Classes | None = None,
+        guidance: float | Sequence[float] | None = None,
+        conditions: Mapping[str, object] | None = None,
+    ) -> np.ndarray:
         """Draw samples as images.
+
+        The sample with index i takes entry i mod n of a list of n classes, scales or other conditions.
 
         Args:
             num: how many.
             seed: 0..2⁶⁴−1.
             start: the first sample index.
             x_init: float32 [num, C, H, W], states to begin from instead of noise; float16 and float64 are rounded.
+            classes: of a class-conditional network: labels, None for no class; or `all`.
+            guidance: how far to go from no class (0) to the class (1) and beyond; 1 unless it is said.
+            conditions: what else the network takes, by name: float32 [n, …].
 
         Returns:
             uint8 [num, H, W, C].
@@ -176,11 +192,24 @@ class Sampler:
             InputError: a number out of its range.
             NonFiniteError: a sample came out NaN or infinite; nothing is returned.
         """
-        return quantize(self.sample_float32(num, seed, start, x_init))
+        return quantize(
+            self.sample_float32(num, seed, start, x_init, classes=classes, guidance=guidance, conditions=conditions)
+        )
 
-    def sample_float32(self, num: int, seed: int = 0, start: int = 0, x_init: np.ndarray | None = None) -> np.ndarray:
+    def sample_float32(
+        self,
+        num: int,
+        seed: int = 0,
+        start: int = 0,
+        x_init: np.ndarray | None = None,
+        *,
+        classes: Classes | None = None,
+        guidance: float | Sequence[float] | None = None,
+        conditions: Mapping[str, object] | None = None,
+    ) -> np.ndarray:
         """As `sample`, before quantization: float32 [num, C, H, W]."""
-        batches = self.batches(num, seed, start, x_init)
+        given = self.conditioned_on(classes, guidance, conditions)
+        batches = self.batches(num, seed, start, x_init, given=given)
         x = room_for(int(num), self.process.sample.chw)
         first = 0
         for batch in batches:
@@ -189,6 +218,15 @@ class Sampler:
             x[first : first + len(batch.x)] = batch.x
             first += len(batch.x)
         return x
+
+    def conditioned_on(
+        self,
+        classes: Classes | None = None,
+        guidance: float | Sequence[float] | None = None,
+        conditions: Mapping[str, object] | None = None,
+    ) -> GivenConditions:
+        """What `batches` takes of these, which are as in `sample`. Raises InputError as `given_conditions`."""
+        return given_conditions(self.process, classes, guidance, conditions)
 
     def plan(self, num: int, with_trajectory: bool = False) -> ChainPlan:
         """Into which batches `num` samples are divided, and what that takes of a GPU, before it is taken.
@@ -211,6 +249,7 @@ class Sampler:
         x_init: np.ndarray | None = None,
         after_step: Callable[[int], None] | None = None,
         trajectory: Trajectory | None = None,
+        given: GivenConditions | None = None,
     ) -> Iterator[Batch]:
         """Draw samples batch by batch, in the order of their indices.
 
@@ -218,6 +257,7 @@ class Sampler:
             num, seed, start, x_init: as in `sample`.
             after_step: called after each step with the number of samples it moved.
             trajectory: filled with the states of the first samples.
+            given: of `conditioned_on`; may be left out where the network needs nothing.
 
         Raises:
             InputError: a number out of its range, states of another shape, or none for a chain that begins with data.
@@ -229,17 +269,21 @@ class Sampler:
                 "expected x_init, images"
             )
         states = None if x_init is None else check_states(x_init, (num, *self.process.sample.chw))
+        if given is None:
+            given = self.conditioned_on()
         plan = self._chains.plan(num, trajectory is not None)
 
         def new_batches() -> Iterator[NewBatch]:
             for first in range(0, num, plan.batch_size):
                 last = min(first + plan.batch_size, num)
+                indices = list(range(start + first, start + last))
                 yield NewBatch(
                     first,
                     [seed] * (last - first),
-                    list(range(start + first, start + last)),
+                    indices,
                     None if states is None else states[first:last],
                     trajectory if trajectory is not None and first < trajectory.num_samples else None,
+                    given.of(indices),
                 )
 
         return self._chains.run(plan, new_batches(), after_step)

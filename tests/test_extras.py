@@ -28,6 +28,7 @@ COMMANDS = {
     "sample openvino": "runtime.sample --engine unet.xml --num 1 --steps 2 --overwrite --out b",
     "sample folder": "runtime.sample --engine checkpoint --num 1 --steps 2 --overwrite --out c",
     "list samplers": "runtime.sample --list-samplers",
+    "inspect": "export.inspect unet.xml",
     "train": "train.run --data digits --steps 1 --batch-size 2 --num-samples 0 --held-out 2 --out d",
     "swiss roll": "train.swiss_roll --steps 2 --out e",
     "heartbeat": "train.binary --steps 2 --timesteps 4 --num-samples 1 --out f",
@@ -44,14 +45,14 @@ COMMANDS = {
     "roll": "benchmarks.swiss_roll --engine none.onnx",
 }
 WORKS_ON = {
-    "": ["list samplers"],
-    "cpu": ["list samplers", "sample onnx", "sample openvino", "openvino of onnx"],
-    "train": ["list samplers", "sample folder", "train", "swiss roll", "heartbeat"],
-    "export": ["list samplers", "sample onnx", "sample folder", "onnx", "onnx fp16", "mlp"],
-    "cpu,export": ["list samplers", "sample onnx", "sample openvino", "openvino", "openvino of onnx"],
-    "rtx": ["list samplers"],
-    "rtx,export": ["list samplers", "tensorrt"],
-    "bench": ["kernels", "likelihood", "sample openvino", "onnx", "train"],
+    "": ["list samplers", "inspect"],
+    "cpu": ["list samplers", "inspect", "sample onnx", "sample openvino", "openvino of onnx"],
+    "train": ["list samplers", "inspect", "sample folder", "train", "swiss roll", "heartbeat"],
+    "export": ["list samplers", "inspect", "sample onnx", "sample folder", "onnx", "onnx fp16", "mlp"],
+    "cpu,export": ["list samplers", "inspect", "sample onnx", "sample openvino", "openvino", "openvino of onnx"],
+    "rtx": ["list samplers", "inspect"],
+    "rtx,export": ["list samplers", "inspect", "tensorrt"],
+    "bench": ["inspect", "kernels", "likelihood", "sample openvino", "onnx", "train"],
 }
 QUICK = ("", "cpu", "rtx")  # the others import torch
 # Bad input that is only noticed once everything is there.

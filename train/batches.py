@@ -19,7 +19,7 @@ from diffusion.errors import InputError
 from train.image_set import ImageSet
 
 # The second word of the generator's key: what the numbers are for.
-_ORDER, _IMAGE, _SAMPLING = 0, 1, 2
+_ORDER, _IMAGE, _SAMPLING, _DROP = 0, 1, 2, 3
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,10 @@ class Draws:
         flip = bool(generator.random() < 0.5)
         return ImageDraws(timestep, flip, generator.standard_normal(chw, dtype=np.float32))
 
+    def class_is_dropped(self, position: int, probability: float) -> bool:
+        """Whether the image at `position` is shown without its class."""
+        return probability > 0.0 and bool(self._at(_DROP, position).random() < probability)
+
     def sampling_noise(self, draw: int, shape: tuple[int, ...]) -> np.ndarray:
         """Noise for the sample grid, float32 of `shape`: draw 0 is x_T, draw t + 1 the noise at timestep t."""
         return self._at(_SAMPLING, draw).standard_normal(shape, dtype=np.float32)
@@ -89,11 +93,13 @@ class Batch:
         x_start: float32 [N, C, H, W] in [−1, 1].
         timesteps: int64 [N], 0 … T−1.
         eps: float32 [N, C, H, W], standard normal.
+        labels: int64 [N], classes, the null class where it was dropped; None where the images have none.
     """
 
     x_start: np.ndarray
     timesteps: np.ndarray
     eps: np.ndarray
+    labels: np.ndarray | None = None
 
 
 class Batches:
@@ -107,6 +113,7 @@ class Batches:
         flips: random horizontal flips.
         num_processes, process_index: this process makes rows process_index · b to (process_index + 1) · b,
             b = batch_size / num_processes.
+        drop_class: the probability that an image's class is replaced by the null class (Ho & Salimans 2022, p_uncond).
 
     Attributes:
         num_rows: b.
@@ -124,6 +131,7 @@ class Batches:
         flips: bool = False,
         num_processes: int = 1,
         process_index: int = 0,
+        drop_class: float = 0.0,
     ) -> None:
         if batch_size % num_processes:
             raise InputError(
@@ -131,7 +139,7 @@ class Batches:
                 "(it counts all images of a step)"
             )
         self._images, self._batch_size, self._num_train_timesteps = images, batch_size, num_train_timesteps
-        self._seed, self._flips = seed, flips
+        self._seed, self._flips, self._drop_class = seed, flips, drop_class
         self.num_rows = batch_size // num_processes
         self._first_row = process_index * self.num_rows
         self._of_thread = threading.local()
@@ -147,7 +155,15 @@ class Batches:
             x_start=self._images.x_start(indices, [one.flip for one in drawn] if self._flips else None),
             timesteps=np.array([one.timestep for one in drawn], dtype=np.int64),
             eps=np.stack([one.eps for one in drawn]),
+            labels=self._labels(draws, positions, indices),
         )
+
+    def _labels(self, draws: Draws, positions: range, indices: list[int]) -> np.ndarray | None:
+        labels = self._images.labels
+        if labels is None:
+            return None
+        dropped = [draws.class_is_dropped(position, self._drop_class) for position in positions]
+        return np.where(dropped, len(labels.names), labels.of_image[indices])
 
     def iterate(self, start: int, stop: int, num_workers: int = 0) -> Iterator[Batch]:
         """The batches of updates start … stop − 1, prepared ahead by `num_workers` threads."""

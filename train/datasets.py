@@ -14,9 +14,10 @@ from runtime.pictures import is_picture_name
 from train.digits import LEVELS, load_digits_split
 from train.folder_listing import MissingSplitError, has_split, splits_of, walk_files
 from train.image_set import ImageSet, with_levels
+from train.labels import Labels
 
 _IMAGE_OPTIONS = ("image_size", "image_mode")
-_TABLE_OPTIONS = ("split", "image_column")
+_TABLE_OPTIONS = ("split", "image_column", "class_column")
 _ARRAYS = (".npz", ".npy")
 _TABLES = (".parquet", ".arrow", ".tar")
 _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
@@ -35,6 +36,9 @@ class DataRequest:
         levels: gray levels of the data; None for 256, or those that it is known to have.
         held_out: how many images to hold out; None for the data's own held-out part, or one in twenty.
         held_out_split: the split of a Hugging Face data set that is its own held-out part.
+        classes: whether each image has a class: of digits their own, else its sub-folder's, the array `labels` of an
+            .npz file, or the column of a Hugging Face data set; None where it has none.
+        class_column: of a Hugging Face data set; None for the only one of labels.
     """
 
     data: str
@@ -45,6 +49,8 @@ class DataRequest:
     levels: int | None = None
     held_out: int | None = None
     held_out_split: str | None = None
+    classes: bool | None = None
+    class_column: str | None = None
 
 
 def load_data(request: DataRequest) -> tuple[ImageSet, ImageSet | None]:
@@ -58,6 +64,9 @@ def load_data(request: DataRequest) -> tuple[ImageSet, ImageSet | None]:
         split = load_digits_split()
         train = _leveled(ImageSet.from_array("digits", split.train_images, LEVELS), request)
         held_out = ImageSet.from_array("digits", split.held_out_images, LEVELS)
+        if request.classes:
+            train = train.with_labels(Labels.from_numbers(split.train_labels, "digits"))
+            held_out = held_out.with_labels(Labels.from_numbers(split.held_out_labels, "digits"))
         if request.held_out is not None:
             if request.held_out > held_out.num_images:
                 raise InputError(
@@ -83,18 +92,30 @@ def load_pictures(request: DataRequest) -> ImageSet:
         _refuse(request, f"an {path.suffix} file", *_IMAGE_OPTIONS, *_TABLE_OPTIONS)
         if not path.is_file():
             raise InputError(f"--data {request.data}: no such file")
-        return _leveled(load_npz(path) if path.suffix == ".npz" else load_npy(path), request)
+        images = load_npz(path, bool(request.classes)) if path.suffix == ".npz" else load_npy(path)
+        if request.classes and images.labels is None:
+            raise InputError(f"--data {request.data}: an .npy file has no classes; give an .npz file with `labels`")
+        return _leveled(images, request)
     from train.image_folder import load_image_folder
 
-    _refuse(request, "a folder of images", "image_column")
-    return _leveled(load_image_folder(path, request.image_size, request.image_mode, request.split), request)
+    _refuse(request, "a folder of images", "image_column", "class_column")
+    images = load_image_folder(path, request.image_size, request.image_mode, request.split, bool(request.classes))
+    return _leveled(images, request)
 
 
 def load_table(request: DataRequest, split: str | None) -> ImageSet:
     """One split of what `is_table`. Raises InputError as `load_data`."""
     from train.hugging_face import load_hugging_face
 
-    images = load_hugging_face(request.data, split, request.image_column, request.image_size, request.image_mode)
+    images = load_hugging_face(
+        request.data,
+        split,
+        request.image_column,
+        request.image_size,
+        request.image_mode,
+        bool(request.classes),
+        request.class_column,
+    )
     return _leveled(images, request)
 
 
@@ -152,13 +173,16 @@ def _from_hugging_face(request: DataRequest) -> tuple[ImageSet, ImageSet | None]
     held_out = load_table(request, request.held_out_split)
     if held_out.shape != train.shape:
         raise InputError(f"{held_out.name}: images are {held_out.shape.chw}, those to train on {train.shape.chw}")
+    if train.labels is not None and held_out.labels is not None and held_out.labels.names != train.labels.names:
+        raise InputError(f"{held_out.name}: has other classes than {train.name}; expected the same; give --held-out N")
     return train, held_out
 
 
 def _refuse(request: DataRequest, kind: str, *options: str) -> None:
     for option in options:
         if getattr(request, option) is not None:
-            raise InputError(f"--{option.replace('_', '-')} does not apply to {kind}; leave it out")
+            flag = "classes COLUMN" if option == "class_column" else option.replace("_", "-")
+            raise InputError(f"--{flag} does not apply to {kind}; leave it out")
 
 
 class Part(NamedTuple):

@@ -19,6 +19,7 @@ from runtime.pictures import MODES, check_mode, read_picture, read_picture_heade
 from train.folder_listing import MissingSplitError
 from train.image_folder import MAX_DECODED_BYTES, fit_image
 from train.image_set import ImageSet
+from train.labels import labels_of_column
 
 # What `save_to_disk` leaves in a folder.
 _SAVED_MARKS = ("dataset_dict.json", "state.json", "dataset_info.json")
@@ -44,6 +45,8 @@ def load_hugging_face(
     image_column: str | None = None,
     image_size: int | None = None,
     image_mode: str | None = None,
+    classes: bool = False,
+    class_column: str | None = None,
 ) -> ImageSet:
     """The images of one split of a data set, each read as a file of its own would be.
 
@@ -53,6 +56,7 @@ def load_hugging_face(
             saved table that is no part of a dictionary.
         image_column: where the images are; None to find it.
         image_size, image_mode: as in `load_image_folder`.
+        classes, class_column: whether each image has a class, and which column says it.
 
     Raises:
         InputError: the data set, the split or the column is not there, or images differ in size or mode.
@@ -68,6 +72,7 @@ def load_hugging_face(
     if not isinstance(feature, datasets.Image):
         found = type(table[0][column]).__name__
         raise InputError(f"{where}: column {column!r} holds {found}, expected images; cast it to datasets.Image")
+    labels = labels_of_column(table, class_column, where) if classes else None
     if image_mode is None and feature.mode in MODES:
         image_mode = feature.mode
     # The stored bytes: a decoded image has lost its format, and with it the meaning of its numbers.
@@ -119,9 +124,11 @@ def load_hugging_face(
             for index in range(len(table)):
                 pixels[index] = decode(index)
                 bar.update()
-        return ImageSet.from_array(label, pixels)
-    # datasets' own fingerprint follows from the files and every operation on them.
-    return ImageSet(label, shape, len(table), decode, f"{table._fingerprint} {shape} {mode}")
+        images = ImageSet.from_array(label, pixels)
+    else:
+        # datasets' own fingerprint follows from the files and every operation on them.
+        images = ImageSet(label, shape, len(table), decode, f"{table._fingerprint} {shape} {mode}")
+    return images if labels is None else images.with_labels(labels)
 
 
 def _load(name: str, split: str | None) -> Any:

@@ -22,8 +22,9 @@ from diffusion.process import SampleShape
 from runtime.arrays import UNREADABLE
 from runtime.engines.cache_folder import keep, read_kept, user_cache_folder
 from runtime.pictures import LOADER_VERSION, MODES, check_mode, picture_array, read_picture, read_picture_header
-from train.folder_listing import list_pictures
+from train.folder_listing import FolderListing, list_pictures
 from train.image_set import ImageSet
+from train.labels import labels_of_folder
 
 # Of one scaled picture: 1.5 times what Pillow opens without a warning.
 _MAX_PIXELS = 2**27
@@ -37,7 +38,11 @@ MAX_CACHE_BYTES = 2**32
 
 
 def load_image_folder(
-    folder: Path, image_size: int | None = None, image_mode: str | None = None, split: str | None = None
+    folder: Path,
+    image_size: int | None = None,
+    image_mode: str | None = None,
+    split: str | None = None,
+    classes: bool = False,
 ) -> ImageSet:
     """Every image under `folder`, sorted by path.
 
@@ -49,11 +54,19 @@ def load_image_folder(
         image_size: scale the shorter side to this and cut a square from the middle; None to keep the size.
         image_mode: `L` or `RGB`; None for the pictures' own.
         split: as in `train.folder_listing.list_pictures`.
+        classes: whether sub-folders are classes, as `train.labels.labels_of_folder` says.
 
     Raises:
         InputError: no images, an unreadable one, two sizes or two modes.
     """
     listing = list_pictures(folder, split)
+    if classes:
+        labels = labels_of_folder(folder, listing.pictures)
+        return _load(folder, listing, image_size, image_mode).with_labels(labels)
+    return _load(folder, listing, image_size, image_mode)
+
+
+def _load(folder: Path, listing: FolderListing, image_size: int | None, image_mode: str | None) -> ImageSet:
     paths, name = listing.pictures, f"folder {folder}"
     key = cache_key(paths, f"{image_size} {image_mode}") if len(paths) >= MIN_PICTURES else None
     kept = None if key is None else read_pixels(key)

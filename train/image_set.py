@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from diffusion.errors import InputError
 from diffusion.process import SampleShape
+from train.labels import Labels
 
 # Of a data set without a held-out part, one image in twenty is held out, and at most this many.
 MAX_HELD_OUT = 1000
@@ -38,6 +39,7 @@ class ImageSet:
         read: from an index to uint8 [C, H, W] with values 0 … levels − 1; safe to call from several threads.
         fingerprint: changes with the content, so that a run is not resumed on other data.
         notes: what a user should know of how they were chosen, a line each.
+        labels: the class of each image; None where they were not asked for.
     """
 
     name: str
@@ -46,6 +48,7 @@ class ImageSet:
     read: Callable[[int], np.ndarray]
     fingerprint: str
     notes: tuple[str, ...] = ()
+    labels: Labels | None = None
 
     @classmethod
     def from_array(cls, name: str, pixels: np.ndarray, levels: int = 256, notes: tuple[str, ...] = ()) -> ImageSet:
@@ -85,7 +88,16 @@ class ImageSet:
             read=lambda index: self.read(int(chosen[index])),
             fingerprint=hashlib.sha256(self.fingerprint.encode() + chosen.tobytes()).hexdigest(),
             notes=self.notes,
+            labels=None if self.labels is None else self.labels.subset(chosen),
         )
+
+    def with_labels(self, labels: Labels) -> ImageSet:
+        """The same images with a class each. Raises InputError if there are not as many labels as images."""
+        if len(labels.of_image) != self.num_images:
+            raise InputError(
+                f"{self.name}: holds {self.num_images} images and {len(labels.of_image)} labels, expected one for each"
+            )
+        return replace(self, labels=labels)
 
     def split(self, num_held_out: int | None) -> tuple[ImageSet, ImageSet | None]:
         """The set without its held-out images, and those, evenly spaced; None where there are none.
@@ -144,7 +156,8 @@ def with_levels(images: ImageSet, levels: int) -> ImageSet:
     if images.num_images * images.shape.num_elements > MAX_BYTES:
         raise InputError(f"{images.name}: --levels needs data that fits into {MAX_BYTES / 2**30:.0f} GiB; leave it out")
     pixels = np.stack([images.read(index) for index in range(images.num_images)])
-    return ImageSet.from_array(images.name, to_levels(pixels, levels, images.name), levels, images.notes)
+    leveled = ImageSet.from_array(images.name, to_levels(pixels, levels, images.name), levels, images.notes)
+    return replace(leveled, labels=images.labels)
 
 
 def to_levels(pixels: np.ndarray, levels: int, name: str) -> np.ndarray:

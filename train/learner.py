@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -68,9 +69,9 @@ class Ema:
         with torch.no_grad():
             torch._foreach_lerp_(self._averages, weights, 1.0 - ema_decay_at(update, self._ema_decay))
 
-    def predict(self, x_t: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
-        """The averaged network's prediction for x_t [N, C, H, W] at timesteps [N]."""
-        prediction: torch.Tensor = self.network(x_t, timesteps).sample
+    def predict(self, x_t: torch.Tensor, timesteps: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
+        """The averaged network's prediction for x_t [N, C, H, W] at timesteps [N], of the classes [N] if it has any."""
+        prediction: torch.Tensor = self.network(x_t, timesteps, labels).sample
         return prediction
 
 
@@ -131,10 +132,11 @@ class Learner:
         for first in range(0, num_rows, part_rows):
             rows = slice(first, first + part_rows)
             last = first + part_rows >= num_rows
+            labels = None if batch.labels is None else torch.from_numpy(batch.labels[rows]).to(device)
             # Gradients of several processes are averaged once, with the last part.
             with contextlib.nullcontext() if last else self._accelerator.no_sync(self._network):
                 measured = self._objective.measure(
-                    self._predict,
+                    functools.partial(self._predict, labels=labels),
                     torch.from_numpy(batch.x_start[rows]).to(device),
                     torch.from_numpy(batch.timesteps[rows]).to(device),
                     torch.from_numpy(batch.eps[rows]).to(device),
@@ -188,6 +190,6 @@ class Learner:
             self._schedule_learner.load_state(state["schedule"])
             self._objective.set_schedule(self._schedule_learner.schedule)
 
-    def _predict(self, x_t: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
-        prediction: torch.Tensor = self._network(x_t, timesteps).sample
+    def _predict(self, x_t: torch.Tensor, timesteps: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
+        prediction: torch.Tensor = self._network(x_t, timesteps, labels).sample
         return prediction

@@ -52,4 +52,5 @@ def make_network(config: NetworkConfig, process: Process) -> Any:
         downsample_padding=config.downsample_padding,
         flip_sin_to_cos=config.flip_sin_to_cos,
         freq_shift=config.freq_shift,
+        num_class_embeds=None if process.label is None else process.label.num_labels,
     )

@@ -12,17 +12,23 @@ from commands.system import check_memory
 from diffusion.errors import InputError
 from runtime.arrays import UNREADABLE
 from train.image_set import ImageSet
+from train.labels import Labels
 
 _KEYS = ("arr_0", "images")
+_LABELS = "labels"
 _INSTEAD = "give a folder of images instead, which is read piece by piece"
 
 
-def load_npz(path: Path) -> ImageSet:
+def load_npz(path: Path, classes: bool = False) -> ImageSet:
     """The images in `path`: uint8 [N, H, W] or [N, H, W, C] under `arr_0`, `images` or the only key.
 
+    Args:
+        path: the file.
+        classes: read the class of each image too, whole numbers [N] under `labels`.
+
     Raises:
-        InputError: not an archive, no such array, another type or shape, a truncated file, or more than the
-            memory that is free.
+        InputError: not an archive, no such array, another type or shape, a truncated file, more than the
+            memory that is free, or not as many labels as images.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -33,7 +39,24 @@ def load_npz(path: Path) -> ImageSet:
         raise InputError(f"{path}: not a whole .npz file ({error}); write it again with numpy.savez") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
-    return ImageSet.from_array(str(path), pixels)
+    images = ImageSet.from_array(str(path), pixels)
+    return images.with_labels(_read_labels(path)) if classes else images
+
+
+def _read_labels(path: Path) -> Labels:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            if _LABELS not in arrays.files:
+                raise InputError(
+                    f"{path}: has no array {_LABELS!r} that says the class of each image, found "
+                    f"{', '.join(arrays.files)}; add it, or leave out --classes"
+                )
+            numbers = arrays[_LABELS]
+    except UNREADABLE as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: array {_LABELS} cannot be read ({error}); write it again") from None
+    return Labels.from_numbers(numbers, f"{path}: array {_LABELS}")
 
 
 def load_npy(path: Path) -> ImageSet:
@@ -73,6 +96,7 @@ def _channels_first(pixels: np.ndarray) -> np.ndarray:
 
 
 def _choose(path: Path, names: list[str]) -> str:
+    names = [name for name in names if name != f"{_LABELS}.npy"] or names
     for key in _KEYS:
         if f"{key}.npy" in names:
             return f"{key}.npy"

@@ -68,6 +68,7 @@ class TrainingConfig:
         learn_schedule: learn the schedule between the ends of the given one.
         variance_type: `fixed_small`, `fixed_large`, or `learned_range`, where the network says it too.
         clip_sample: bound of |x_start| when sampling; None for none.
+        drop_class: of images with classes: the probability that one is shown without, which trains the null class.
         seed: of initialization, data order, timesteps, noise, flips and dropout.
         mixed_precision: `no`, `fp16` or `bf16`.
     """
@@ -96,6 +97,7 @@ class TrainingConfig:
     learn_schedule: bool = False
     variance_type: str = "fixed_large"
     clip_sample: float | None = 1.0
+    drop_class: float = 0.1
     seed: int = 0
     mixed_precision: str = "no"
 

@@ -30,6 +30,15 @@ _DESCRIPTION = """Train a DDPM (Ho et al. 2020, Algorithm 1) and write a folder 
 Presets: digits (scikit-learn's 8x8 digits, minutes on two cores), cifar10 and celebahq256 (the published
 configurations). Several processes: `torchrun --nproc-per-node N -m train.run ...` or `accelerate launch -m`."""
 
+_CLASSES = (
+    "the classes of digits, the sub-folders of a folder of images, the array `labels` of an .npz file, or the column "
+    "of labels of a Hugging Face data set, which is named if there are several"
+)
+_DROP_CLASS = (
+    "show an image without its class with this probability, which trains the null class that guidance needs; "
+    "default: 0.1; 0 for a network without one"
+)
+
 
 def make_train_parser() -> argparse.ArgumentParser:
     """The command line of `train.run`."""
@@ -37,6 +46,9 @@ def make_train_parser() -> argparse.ArgumentParser:
     parser.add_argument("--preset", choices=PRESETS, default="digits", help="default: %(default)s")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="default: runs/PRESET")
     add_data_flags(parser, "the preset's", "train, or all of what has no splits")
+    classes = parser.add_argument_group("classes", "train a network that is asked for a class, and guided towards it")
+    classes.add_argument("--classes", nargs="?", const="", metavar="COLUMN", help=_CLASSES)
+    classes.add_argument("--drop-class", type=float, metavar="P", help=_DROP_CLASS)
     how = parser.add_argument_group("training (default: the preset's)")
     how.add_argument("--steps", type=int, metavar="N", help="updates of the weights")
     how.add_argument("--batch-size", type=int, metavar="N", help="images per step, over all processes")
@@ -84,7 +96,11 @@ def main(args: argparse.Namespace, argv: Sequence[str]) -> Report:
             preset=args.preset,
             config=config,
             data=data_request(
-                args, data, held_out_split=preset.held_out_split if own_data and args.held_out is None else None
+                args,
+                data,
+                held_out_split=preset.held_out_split if own_data and args.held_out is None else None,
+                classes=None if args.classes is None else True,
+                class_column=args.classes or None,
             ),
             logging_config=replace_given(
                 preset.logging_config, num_workers=args.num_workers, save_seconds=args.save_seconds
@@ -113,6 +129,7 @@ def _config(preset: Preset, args: argparse.Namespace) -> TrainingConfig:
         ema_decay=args.ema_decay,
         seed=args.seed,
         flips=args.flip,
+        drop_class=args.drop_class,
         # `accelerate launch` passes on what its own configuration says.
         mixed_precision=args.mixed_precision or os.environ.get("ACCELERATE_MIXED_PRECISION"),
         **objective_fields(args),
@@ -129,6 +146,11 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError(f"--learning-rate is {args.learning_rate}, expected a positive number")
     if args.ema_decay is not None and not 0.0 <= args.ema_decay < 1.0:
         raise InputError(f"--ema-decay is {args.ema_decay}, expected at least 0 and less than 1")
+    if args.drop_class is not None:
+        if args.classes is None:
+            raise InputError("--drop-class does not apply to images without classes; add --classes, or leave it out")
+        if not 0.0 <= args.drop_class < 1.0:
+            raise InputError(f"--drop-class is {args.drop_class}, expected at least 0 and less than 1")
     if args.save_seconds is not None and not args.save_seconds >= 0.0:
         raise InputError(f"--save-seconds is {args.save_seconds}, expected at least 0")
     if args.resume and args.overwrite:

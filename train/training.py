@@ -20,7 +20,7 @@ from diffusion.process import Process
 from runtime.images import draw_grid, quantize
 from train.batches import Batches, Draws
 from train.datasets import DataRequest, load_data
-from train.evaluation import HeldOutLoss, sample
+from train.evaluation import HeldOutLoss, grid_labels, sample
 from train.image_set import ImageSet, fewer_levels
 from train.learner import Ema, Learner
 from train.loop import StopRequest, TrainingLoop
@@ -89,6 +89,9 @@ def _train(run: Run, accelerator: Accelerator) -> Report | None:
     check_memory(f"--num-samples {run.num_samples}: the grid", rows * run.num_samples, "give fewer")
     notes = [*images.notes, *_notes_of_levels(images, run.data)]
     given_process = config.process(images.shape)
+    labels = images.labels
+    if labels is not None:
+        given_process = dataclasses.replace(given_process, conditions=(labels.condition(config.drop_class > 0.0),))
     schedule_learner = None
     if config.learn_schedule:
         schedule_learner = ScheduleLearner(accelerator, given_process.schedule, config.steps)
@@ -100,8 +103,13 @@ def _train(run: Run, accelerator: Accelerator) -> Report | None:
         config.flips,
         accelerator.num_processes,
         accelerator.process_index,
+        config.drop_class,
     )
     data = {**dataclasses.asdict(run.data), "fingerprint": images.fingerprint}
+    if labels is None:  # as it was written before there were classes
+        del data["classes"], data["class_column"]
+    else:
+        data["classes"] = labels.fingerprint
     record = {"preset": run.preset, "data": data, **dataclasses.asdict(config)}
     # The record of an earlier version lacks the fields that were added later.
     defaults = {field.name: field.default for field in dataclasses.fields(config) if field.default is not MISSING}
@@ -130,7 +138,8 @@ def _train(run: Run, accelerator: Accelerator) -> Report | None:
         start = "" if status.state is None else f"from step {status.state['step']:,}, "
         say(
             f"training on {images.name}: {images.num_images:,} images of "
-            f"{images.shape.channels}×{images.shape.height}×{images.shape.width}, {num_parameters:,} parameters, "
+            f"{images.shape.channels}×{images.shape.height}×{images.shape.width}"
+            f"{'' if labels is None else f' in {len(labels.names)} classes'}, {num_parameters:,} parameters, "
             f"{start}{config.steps:,} steps of {config.batch_size} images on {accelerator.device.type}"
             + (f", {accelerator.num_processes} processes" if accelerator.num_processes > 1 else "")
             + (", flipped left to right at random (--no-flip leaves that out)" if config.flips else "")
@@ -143,7 +152,8 @@ def _train(run: Run, accelerator: Accelerator) -> Report | None:
         if learner.ema is None:
             return None
         process = objective.process  # with the schedule that was learned, if one was
-        grid = _make_grid(run, learner.ema, process, accelerator.device, stop)
+        num_classes = None if labels is None else len(labels.names)
+        grid = _make_grid(run, learner.ema, process, accelerator.device, stop, num_classes)
     facts: dict[str, Any] = {
         "preset": run.preset,
         "command": run.command,
@@ -156,6 +166,8 @@ def _train(run: Run, accelerator: Accelerator) -> Report | None:
         "final_loss": final["loss"],
         "held_out_loss": final.get("held_out_loss"),
     }
+    if labels is not None:
+        facts["classes"] = list(labels.names)
     if schedule_learner is not None:
         facts["bound_relative_std"] = schedule_learner.relative_std()
     weights = learner.ema.network.state_dict()
@@ -187,11 +199,17 @@ def _make_accelerator(device: str, mixed_precision: str) -> Accelerator:
     return Accelerator(cpu=on_cpu, mixed_precision=mixed_precision)
 
 
-def _make_grid(run: Run, ema: Ema, process: Process, device: torch.device, stop: StopRequest) -> Any | None:
+def _make_grid(
+    run: Run, ema: Ema, process: Process, device: torch.device, stop: StopRequest, num_classes: int | None
+) -> Any | None:
     if not run.num_samples:
         return None
-    batch_size = min(run.num_samples, 128)
-    num_calls = process.schedule.num_train_timesteps * -(-run.num_samples // batch_size)
+    num, labels, columns = run.num_samples, None, None
+    if num_classes is not None:
+        labels, columns = grid_labels(num_classes, num)
+        num = len(labels)
+    batch_size = min(num, 128)
+    num_calls = process.schedule.num_train_timesteps * -(-num // batch_size)
     with progress_bar(num_calls, "samples", unit="step", lines_in_a_log=True) as bar:
 
         def on_step() -> None:
@@ -201,8 +219,8 @@ def _make_grid(run: Run, ema: Ema, process: Process, device: torch.device, stop:
                     f"stopped while sampling, the trained state is saved; go on with: {run.resume_command}"
                 )
 
-        x = sample(ema.predict, process, run.num_samples, run.config.seed, device, batch_size, on_step)
-    return draw_grid(quantize(x))
+        x = sample(ema.predict, process, num, run.config.seed, device, batch_size, on_step, labels)
+    return draw_grid(quantize(x), columns)
 
 
 def _report(run: Run, described: Mapping[str, Any], what: str) -> Report:

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import importlib.util
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.device.command import WORK_FOLDER
+from benchmarks.device.kernels_build import ROOT
 from benchmarks.gpu_check import report as reports
-from benchmarks.gpu_check.kernels_build import ROOT
+from benchmarks.gpu_check.borrowed import bring_back, install_wheels
 from benchmarks.gpu_check.stage_runner import Entry, StageRunner, exit_code
-from benchmarks.gpu_check.stages import LONG, LONG_MINUTES, SHORT, SHORT_MINUTES, choose_stages
+from benchmarks.gpu_check.stages import LONG, LONG_MINUTES, SHORT, SHORT_MINUTES, Stage, choose_stages
 from benchmarks.measurement import measurement_facts
 from commands.errors import EXIT_VERIFICATION, DeviceUnavailableError
 from commands.program import Report, make_parser, run_program
@@ -24,15 +27,14 @@ from diffusion.errors import InputError
 
 PROG = "benchmarks.gpu_check"
 DEFAULT_OUT = ROOT / "benchmarks" / "results"
-DEFAULT_WORK_FOLDER = ROOT / "build" / "gpu-check"
 
 
 def check(args: argparse.Namespace, argv: Sequence[str] | None) -> Report:
     """Run the stages; the report's `exit_code` says whether what was proven holds.
 
     Raises:
-        InputError: an unknown stage, a report that cannot be written.
-        DeviceUnavailableError: no NVIDIA driver or no GPU; nothing was built.
+        InputError: an unknown stage, a report that cannot be written, wheels that cannot be installed.
+        DeviceUnavailableError: no NVIDIA driver or no GPU, or a module is missing; nothing was built.
     """
     begin = time.monotonic()
     long: bool = args.long
@@ -42,34 +44,40 @@ def check(args: argparse.Namespace, argv: Sequence[str] | None) -> Report:
     if not 0 < minutes < float("inf"):
         raise InputError(f"--minutes is {minutes}, expected a positive number")
     stages = choose_stages(LONG if long else SHORT, args.stages)
-    driver, gpu = find_gpu(name)
-    head: dict[str, Any] = {
-        **measurement_facts(PROG, argv),
-        "gpu": vars(gpu),
-        "driver": driver.version,
-        "driver_cuda_version": driver.cuda_version,
-        "minutes": minutes,
-    }
+    if args.wheels is not None:
+        install_wheels(args.wheels, args.work_folder)
+    head = {**measurement_facts(PROG, argv), **find_gpu(name, args.machine), "minutes": minutes}
+    expect_tests(stages)
 
-    def publish(entries: list[Entry]) -> None:
-        reports.write_report(out, head, entries, finished=False)
+    def publish(entries: list[Entry], finished: bool = False) -> dict[str, Any]:
+        report = reports.write_report(out, head, entries, finished)
+        if args.bring_back is not None:
+            bring_back(args.bring_back, out, args.work_folder)
+        return report
 
-    runner = StageRunner(args.work_folder, 60.0 * minutes - (time.monotonic() - begin))
+    runner = StageRunner(args.work_folder, 60.0 * minutes - (time.monotonic() - begin), args.machine)
     entries = runner.run(stages, publish)
-    report = reports.write_report(out, head, entries, finished=True)
-    lines = [f"{gpu.name}, driver {driver.version}, commit {head['commit']}", *reports.table(entries), str(out)]
+    report = publish(entries, finished=True)
+    lines = [
+        f"{head['gpu']['name']}, driver {head['driver']}, commit {head['commit']}",
+        *reports.table(entries),
+        str(out),
+    ]
     return report | {"summary": "\n".join(lines), "exit_code": exit_code(entries, EXIT_VERIFICATION)}
 
 
-def find_gpu(what: str) -> tuple[Any, Any]:
-    """What the driver says, and the first GPU.
+def find_gpu(what: str, machine: str) -> dict[str, Any]:
+    """What the driver says of itself and of the first GPU.
 
     Args:
         what: needs it, for the error.
+        machine: a class that stands for the GPU; "" for none.
 
     Raises:
         DeviceUnavailableError: no driver, no GPU, or a Python without the few modules that everything here needs.
     """
+    if machine:
+        return {"gpu": {"name": f"no GPU: {machine}"}, "driver": None, "driver_cuda_version": None}
     remedy = "run it on a machine with one"
     try:
         from runtime.device.driver import driver_facts, require_gpu
@@ -84,7 +92,25 @@ def find_gpu(what: str) -> tuple[Any, Any]:
             "`make gpu-check PYTHON=…`"
         ) from error
     driver = driver_facts()
-    return driver, require_gpu(driver, what, remedy)
+    gpu = require_gpu(driver, what, remedy)
+    return {"gpu": vars(gpu), "driver": driver.version, "driver_cuda_version": driver.cuda_version}
+
+
+def expect_tests(stages: Sequence[Stage]) -> None:
+    """Refuse to start where nothing would be proven.
+
+    Raises:
+        InputError: the tests are not here.
+        DeviceUnavailableError: stages need pytest, and it is not installed.
+    """
+    tests = [stage.name for stage in stages if stage.tests]
+    if not (ROOT / "tests" / "gpu").is_dir():
+        raise InputError(f"{ROOT} holds no tests/gpu: run this in a checkout of the project, not from a wheel")
+    if tests and importlib.util.find_spec("pytest") is None:
+        raise DeviceUnavailableError(
+            f"{sys.executable} has no module 'pytest', which the stages {', '.join(tests)} need; install it, or carry "
+            "wheels of pytest, pluggy, iniconfig, packaging and pygments: `--wheels FOLDER`"
+        )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -95,8 +121,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, help=f"for everything (default: {SHORT_MINUTES:g}, or an hour)")
     parser.add_argument("--out", type=Path, help="the report (default: benchmarks/results/gpu-check[-long].json)")
     parser.add_argument(
-        "--work-folder", type=Path, default=DEFAULT_WORK_FOLDER, help="for builds, logs and caches (build/gpu-check)"
+        "--work-folder", type=Path, default=WORK_FOLDER, help="for builds, logs and caches (build/gpu-check)"
     )
+    parser.add_argument(
+        "--wheels", type=Path, metavar="FOLDER", help="install these first, offline, into --work-folder"
+    )
+    parser.add_argument(
+        "--bring-back", type=Path, metavar="FOLDER", help="copy report, logs and compile cache there after each stage"
+    )
+    # Of the rehearsal, tests/gpu/rehearsal.py: a class that stands for the GPU.
+    parser.add_argument("--machine", default="", help=argparse.SUPPRESS)
     codes: list[int] = []
 
     def run(args: argparse.Namespace) -> Report:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from diffusion.process import Process
+from runtime.engines.torch_guidance import guided
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,8 +22,9 @@ class ForeignCheckpoint:
         path: the file it was read from.
         format: whose format that is.
         process: what the network was trained to do.
-        network: takes x [N, C, H, W] and t [N], both float32, t in 0..T−1 whatever the project feeds its own network;
-            returns the prediction [N, C or 2C, H, W]. On the CPU, float32, in eval mode, without gradients.
+        network: takes x [N, C, H, W] and t [N], both float32, t in 0..T−1 whatever the project feeds its own network,
+            and one tensor for each condition of the process but for guidance; returns the prediction
+            [N, C or 2C, H, W]. On the CPU, float32, in eval mode, without gradients.
         origins: where each of `prediction_type`, `schedule`, `variance_type` and `clip_sample` was found: a flag,
             a tensor, a default of the project.
         unet_config: the arguments of diffusers' `UNet2DModel` where that computes the same, else None.
@@ -44,8 +46,14 @@ class ForeignCheckpoint:
         """How many numbers the network has learned."""
         return sum(parameter.numel() for parameter in self.network.parameters())
 
-    def predict(self, x: np.ndarray, t: np.ndarray) -> np.ndarray:
-        """The reference prediction, float32 [N, C or 2C, H, W], for x [N, C, H, W] and t [N], float32."""
+    def predict(self, x: np.ndarray, t: np.ndarray, *conditions: np.ndarray) -> np.ndarray:
+        """The reference prediction, float32 [N, C or 2C, H, W], for x [N, C, H, W] and t [N], float32.
+
+        Args:
+            x, t: float32.
+            conditions: one array [N, …] for each of the process's.
+        """
+        network = guided(self.network, self.process)
         with torch.inference_mode():
-            prediction: np.ndarray = self.network(torch.from_numpy(x), torch.from_numpy(t)).numpy()
+            prediction: np.ndarray = network(*map(torch.from_numpy, (x, t, *conditions))).numpy()
         return prediction

@@ -56,17 +56,36 @@ class Heads:
                     )
 
 
-class RescaledTimesteps(torch.nn.Module):
-    """A network that was trained on t · 1000/T (`--rescale_timesteps`), under the contract that it is given t."""
+class OpenAiNetwork(torch.nn.Module):
+    """The network under its contract: it is given t, whatever it was trained on, and its conditions as they come.
 
-    def __init__(self, network: torch.nn.Module, num_train_timesteps: int) -> None:
+    Args:
+        unet: the network itself.
+        scale: what t is multiplied by: 1000/T with `--rescale_timesteps`, else 1.
+        enlarges: whether the last condition is an image to enlarge, as of guided-diffusion's `SuperResModel`.
+    """
+
+    def __init__(self, unet: UNet2DModel, scale: float = 1.0, enlarges: bool = False) -> None:
         super().__init__()
-        self.network, self._scale = network, 1000.0 / num_train_timesteps
+        self.unet, self._scale, self._enlarges = unet, scale, enlarges
         self.eval()
 
-    def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        """The prediction, [N, C or 2C, H, W]."""
-        prediction: torch.Tensor = self.network(x, t * self._scale)
+    def forward(self, x: torch.Tensor, t: torch.Tensor, *conditions: torch.Tensor) -> torch.Tensor:
+        """The prediction, [N, C or 2C, H, W].
+
+        Args:
+            x: [N, C, H, W].
+            t: [N], float32.
+            conditions: class labels [N] of a network with classes, and then an image [N, C, h, w] of one that enlarges.
+        """
+        if self._enlarges:
+            *labels, low_res = conditions
+            size = (x.shape[2], x.shape[3])
+            enlarged = torch.nn.functional.interpolate(low_res, size, mode="bilinear", align_corners=False)
+            x, conditions = torch.cat([x, enlarged], dim=1), tuple(labels)
+        if self._scale != 1.0:
+            t = t * self._scale
+        prediction: torch.Tensor = self.unet(x, t, *conditions, return_dict=False)[0]
         return prediction
 
 

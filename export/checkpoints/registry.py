@@ -85,16 +85,21 @@ def read_foreign(path: Path, flags: Mapping[str, object], allow_pickle: bool) ->
 
 
 def add_checkpoint_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags of every format; one that several have appears once."""
-    flags = {flag.name: flag for kind in FORMATS for flag in kind.flags}
-    model = CheckpointFlag(_MODEL, str, "a published model instead of flags", ())
+    """The flags of every format, a group for each; one that several have stands in the first."""
     add_flags(
         parser,
         "checkpoints of other projects",
-        "what the tensors of a .pt, .ckpt or .safetensors file do not say, by the flags it was trained with; published "
-        "models: " + ", ".join(name for kind in FORMATS for name in kind.models),
-        [model, *flags.values()],
+        "A .pt, .ckpt or .safetensors file. What its tensors do not say is told by the flags it was trained with.",
+        [CheckpointFlag(_MODEL, str, "a published model, instead of flags")],
     )
+    seen: set[str] = set()
+    for kind in FORMATS:
+        shared = [flag.name for flag in kind.flags if flag.name in seen]
+        description = f"Published models: {', '.join(kind.models)}." if kind.models else ""
+        if shared:
+            description += f" Takes {', '.join('--' + name for name in shared)}, too."
+        add_flags(parser, kind.name, description.strip(), [flag for flag in kind.flags if flag.name not in seen])
+        seen |= {flag.name for flag in kind.flags}
 
 
 def _given(path: Path, kind: Format, flags: Mapping[str, object]) -> GivenFlags:
@@ -102,7 +107,8 @@ def _given(path: Path, kind: Format, flags: Mapping[str, object]) -> GivenFlags:
     typed = {name: value for name, value in flags.items() if name != _MODEL}
     model = flags.get(_MODEL)
     if model is not None and model not in kind.models:
-        raise InputError(f"--model {model} is not of {kind.name}, but {path} is; name one of {', '.join(kind.models)}")
+        instead = f"name one of {', '.join(kind.models)}" if kind.models else "leave it out, and give flags"
+        raise InputError(f"--model {model} is not of {kind.name}, but {path} is; {instead}")
     known = {flag.name: flag for flag in kind.flags}
     others = sorted(set(typed) - set(known))
     if others:

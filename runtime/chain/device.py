@@ -12,14 +12,14 @@ from __future__ import annotations
 import contextlib
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from diffusion.errors import InputError
 from diffusion.normal import draw_number
 from diffusion.step_table import StepTable
-from runtime.chain.device_buffers import ChainBuffers
+from runtime.chain.device_buffers import ChainBuffers, condition_name
 from runtime.chain.interface import Chain
 from runtime.chain.launchers import GRAPH_KINDS, MEASURED, ROWS_PER_TURN, RowLauncher, make_launcher
 from runtime.device.interface import DeviceCall, DeviceEngine
@@ -88,8 +88,9 @@ class DeviceChain(Chain):
     def _make_launcher(self, table: StepTable, graph: str, rows_per_turn: int) -> tuple[RowLauncher, list[str]]:
         engine, address = self._engine, self._buffers.address
         network_input = address("next_input") or address("x")
+        given = [address(condition_name(place)) for place in range(len(self._conditions))]
         self._call = engine.bind_device(
-            network_input, address("t"), address("prediction"), self.batch_size, self.stream
+            network_input, address("t"), address("prediction"), self.batch_size, self.stream, *given
         )
         names = "coefficients timesteps x prediction t row seed sample_index flag arrivals h1 h2 x_start next_input"
         shape = engine.process.sample
@@ -224,6 +225,15 @@ class DeviceChain(Chain):
                 num_elements=self.batch_size * elements,
                 stream=stream,
             )
+
+    def _condition(self, slots: np.ndarray, conditions: Sequence[np.ndarray], *, others_idle: bool) -> None:
+        for number, (of, values) in enumerate(zip(self._conditions, conditions, strict=True)):
+            address, item = self._buffers.address(condition_name(number)), values.itemsize * of.num_elements
+            if others_idle:
+                self._memory.zero(address, self.batch_size * item, self.stream)
+            for place, first, num in _runs(slots):
+                part = np.ascontiguousarray(values[place : place + num])
+                self._memory.to_device(address + first * item, part, self.stream)
 
 
 def _runs(slots: np.ndarray) -> Iterator[tuple[int, int, int]]:

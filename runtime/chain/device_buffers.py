@@ -23,7 +23,7 @@ class ChainLayout:
 
     Attributes:
         offsets: by name: `x`, `prediction`; `next_input`, absent where the network reads x itself; `h1`, `h2` and
-            `x_start`, where there are any; `coefficients`, `timesteps`; `control`.
+            `x_start`, where there are any; `coefficients`, `timesteps`; `condition_0` and so on; `control`.
         control: what is kept for each sample, by name: the place in the control block and the type. `turns_left` is
             one number.
         control_bytes: of the control block.
@@ -66,6 +66,10 @@ def chain_layout(engine: DeviceEngine, table: StepTable, batch_size: int, with_x
         "x_start": 4 * elements if with_x_start else 0,
         "coefficients": 4 * len(table) * len(COLUMNS),
         "timesteps": 4 * len(table),
+        **{
+            condition_name(place): batch_size * each.num_elements * np.dtype(each.type).itemsize
+            for place, each in enumerate(engine.process.conditions)
+        },
         "control": control_bytes,
     }
     offsets, end = {}, 0
@@ -74,6 +78,11 @@ def chain_layout(engine: DeviceEngine, table: StepTable, batch_size: int, with_x
             offsets[name] = end
             end += _rounded_up(size, _ALIGNMENT)
     return ChainLayout(offsets, control, control_bytes, end)
+
+
+def condition_name(place: int) -> str:
+    """What the buffer of a process's condition is called."""
+    return f"condition_{place}"
 
 
 class ChainBuffers:

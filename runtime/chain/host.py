@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from diffusion.normal import draw_number
 from diffusion.step_table import StepTable
 from runtime.chain.interface import Chain
+from runtime.conditions import neutral_conditions
 from runtime.engines.interface import Engine
 from runtime.kernels_module import import_kernels
 
@@ -44,7 +45,8 @@ class HostChain(Chain):
             "flag": np.zeros(batch_size, dtype=np.int32),
         }
         self._threads = threads
-        self._call: Callable[[], None] = engine.bind(self._x, self._slots["t"], self._prediction)
+        self._given = neutral_conditions(self._conditions, batch_size)
+        self._call: Callable[[], None] = engine.bind(self._x, self._slots["t"], self._prediction, self._given)
         step = import_kernels().HostStep(
             table.cast(),
             self._timesteps,
@@ -87,8 +89,8 @@ class HostChain(Chain):
 
     @property
     def buffer_bytes(self) -> int:
-        """Memory of the states, the prediction, the histories and x_start."""
-        arrays = [self._x, self._prediction, *self._histories]
+        """Memory of the states, the prediction, the histories, the conditions and x_start."""
+        arrays = [self._x, self._prediction, *self._histories, *self._given]
         return sum(array.nbytes for array in arrays) + (0 if self._x_start is None else self._x_start.nbytes)
 
     def close(self) -> None:
@@ -116,3 +118,9 @@ class HostChain(Chain):
         self._x[slots] = x_init
         for history in self._histories:
             history[slots] = 0.0
+
+    def _condition(self, slots: np.ndarray, conditions: Sequence[np.ndarray], *, others_idle: bool) -> None:
+        for own, values in zip(self._given, conditions, strict=True):
+            if others_idle:
+                own[:] = 0
+            own[slots] = values

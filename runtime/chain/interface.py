@@ -46,6 +46,7 @@ class Chain(abc.ABC):
         self.rows_left = 0
         self._shape = (batch_size, *engine.process.sample.chw)
         self._timesteps = table.timesteps.astype(np.int32)
+        self._conditions = engine.process.conditions
 
     def begin(
         self,
@@ -53,6 +54,7 @@ class Chain(abc.ABC):
         sample_indices: Sequence[int],
         x_init: np.ndarray | None = None,
         slots: Sequence[int] | None = None,
+        conditions: Sequence[np.ndarray] = (),
     ) -> None:
         """Put n new samples into slots, at row 0.
 
@@ -63,9 +65,10 @@ class Chain(abc.ABC):
             x_init: float32 [n, C, H, W] to begin from instead of noise.
             slots: n different ones, while the samples of the others go on; None for the first n, and the others become
                 idle.
+            conditions: [n, …] for each condition of the process, in its order and of its type; they stay.
 
         Raises:
-            InputError: more samples than slots, no such slot, or a state of another shape.
+            InputError: more samples than slots, no such slot, a state of another shape, or other conditions.
         """
         num = len(seeds)
         if not 0 < num <= self.batch_size:
@@ -75,6 +78,7 @@ class Chain(abc.ABC):
         places = np.arange(num) if slots is None else np.array(slots, dtype=np.int64)
         if slots is not None and not (len(places) == num == len(np.intersect1d(places, np.arange(self.batch_size)))):
             raise InputError(f"slots are {list(slots)}, expected {num} different ones, 0 to {self.batch_size - 1}")
+        self._check_conditions(conditions, num)
         control = self._control(current=slots is not None)
         if slots is None:
             for values in control.values():
@@ -89,7 +93,22 @@ class Chain(abc.ABC):
         control["t"][places] = self._timesteps[0]
         self._upload()
         self._fill(places, x_init, others_idle=slots is None)
+        self._condition(places, conditions, others_idle=slots is None)
         self.rows_left = len(self._timesteps)
+
+    def _check_conditions(self, conditions: Sequence[np.ndarray], num: int) -> None:
+        if len(conditions) != len(self._conditions):
+            names = ", ".join(each.name for each in self._conditions) or "none"
+            raise InputError(f"{len(conditions)} conditions were given to a chain whose network takes {names}")
+        for of, values in zip(self._conditions, conditions, strict=True):
+            if values.shape != (num, *of.shape) or values.dtype != of.type:
+                raise InputError(
+                    f"condition {of.name} is {values.dtype} {list(values.shape)} for {num} samples, expected {of.type} "
+                    f"{[num, *of.shape]}"
+                )
+            # Engines on a GPU would read past a table of labels.
+            if of.is_label and not ((values >= 0) & (values < of.num_labels)).all():
+                raise InputError(f"condition {of.name} holds {values.tolist()}, expected 0 to {of.num_labels - 1}")
 
     @abc.abstractmethod
     def enqueue(self, num_rows: int) -> None:
@@ -185,6 +204,10 @@ class Chain(abc.ABC):
     @abc.abstractmethod
     def _fill(self, slots: np.ndarray, x_init: np.ndarray | None, *, others_idle: bool) -> None:
         """Write the states that the samples of these slots begin with, and empty histories."""
+
+    @abc.abstractmethod
+    def _condition(self, slots: np.ndarray, conditions: Sequence[np.ndarray], *, others_idle: bool) -> None:
+        """Write the conditions of the samples of these slots; zeros, which any network takes, into idle ones."""
 
 
 def check_seed_range(seed: int, start: int, num: int) -> tuple[int, int, int]:

@@ -6,12 +6,15 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from commands.system import available_bytes, gib
 from diffusion.errors import InputError
 from diffusion.process import Process
 from diffusion.step_table import StepTable
 from runtime.chain.device_buffers import chain_layout
 from runtime.chain.host import HostChain
+from runtime.conditions import neutral_conditions
 from runtime.device.interface import DeviceEngine, mebibytes
 from runtime.engines.interface import Engine
 
@@ -81,14 +84,15 @@ def check_host_batch(engine: Engine, table: StepTable, batch_size: int) -> None:
 def host_bytes_per_sample(process: Process, table: StepTable) -> int:
     """What a chain on the host holds of each sample, and its result: x, x_start, prediction, histories, finished x."""
     of_one = 4 * process.sample.num_elements
-    return of_one * (3 + table.histories) + of_one * process.prediction_channels // process.sample.channels
+    given = sum(each.num_elements * np.dtype(each.type).itemsize for each in process.conditions)
+    return of_one * (3 + table.histories) + of_one * process.prediction_channels // process.sample.channels + given
 
 
 def _network_bytes_per_sample(engine: Engine, table: StepTable) -> int:
     before = _resident_bytes()
     num = engine.fixed_batch or 1
     chain = HostChain(engine, table, num)
-    chain.begin([0], [0])
+    chain.begin([0], [0], conditions=neutral_conditions(engine.process.conditions, 1))
     chain.step()
     return max(0, _resident_bytes() - before - chain.buffer_bytes) // num
 

@@ -23,6 +23,7 @@ class NewBatch:
         seeds, sample_indices: n each.
         x_init: float32 [n, C, H, W] to begin from; None for noise.
         trajectory: to be shown the states; None for no one.
+        conditions: [n, …] for each condition of the process.
     """
 
     first: int
@@ -30,6 +31,7 @@ class NewBatch:
     sample_indices: list[int]
     x_init: np.ndarray | None = None
     trajectory: Trajectory | None = None
+    conditions: tuple[np.ndarray, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class BatchOnChain:
         self._num = len(batch.seeds)
         self._rows_done = self._rows_running = 0
         self.result: Batch | None = None
-        chain.begin(batch.seeds, batch.sample_indices, batch.x_init)
+        chain.begin(batch.seeds, batch.sample_indices, batch.x_init, conditions=batch.conditions)
         if batch.trajectory is not None:
             batch.trajectory.keep(0, batch.first, chain.x[: self._num], None)
 

@@ -95,8 +95,12 @@ class DeviceEngine(Engine):
         return 0
 
     @abc.abstractmethod
-    def bind_device(self, x: int, t: int, prediction: int, batch_size: int, stream: int) -> DeviceCall:
-        """A call from and to buffers on the device: x [N, C, H, W], t [N] → prediction [N, C or 2C, H, W].
+    def bind_device(
+        self, x: int, t: int, prediction: int, batch_size: int, stream: int, *conditions: int
+    ) -> DeviceCall:
+        """A call from and to buffers on the device: x [N, C, H, W], t [N], conditions → prediction [N, C or 2C, H, W].
+
+        Conditions are of the process's types whatever `io_type` is, one address each, in its order.
 
         One engine may be bound several times; each call has state of its own and may run beside the others. Every
         address is a multiple of 256, which TensorRT demands of its tensors.
@@ -113,8 +117,10 @@ class DeviceEngine(Engine):
         weakref.finalize(self, self.memory.free_stream, stream).atexit = False
         return stream
 
-    def _bind(self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray) -> Callable[[], None]:
-        return _HostCall(self, x, t, prediction).run
+    def _bind(
+        self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray, *conditions: np.ndarray
+    ) -> Callable[[], None]:
+        return _HostCall(self, x, t, prediction, conditions).run
 
 
 class _HostCall:
@@ -124,8 +130,15 @@ class _HostCall:
         InputError: a batch that the engine does not take, or not enough memory on the device.
     """
 
-    def __init__(self, engine: DeviceEngine, x: np.ndarray, t: np.ndarray, prediction: np.ndarray) -> None:
-        self._x, self._t, self._prediction = x, t, prediction
+    def __init__(
+        self,
+        engine: DeviceEngine,
+        x: np.ndarray,
+        t: np.ndarray,
+        prediction: np.ndarray,
+        conditions: tuple[np.ndarray, ...],
+    ) -> None:
+        self._x, self._t, self._prediction, self._conditions = x, t, prediction, conditions
         self._engine = engine  # whose stream it is
         self._memory, self._stream = engine.memory, engine.own_stream
         self._io_type, host_type = engine.io_type, ELEMENT_TYPES[engine.io_type].host
@@ -134,21 +147,22 @@ class _HostCall:
         self._found = prediction if host_type == np.float32 else np.zeros(prediction.shape, host_type)
         self._addresses: list[int] = []
         weakref.finalize(self, _free, self._memory.free, self._addresses).atexit = False
-        for array in (self._fed_x, self._fed_t, self._found):
+        for array in (self._fed_x, self._fed_t, self._found, *conditions):
             self._addresses.append(self._memory.allocate(array.nbytes))
             self._memory.zero(self._addresses[-1], array.nbytes, self._stream)
-        at_x, at_t, at_prediction = self._addresses
-        self._call = engine.bind_device(at_x, at_t, at_prediction, len(x), self._stream)
+        at_x, at_t, at_prediction, *at_conditions = self._addresses
+        self._call = engine.bind_device(at_x, at_t, at_prediction, len(x), self._stream, *at_conditions)
 
     def run(self) -> None:
         if self._fed_t is not self._t:
             np.copyto(self._fed_t, self._t, casting="unsafe")  # whole numbers
         if self._fed_x is not self._x:  # infinity and NaN are passed on, which the chain reports
             np.copyto(self._fed_x, to_element_type(self._x, self._io_type))
-        at_x, at_t, at_prediction = self._addresses
+        at_x, at_t, at_prediction, *at_conditions = self._addresses
+        fed = (self._fed_x, self._fed_t, *self._conditions)
         try:
-            self._memory.to_device(at_x, self._fed_x, self._stream)
-            self._memory.to_device(at_t, self._fed_t, self._stream)
+            for address, array in zip((at_x, at_t, *at_conditions), fed, strict=True):
+                self._memory.to_device(address, array, self._stream)
             self._call.enqueue(self._stream)
             self._memory.to_host(self._found, at_prediction, self._stream)
         except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""Work on a CUDA stream: recorded as a graph instead of run, or timed by events."""
+"""What is put on a CUDA stream, recorded as a graph instead of run."""
 
 from __future__ import annotations
 
@@ -45,27 +45,3 @@ def capture_graph(stream: int, enqueue: Callable[[int], None]) -> CapturedGraph:
             kernels.cuda_graph_destroy(handle)
         raise
     return CapturedGraph(kernels.cuda_end_capture(stream))
-
-
-def elapsed_ms(stream: int, enqueue: Callable[[], None]) -> float:
-    """Milliseconds on the stream between what was there and the end of what `enqueue` puts there.
-
-    Args:
-        stream: a `cudaStream_t`.
-        enqueue: puts work on it, without waiting.
-
-    Raises:
-        RuntimeError: CUDA failed.
-    """
-    kernels = import_kernels()
-    start, end = kernels.cuda_event_create(), kernels.cuda_event_create()
-    try:
-        kernels.cuda_event_record(start, stream)
-        enqueue()
-        kernels.cuda_event_record(end, stream)
-        kernels.cuda_event_synchronize(end)
-        milliseconds: float = kernels.cuda_event_elapsed_ms(start, end)
-    finally:
-        kernels.cuda_event_destroy(start)
-        kernels.cuda_event_destroy(end)
-    return milliseconds

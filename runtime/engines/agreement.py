@@ -132,14 +132,17 @@ def _third_opinion(
 ) -> tuple[bool, str]:
     """Whether nothing speaks against ONNX Runtime, and what onnx's own evaluator says, on the worst of the batches."""
     ours, theirs = predict_with(reference), predict_with(engine)
-    states = [(golden.x[at], golden.timesteps[at[0]].astype(np.float32)) for at in golden.batches()]
-    errors = [relative_error(theirs(x, t), ours(x, t)) for x, t in states]
-    x, t = states[int(np.argmax(np.nan_to_num(errors, nan=np.inf)))]
+    states = [
+        (golden.x[at], golden.timesteps[at[0]].astype(np.float32), *(each[at] for each in golden.conditions))
+        for at in golden.batches()
+    ]
+    errors = [relative_error(theirs(*state), ours(*state)) for state in states]
+    state = states[int(np.argmax(np.nan_to_num(errors, nan=np.inf)))]
     try:
-        third = predict_with(ReferenceEngine(path, reference))(x, t)
+        third = predict_with(ReferenceEngine(path, reference))(*state)
     except NoThirdOpinionError as error:
         return True, f"onnx's reference evaluator was not asked ({error})"
-    from_ours, from_theirs = relative_error(ours(x, t), third), relative_error(theirs(x, t), third)
+    from_ours, from_theirs = relative_error(ours(*state), third), relative_error(theirs(*state), third)
     if from_ours <= tolerance:
         return True, f"onnx's reference evaluator agrees with ONNX Runtime ({from_ours:.1e})"
     if from_theirs <= tolerance:
@@ -203,9 +206,11 @@ class ReferenceEngine(Engine):
         """As `Engine.batch_range`."""
         return self._like.batch_range()
 
-    def _bind(self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray) -> Callable[[], None]:
+    def _bind(
+        self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray, *conditions: np.ndarray
+    ) -> Callable[[], None]:
         """The call raises NoThirdOpinionError for what cannot be run."""
-        feeds, output = self._like.feeds(x, t), self._like.output_name
+        feeds, output = self._like.feeds(x, t, *conditions), self._like.output_name
 
         def call() -> None:
             with np.errstate(all="ignore"), warnings.catch_warnings():

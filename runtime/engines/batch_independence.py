@@ -9,6 +9,7 @@ it first runs. What passed is kept in the user's cache folder.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from commands.errors import VerificationError
 from commands.program import say
 from diffusion.errors import InputError
 from runtime.engines.cache_folder import keep, read_kept
+from runtime.engines.gate_conditions import gate_conditions
 from runtime.engines.interface import Engine
 from runtime.engines.verification import Predict, predict_with, relative_error
 from runtime.formats.precision import INT8, PRECISIONS
@@ -63,23 +65,26 @@ def _worst_error(engine: Engine, path: Path, smallest: int, tolerance: float) ->
     x, t = _states(engine)
     try:
         predict = predict_with(engine)
-        alone = _alone(predict, x, t)
+        conditions = gate_conditions(engine.process.conditions, len(x), 0, engine.precision)
+        alone = _alone(predict, x, t, *conditions)
     except InputError as error:
         if smallest != 1:
             raise
-        predict = _predict_with_fixed_inside(engine, x[:1], t[:1], error)
-        alone = _alone(predict, x, t)
+        first_alone = (x[:1], t[:1], *(each[:1] for each in conditions))
+        predict = _predict_with_fixed_inside(engine, first_alone, error)
+        alone = _alone(predict, x, t, *conditions)
     worst, first = 0.0, 0
     for size in BATCHES:
         part = slice(first, first + size)
         first += size
         try:
-            together = predict(x[part], t[part])
+            together = predict(x[part], t[part], *(each[part] for each in conditions))
         except InputError:
             continue  # a batch that the network refuses makes no image
         errors = [_error(*pair) for pair in zip(together, alone[part], strict=True)]
         if max(errors) > tolerance:
-            again = [_error(*pair) for pair in zip(_alone(predict, x[part], t[part]), alone[part], strict=True)]
+            parts = [each[part] for each in (x, t, *conditions)]
+            again = [_error(*pair) for pair in zip(_alone(predict, *parts), alone[part], strict=True)]
             if max(again) > tolerance:
                 raise VerificationError(
                     f"{path}: its predictions with {engine.name} depend on what else is in the batch, or on chance: "
@@ -113,16 +118,16 @@ def _states(engine: Engine) -> tuple[np.ndarray, np.ndarray]:
     return x.astype(np.float32), t.astype(np.float32)
 
 
-def _alone(predict: Predict, x: np.ndarray, t: np.ndarray) -> np.ndarray:
-    return np.concatenate([predict(x[at : at + 1], t[at : at + 1]) for at in range(len(x))])
+def _alone(predict: Predict, *arrays: np.ndarray) -> np.ndarray:
+    return np.concatenate([predict(*(each[at : at + 1] for each in arrays)) for at in range(len(arrays[0]))])
 
 
-def _predict_with_fixed_inside(engine: Engine, x: np.ndarray, t: np.ndarray, error: InputError) -> Predict:
+def _predict_with_fixed_inside(engine: Engine, arrays: Sequence[np.ndarray], error: InputError) -> Predict:
     """As `predict_with`, with the one batch that runs. Raises the error of a batch of 1 if none does."""
     for size in _FIXED_INSIDE:
         predict = predict_with(engine, lambda _, size=size: size)  # type: ignore[misc]
         try:
-            predict(x, t)
+            predict(*arrays)
         except InputError:
             continue
         return predict

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from diffusion.conditions import INT64, Condition
 from diffusion.diffusers_config import (
     DIFFUSERS_SPACINGS,
     check_prediction_channels,
@@ -23,7 +24,7 @@ from diffusion.diffusers_fields import check_unet_fields, effective_fields
 from diffusion.diffusers_schedulers import DEFAULT_SCHEDULER, SchedulerClass, scheduler_class
 from diffusion.errors import InputError
 from diffusion.json_text import read_json_object
-from diffusion.number_checks import shown
+from diffusion.number_checks import shown, whole_number
 from diffusion.process import Process
 from runtime.formats.train_record import TRAIN_JSON, TrainRecord
 from runtime.process_flags import ProcessFlags
@@ -160,6 +161,7 @@ def _process_of_files(
             scheduler_class(config, str(path))
         config["_class_name"] = scheduler_name  # as diffusers takes it
     process = process_from_diffusers(config, unet_config, source=str(path), unet_source=str(unet_path))
+    process = replace(process, conditions=_label(unet_path, unet_config))
     record = TrainRecord.read(folder)
     if record is None:
         return process, _origins(config, scheduler_class(config, str(path)))
@@ -196,7 +198,28 @@ def _process_of_flags(folder: Path, unet_path: Path, config: Mapping[str, Any], 
             )
     process = flags.process(sample, str(folder), f"no {SCHEDULER_CONFIG}", f"copy {SCHEDULER_CONFIG} into it")
     check_prediction_channels(config, process, str(unet_path))
-    return process
+    return replace(process, conditions=_label(unet_path, config))
+
+
+def _label(path: Path, config: Mapping[str, Any]) -> tuple[Condition, ...]:
+    """The class label of the network, if it has one; no file of diffusers says whether one is the null class.
+
+    Raises:
+        InputError: something else in the label's place.
+    """
+    if config.get("class_embed_type") is not None:
+        raise InputError(
+            f"{path}: class_embed_type is {shown(config['class_embed_type'])}, expected null: a class label is a whole "
+            f"number; {_ANOTHER}"
+        )
+    num = config.get("num_class_embeds")
+    if num is None:
+        return ()
+    return (Condition("y", INT64, classes=whole_number(num, f"{path}: num_class_embeds", 1)),)
+
+
+def _num_labels(process: Process) -> int | None:
+    return None if process.label is None else process.label.num_labels
 
 
 def _read_json(path: Path, with_infinity: bool = False) -> dict[str, Any]:
@@ -218,6 +241,8 @@ def _checked_process(
         "sample shape": (process.sample.chw, by_diffusers.sample.chw),
         "num_train_timesteps": (ours.num_train_timesteps, theirs.num_train_timesteps),
         "clip_sample": (process.clip_sample, by_diffusers.clip_sample),
+        "number of conditions": (len(process.conditions), len(by_diffusers.conditions)),
+        "number of classes and null classes": (_num_labels(process), _num_labels(by_diffusers)),
     }
     if process.prediction_type != "score":  # which diffusers has no name for
         pairs["prediction_type"] = (process.prediction_type, by_diffusers.prediction_type)
@@ -242,12 +267,6 @@ def _checked_process(
 
 
 def _check_network(path: Path, config: Mapping[str, Any], process: Process) -> None:
-    for name in ("num_class_embeds", "class_embed_type"):
-        if config.get(name) is not None:
-            raise InputError(
-                f"{path}: {name} is {shown(config[name])}, expected null (class-conditional networks are not "
-                f"supported); {_ANOTHER}"
-            )
     shape, num_train_timesteps = process.sample, process.schedule.num_train_timesteps
     embedding = config.get("time_embedding_type", "positional")
     if embedding not in ("positional", "learned"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -91,13 +91,16 @@ class Engine(abc.ABC):
                 "or export with a dynamic first axis"
             )
 
-    def bind(self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray) -> Callable[[], None]:
-        """A call that reads `x` and `t` and writes `prediction`, in place and every time the same buffers.
+    def bind(
+        self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray, conditions: Sequence[np.ndarray] = ()
+    ) -> Callable[[], None]:
+        """A call that reads `x`, `t` and conditions and writes `prediction`, in place and always the same buffers.
 
         Args:
             x: float32 [N, C, H, W], C-contiguous.
             t: float32 [N], the network's own conditioning, integers 0..T−1.
             prediction: float32 [N, C or 2C, H, W], C-contiguous, written.
+            conditions: [N, …], C-contiguous: one for each condition of the process, in its order and of its type.
 
         The call that is returned keeps the buffers alive. One engine may be bound several times.
 
@@ -107,16 +110,27 @@ class Engine(abc.ABC):
         """
         self.check_process()
         num, sample = len(x), self.process.sample
-        shapes = ((num, *sample.chw), (num,), (num, self.process.prediction_channels, sample.height, sample.width))
-        for name, array, shape in zip(("x", "t", "prediction"), (x, t, prediction), shapes, strict=True):
-            if array.shape != shape or array.dtype != np.float32 or not array.flags.c_contiguous:
+        described = self.process.conditions
+        if len(conditions) != len(described):
+            names = ", ".join(each.name for each in described) or "none"
+            raise InputError(f"{self.path or self.name}: found {len(conditions)} conditions, expected {names}")
+        predicted = (num, self.process.prediction_channels, sample.height, sample.width)
+        for name, array, kind, shape in (
+            ("x", x, "float32", (num, *sample.chw)),
+            ("t", t, "float32", (num,)),
+            ("prediction", prediction, "float32", predicted),
+            *((of.name, each, of.type, (num, *of.shape)) for of, each in zip(described, conditions, strict=True)),
+        ):
+            if array.shape != shape or array.dtype != kind or not array.flags.c_contiguous:
                 raise InputError(
-                    f"{self.path or self.name}: {name} is {array.dtype} {array.shape}, expected float32 {shape}, "
+                    f"{self.path or self.name}: {name} is {array.dtype} {array.shape}, expected {kind} {shape}, "
                     "C-contiguous"
                 )
         self.check_batch(num)
-        return self._bind(x, t, prediction)
+        return self._bind(x, t, prediction, *conditions)
 
     @abc.abstractmethod
-    def _bind(self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray) -> Callable[[], None]:
+    def _bind(
+        self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray, *conditions: np.ndarray
+    ) -> Callable[[], None]:
         """As `bind`, whose checks have passed. May raise InputError for what only the backend knows."""

@@ -70,7 +70,7 @@ class OnnxDeviceEngine(DeviceEngine, OnnxRuntimeEngine):
         gpu = facts.gpus[0].name if facts.gpus else self._device
         return Place(gpu, facts.version, f"ONNX Runtime {ort.__version__}")
 
-    def bind_device(self, x: int, t: int, prediction: int, batch_size: int, stream: int) -> OnnxCall:
+    def bind_device(self, x: int, t: int, prediction: int, batch_size: int, stream: int, *conditions: int) -> OnnxCall:
         """As `DeviceEngine.bind_device`."""
         del stream  # calls are told
         self.check_batch(batch_size)
@@ -80,6 +80,9 @@ class OnnxDeviceEngine(DeviceEngine, OnnxRuntimeEngine):
         binding.bind_input(self._x.name, self._device, 0, np.float32, (batch_size, *shape.chw), x)
         t_shape = timesteps_shape(self._t, self._x, batch_size)
         binding.bind_input(self._t.name, self._device, 0, self._t_type, t_shape, t)
+        for of, address in zip(self.process.conditions, conditions, strict=True):
+            kind = np.dtype(of.type).type
+            binding.bind_input(of.name, self._device, 0, kind, (batch_size, *of.shape), address)
         binding.bind_output(self.output_name, self._device, 0, np.float32, predicted, prediction)
         return OnnxCall(f"{self.path}, a batch of {batch_size}", self._session, binding, self.memory)
 

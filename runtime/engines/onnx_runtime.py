@@ -12,6 +12,7 @@ import onnxruntime as ort
 from commands.errors import DeviceUnavailableError, reason
 from diffusion.errors import InputError
 from diffusion.process import METADATA_KEY
+from runtime.engines.condition_inputs import stored_conditions, without_conditions
 from runtime.engines.interface import Engine
 from runtime.engines.network_contract import (
     FedTimesteps,
@@ -33,6 +34,7 @@ _TYPES = {
     "tensor(int32)": np.int32,
 }
 _FLOAT = "tensor(float)"
+_CONDITION_TYPES = {"int64": "tensor(int64)", "float32": _FLOAT}
 _SEVERITY_FATAL = 4
 
 
@@ -71,13 +73,15 @@ class OnnxRuntimeEngine(Engine):
         self.precision, self.sha256 = self.file.precision, self.file.sha256
         self._session = _open_session(path, device, threads, self.precision)
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
-        self._x, self._t = tell_inputs_apart(path, [_spec(entry) for entry in inputs], _FLOAT, _TYPES)
+        metadata = self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+        conditions = stored_conditions(path, metadata)
+        own = without_conditions(path, [_spec(entry) for entry in inputs], conditions, _CONDITION_TYPES)
+        self._x, self._t = tell_inputs_apart(path, own, _FLOAT, _TYPES)
         self._t_type = _TYPES[self._t.element_type]
         self.shares_timestep = self._t.is_shared_by(self._x)
         flags = flags or ProcessFlags()
         _, prediction = only_output(path, [_spec(entry) for entry in outputs], _FLOAT, flags.output_name)
         self.output_name = prediction.name
-        metadata = self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
         self.process = process_of_onnx(self.file, metadata, self._x, flags)
         check_shapes(path, self.process, self._x, prediction)
         low = "" if self.precision == "fp32" else f"{self.precision}, "
@@ -87,22 +91,26 @@ class OnnxRuntimeEngine(Engine):
         """As `Engine.batch_range`: one batch alone where the file fixes it."""
         return self._x.batch_range()
 
-    def feeds(self, x: np.ndarray, t: np.ndarray) -> dict[str, np.ndarray]:
-        """x [N, C, H, W] and t [N] as the file's inputs, by name."""
+    def feeds(self, x: np.ndarray, t: np.ndarray, *conditions: np.ndarray) -> dict[str, np.ndarray]:
+        """x [N, C, H, W], t [N] and conditions as the file's inputs, by name."""
         fed_t = FedTimesteps(self.path, self._t, t, self._x, self._t_type)
         fed_t.fill()
-        return {self._x.name: x, self._t.name: fed_t.array}
+        named = {of.name: each for of, each in zip(self.process.conditions, conditions, strict=True)}
+        return {self._x.name: x, self._t.name: fed_t.array, **named}
 
-    def _bind(self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray) -> Callable[[], None]:
+    def _bind(
+        self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray, *conditions: np.ndarray
+    ) -> Callable[[], None]:
         # ONNX Runtime reads and writes the buffers themselves.
         binding = self._session.io_binding()
         fed_t = FedTimesteps(self.path, self._t, t, self._x, self._t_type)
-        for name, array in ((self._x.name, x), (self._t.name, fed_t.array)):
+        names = (self._x.name, self._t.name, *(each.name for each in self.process.conditions))
+        for name, array in zip(names, (x, fed_t.array, *conditions), strict=True):
             binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
         binding.bind_output(self.output_name, "cpu", 0, prediction.dtype.type, prediction.shape, prediction.ctypes.data)
         run, options = self._session.run_with_iobinding, ort.RunOptions()
         options.log_severity_level = _SEVERITY_FATAL  # an error is raised anyway; it need not be printed as well
-        kept = (x, t, prediction)  # the binding knows their addresses alone
+        kept = (x, t, prediction, conditions)  # the binding knows their addresses alone
 
         def call() -> None:
             fed_t.fill()

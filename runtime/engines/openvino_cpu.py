@@ -7,7 +7,7 @@ import json
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,11 @@ import numpy as np
 import openvino as ov
 
 from commands.errors import DeviceUnavailableError, reason
+from diffusion.conditions import Condition
 from diffusion.errors import InputError
 from diffusion.process import METADATA_KEY, Process
 from runtime.engines.cache_folder import compile_cached
+from runtime.engines.condition_inputs import stored_conditions, without_conditions
 from runtime.engines.interface import Engine
 from runtime.engines.network_contract import (
     FedTimesteps,
@@ -40,6 +42,7 @@ MAX_COMPILED = 3
 """Models kept for one engine. A chain keeps its own as long as it is kept itself."""
 
 OpenVinoSidecar = Sidecar[OpenVinoDescription]
+_CONDITION_TYPES = {"int64": "i64", "float32": "f32"}
 _TYPES = {"f32": np.float32, "f64": np.float64, "i64": np.int64, "i32": np.int32}
 
 
@@ -110,9 +113,9 @@ class OpenVinoEngine(Engine):
                 f"{self.path}: OpenVINO cannot read it as an ONNX model ({reason(error)}); "
                 "make one with `python -m export.to_onnx`, or give --backend onnxruntime"
             ) from error
-        prediction = self._find_tensors(flags)
         place = ["framework", METADATA_KEY]  # where OpenVINO keeps the metadata of an ONNX file
         metadata = self._model.get_rt_info(place).astype(str) if self._model.has_rt_info(place) else None
+        prediction = self._find_tensors(flags, stored_conditions(self.path, metadata))
         self.process = process_of_onnx(file, metadata, self._x, flags)
         check_shapes(self.path, self.process, self._x, prediction)
 
@@ -132,12 +135,13 @@ class OpenVinoEngine(Engine):
                 f"{self.path}: OpenVINO {ov.__version__} cannot read what {sidecar.engine.builder} wrote "
                 f"({reason(error)}); make it again with `{REBUILD}`"
             ) from error
-        prediction = self._find_tensors(flags)
+        prediction = self._find_tensors(flags, sidecar.process.conditions)
         self.process = flags.applied_to(sidecar.process, str(self.path))
         check_shapes(self.path, self.process, self._x, prediction)
 
-    def _find_tensors(self, flags: ProcessFlags) -> TensorSpec:
+    def _find_tensors(self, flags: ProcessFlags, conditions: Sequence[Condition]) -> TensorSpec:
         inputs = [_spec(entry) for entry in self._model.inputs]
+        inputs = without_conditions(self.path, inputs, conditions, _CONDITION_TYPES)
         self._x, self._t = tell_inputs_apart(self.path, inputs, "f32", _TYPES)
         self.shares_timestep = self._t.is_shared_by(self._x)
         outputs = [_spec(entry) for entry in self._model.outputs]
@@ -148,15 +152,19 @@ class OpenVinoEngine(Engine):
         """As `Engine.batch_range`: one batch alone where the file fixes it."""
         return self._x.batch_range()
 
-    def _bind(self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray) -> Callable[[], None]:
+    def _bind(
+        self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray, *conditions: np.ndarray
+    ) -> Callable[[], None]:
         # OpenVINO reads and writes the buffers themselves.
         fed_t = FedTimesteps(self.path, self._t, t, self._x, _TYPES[self._t.element_type])
         request = self._compile(x.shape[0]).create_infer_request()
         request.set_tensor(self._x.name, ov.Tensor(x, shared_memory=True))
         request.set_tensor(self._t.name, ov.Tensor(fed_t.array, shared_memory=True))
+        for of, each in zip(self.process.conditions, conditions, strict=True):
+            request.set_tensor(of.name, ov.Tensor(each, shared_memory=True))
         request.set_output_tensor(self._output_place, ov.Tensor(prediction, shared_memory=True))
         run = request.infer
-        kept = (x, t, prediction)  # the request's tensors point into them
+        kept = (x, t, prediction, conditions)  # the request's tensors point into them
 
         def call() -> None:
             fed_t.fill()
@@ -180,7 +188,8 @@ class OpenVinoEngine(Engine):
         """The network as it is run at a batch size; further options are for measuring."""
         model = self._model.clone()
         t_shape = list(timesteps_shape(self._t, self._x, batch_size))
-        model.reshape({self._x.name: [batch_size, *self.process.sample.chw], self._t.name: t_shape})
+        shapes = {of.name: [batch_size, *of.shape] for of in self.process.conditions}
+        model.reshape({self._x.name: [batch_size, *self.process.sample.chw], self._t.name: t_shape, **shapes})
         hint = PRECISION_HINTS[self.precision]
         settings: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": hint,

@@ -137,7 +137,9 @@ class TensorRtEngine(DeviceEngine):
                 self._spare[batch_size] = self._prepare(batch_size)
             return self._spare[batch_size].workspace_bytes
 
-    def bind_device(self, x: int, t: int, prediction: int, batch_size: int, stream: int) -> TensorRtCall:
+    def bind_device(
+        self, x: int, t: int, prediction: int, batch_size: int, stream: int, *conditions: int
+    ) -> TensorRtCall:
         """As `DeviceEngine.bind_device`."""
         with self._preparing:
             prepared = self._spare.pop(batch_size, None) or self._prepare(batch_size)
@@ -148,7 +150,9 @@ class TensorRtEngine(DeviceEngine):
             what, prepared.context, self._log, self.memory, workspace, self._is_rtx, prepared.kept, prepared.after_first
         )
         prepared.context.set_device_memory(workspace, size)
-        for spec, address in ((self._tensors.x, x), (self._tensors.t, t), (self._tensors.prediction, prediction)):
+        tensors = self._tensors
+        specs = (tensors.x, tensors.t, tensors.prediction, *tensors.conditions)
+        for spec, address in zip(specs, (x, t, prediction, *conditions), strict=True):
             if address % _ALIGNMENT:
                 raise ValueError(f"{spec.name} lies at {address:#x}, expected a multiple of {_ALIGNMENT}")
             if not prepared.context.set_tensor_address(spec.name, address):
@@ -196,13 +200,18 @@ class TensorRtEngine(DeviceEngine):
     def _check_tensors(self) -> None:
         engine, modes, tensors = self._engine, self._module.TensorIOMode, self._tensors
         names = [engine.get_tensor_name(place) for place in range(engine.num_io_tensors)]
-        for spec, mode in ((tensors.x, modes.INPUT), (tensors.t, modes.INPUT), (tensors.prediction, modes.OUTPUT)):
+        inputs = (tensors.x, tensors.t, *tensors.conditions)
+        described = [(each.name, each.type, tuple(each.shape)) for each in self.process.conditions]
+        found_conditions = [(each.name, each.element_type, each.shape[1:]) for each in tensors.conditions]
+        if found_conditions != described:
+            raise self._contradiction(f"conditions {found_conditions}", f"{described}")
+        for spec, mode in (*((each, modes.INPUT) for each in inputs), (tensors.prediction, modes.OUTPUT)):
             if spec.name not in names or engine.get_tensor_mode(spec.name) != mode:
                 raise self._contradiction(f"tensors {names}", f"{spec.name} among them")
             self._check_tensor(spec)
-        if len(names) != 3 or engine.num_optimization_profiles != len(self._plan.profiles):
+        if len(names) != len(inputs) + 1 or engine.num_optimization_profiles != len(self._plan.profiles):
             found = f"{len(names)} tensors and {engine.num_optimization_profiles} profiles"
-            raise self._contradiction(found, f"3 and {len(self._plan.profiles)}")
+            raise self._contradiction(found, f"{len(inputs) + 1} and {len(self._plan.profiles)}")
 
     def _check_tensor(self, spec: TensorSpec) -> None:
         found_type, expected_type = (
@@ -241,6 +250,7 @@ class TensorRtEngine(DeviceEngine):
         for name, shape in (
             (self._tensors.x.name, (batch_size, *self.process.sample.chw)),
             (self._tensors.t.name, (batch_size,)),
+            *((each.name, (batch_size, *each.shape)) for each in self.process.conditions),
         ):
             if not context.set_input_shape(name, shape):
                 raise TensorRtError(f"{what}: TensorRT refused {name} {list(shape)} ({last_words(self._log)})")

@@ -66,6 +66,10 @@ RTX_NAMES: Mapping[str, tuple[str, ...]] = {
 }
 
 
+OLDEST = (10, 8)
+"""Of TensorRT and its lean runtime. Before, setDeviceMemoryV2 can dump core for a plan without weight streaming."""
+
+
 def names_of(module: str) -> dict[str, tuple[str, ...]]:
     """What is touched of a module, by class."""
     names = dict(NAMES)
@@ -104,7 +108,12 @@ def import_tensorrt(name: str) -> ModuleType | None:
     if missing:
         raise DeviceUnavailableError(
             f"the module {name!r} {getattr(module, '__version__', '(no version)')} has no {missing[0]}, expected "
-            "TensorRT 10.1 or TensorRT-RTX 1.7, or later; install a newer one"
+            "TensorRT 10.8 or TensorRT-RTX 1.7, or later; install a newer one"
+        )
+    if name != RTX.module and (10,) <= version_numbers(module.__version__) < OLDEST:
+        raise DeviceUnavailableError(
+            f"the module {name!r} is of version {module.__version__}, expected 10.8 or later: earlier ones can end the "
+            "process when a plan is given memory for its activations (NVIDIA/TensorRT#4302); install a newer one"
         )
     return module
 

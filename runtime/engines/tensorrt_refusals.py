@@ -82,7 +82,7 @@ def accept_plan(path: Path, sidecar: PlanSidecar | None = None) -> AcceptedPlan:
     driver = driver_facts()
     gpu = require_gpu(driver, str(path), runs_here(path))
     module = _find_module(path, plan)
-    _check_gpu(path, plan, gpu)
+    check_gpu(path, plan, gpu)
     return AcceptedPlan(path, sidecar, content, module, gpu, driver)
 
 
@@ -138,7 +138,8 @@ def _version_refusal(path: Path, plan: PlanDescription, module: str, version: st
     )
 
 
-def _check_gpu(path: Path, plan: PlanDescription, gpu: Gpu) -> None:
+def check_gpu(path: Path, plan: PlanDescription, gpu: Gpu) -> None:
+    """Raises InputError for a GPU of another compute capability than the plan's; warns of another model."""
     capability = version_numbers(gpu.compute_capability)
     newer_too = plan.hardware_compatibility == "ampere_plus"
     built_for = plan.compute_capabilities

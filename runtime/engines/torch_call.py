@@ -49,7 +49,8 @@ class TorchModuleEngine(DeviceEngine):
     """A `runtime.device.interface.DeviceEngine` of any network in PyTorch.
 
     Args:
-        network: (x [N, C, H, W], t int64 [N]) → prediction [N, C or 2C, H, W]; it is moved and converted.
+        network: (x [N, C, H, W], t int64 [N] and the process's conditions) → prediction [N, C or 2C, H, W]; it is moved
+            and converted.
         process: what the network was trained to do.
         precision: of its arithmetic, one of `ENGINE_PRECISIONS`; fp32 is IEEE float32, without TF32.
         memory: of the GPU.
@@ -85,7 +86,7 @@ class TorchModuleEngine(DeviceEngine):
             keep_compiled_kernels()
             self._run = torch.compile(filling, options=COMPILE_OPTIONS, dynamic=False)
 
-    def bind_device(self, x: int, t: int, prediction: int, batch_size: int, stream: int) -> TorchCall:
+    def bind_device(self, x: int, t: int, prediction: int, batch_size: int, stream: int, *conditions: int) -> TorchCall:
         """As `DeviceEngine.bind_device`: PyTorch reads and writes the buffers themselves."""
         shape, kind = self.process.sample, TORCH_TYPES[self.precision]
         channels = self.process.prediction_channels
@@ -93,6 +94,10 @@ class TorchModuleEngine(DeviceEngine):
             tensor_at(x, (batch_size, *shape.chw), kind, self._device),
             tensor_at(t, (batch_size,), torch.int64, self._device),
             tensor_at(prediction, (batch_size, channels, shape.height, shape.width), kind, self._device),
+            *(
+                tensor_at(address, (batch_size, *of.shape), getattr(torch, of.type), self._device)
+                for of, address in zip(self.process.conditions, conditions, strict=True)
+            ),
         )
         return TorchCall(self.name, self._run, tensors, self._device, self.memory)
 
@@ -104,8 +109,8 @@ class _Filling(torch.nn.Module):
         super().__init__()
         self.network, self.image_format = network, image_format
 
-    def forward(self, x: torch.Tensor, t: torch.Tensor, prediction: torch.Tensor) -> None:
-        prediction.copy_(self.network(x.contiguous(memory_format=self.image_format), t))
+    def forward(self, x: torch.Tensor, t: torch.Tensor, prediction: torch.Tensor, *conditions: torch.Tensor) -> None:
+        prediction.copy_(self.network(x.contiguous(memory_format=self.image_format), t, *conditions))
 
 
 def keep_compiled_kernels() -> None:
@@ -122,7 +127,7 @@ class TorchCall:
 
     Args:
         what: the engine, for messages.
-        run: takes x, t and the prediction, which it fills.
+        run: takes x, t, the prediction, which it fills, and the conditions.
         tensors: these, on the chain's buffers.
         device: of PyTorch.
         memory: to wait with.
@@ -132,7 +137,7 @@ class TorchCall:
         self,
         what: str,
         run: Callable[..., None],
-        tensors: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+        tensors: tuple[torch.Tensor, ...],
         device: torch.device,
         memory: DeviceMemory,
     ) -> None:

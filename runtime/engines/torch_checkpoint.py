@@ -23,12 +23,13 @@ from diffusion.process import Process
 from runtime.engines.checkpoint_folder import UNET_CONFIG, read_checkpoint_folder
 from runtime.engines.interface import Engine
 from runtime.engines.torch_call import without_tf32
+from runtime.engines.torch_guidance import guided
 from runtime.engines.torch_weights import fill, load_weights
 from runtime.process_flags import ProcessFlags
 
 
 class Network(torch.nn.Module):
-    """A `UNet2DModel` under the network contract: x [N, C, H, W] and t [N], both float, → prediction."""
+    """A `UNet2DModel` under the network contract: x [N, C, H, W], t [N], both float, and a class label → prediction."""
 
     def __init__(self, unet: UNet2DModel) -> None:
         super().__init__()
@@ -36,10 +37,10 @@ class Network(torch.nn.Module):
         self._takes_whole_t = unet.config.time_embedding_type == "learned"
         self.eval()
 
-    def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        """The prediction, [N, C or 2C, H, W]."""
+    def forward(self, x: torch.Tensor, t: torch.Tensor, *labels: torch.Tensor) -> torch.Tensor:
+        """The prediction, [N, C or 2C, H, W]; labels are int64 [N], of a network that takes them."""
         conditioning = t.long() if self._takes_whole_t else t  # learned embeddings are rows of a table
-        prediction: torch.Tensor = self.unet(x, conditioning, return_dict=False)[0]
+        prediction: torch.Tensor = self.unet(x, conditioning, *labels, return_dict=False)[0]
         return prediction
 
 
@@ -53,6 +54,7 @@ class Checkpoint:
         unet: diffusers' `UNet2DModel`, on the CPU, float32, in eval mode, without gradients.
         sha256: of the weights, see `checkpoint_weights.hash_of_weights`.
         network_sha256: of the weights and of the configuration, which says what is computed with them.
+        weight_types: in which the weights were saved, such as `float16`.
     """
 
     folder: Path
@@ -60,6 +62,7 @@ class Checkpoint:
     unet: UNet2DModel
     sha256: str
     network_sha256: str
+    weight_types: tuple[str, ...] = ("float32",)
 
     @property
     def num_parameters(self) -> int:
@@ -68,13 +71,19 @@ class Checkpoint:
 
     @property
     def network(self) -> Network:
-        """The network under its contract."""
+        """The network under its contract, without guidance."""
         return Network(self.unet)
 
-    def predict(self, x: np.ndarray, t: np.ndarray) -> np.ndarray:
-        """The reference prediction, float32 [N, C or 2C, H, W], for x [N, C, H, W] and t [N], float32."""
+    def predict(self, x: np.ndarray, t: np.ndarray, *conditions: np.ndarray) -> np.ndarray:
+        """The reference prediction, float32 [N, C or 2C, H, W], for x [N, C, H, W] and t [N], float32.
+
+        Args:
+            x, t: float32.
+            conditions: one array [N, …] for each of the process's.
+        """
+        network = guided(self.network, self.process)
         with torch.inference_mode():
-            prediction: np.ndarray = self.network(torch.from_numpy(x), torch.from_numpy(t)).numpy()
+            prediction: np.ndarray = network(*map(torch.from_numpy, (x, t, *conditions))).numpy()
         return prediction
 
 
@@ -110,26 +119,28 @@ class TorchEngine(Engine):
         self.name = f"PyTorch {torch.__version__} ({device.upper()})"
         self.precision = "fp32"
         self.path = checkpoint.folder
-        self._network = Network(checkpoint.unet).to(self._device)
+        self._network = guided(checkpoint.network, checkpoint.process).to(self._device)
 
-    def _bind(self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray) -> Callable[[], None]:
+    def _bind(
+        self, x: np.ndarray, t: np.ndarray, prediction: np.ndarray, *conditions: np.ndarray
+    ) -> Callable[[], None]:
         # On the CPU, PyTorch reads and writes the NumPy buffers themselves; on a GPU each call copies.
-        host_x, host_t, host_prediction = map(torch.from_numpy, (x, t, prediction))
+        host_prediction, *given = map(torch.from_numpy, (prediction, x, t, *conditions))
         network, device = self._network, self._device
 
         def call_on_cpu() -> None:
             with torch.inference_mode():
-                host_prediction.copy_(network(host_x, host_t))
+                host_prediction.copy_(network(*given))
 
         if device.type == "cpu":
             return call_on_cpu
-        device_x, device_t = torch.empty_like(host_x, device=device), torch.empty_like(host_t, device=device)
+        copies = [torch.empty_like(each, device=device) for each in given]
 
         def call_on_gpu() -> None:
             with torch.inference_mode(), without_tf32():
-                device_x.copy_(host_x)
-                device_t.copy_(host_t)
-                host_prediction.copy_(network(device_x, device_t))
+                for copy, each in zip(copies, given, strict=True):
+                    copy.copy_(each)
+                host_prediction.copy_(network(*copies))
 
         return call_on_gpu
 
@@ -165,10 +176,11 @@ def load_checkpoint(folder: Path | str, allow_pickle: bool = False, flags: Proce
     described = json.dumps([weights.sha256, architecture], sort_keys=True)
     return Checkpoint(
         folder,
-        replace(process, checkpoint_sha256=weights.sha256),
+        replace(process, checkpoint_sha256=weights.sha256).with_guidance(),
         unet,
         weights.sha256,
         hashlib.sha256(described.encode()).hexdigest(),
+        tuple(sorted({f"{tensor.dtype}".removeprefix("torch.") for tensor in weights.tensors.values()})),
     )
 
 
@@ -212,7 +224,8 @@ def _check_runs(path: Path, unet: UNet2DModel, process: Process) -> None:
     try:
         with torch.inference_mode(), torch.device("meta"):
             network = Network(copy.deepcopy(unet).to("meta"))
-            found = tuple(network(torch.empty(2, *shape.chw), torch.empty(2)).shape)
+            labels = [torch.zeros(2, dtype=torch.int64)] * len(process.conditions)
+            found = tuple(network(torch.empty(2, *shape.chw), torch.empty(2), *labels).shape)
     except Exception as error:  # as above
         raise InputError(f"{path}: diffusers cannot run this network ({reason(error)}); correct the file") from error
     if found != expected:

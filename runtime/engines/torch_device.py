@@ -9,6 +9,7 @@ import hashlib
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import UNet2DModel
@@ -22,6 +23,7 @@ from runtime.device.memory import open_device_memory
 from runtime.engines.checkpoint_folder import read_checkpoint_folder
 from runtime.engines.torch_call import TORCH_TYPES, TorchCall, TorchModuleEngine
 from runtime.engines.torch_checkpoint import TorchEngine, load_checkpoint
+from runtime.engines.torch_guidance import Guided
 from runtime.engines.trajectories import make_golden
 from runtime.engines.verification import predict_with, verify_once
 from runtime.formats.golden import Golden
@@ -72,15 +74,18 @@ class TorchDeviceEngine(TorchModuleEngine):
         # Another precision is another network: a run that was begun with one is not finished with the other.
         other = hashlib.sha256(f"{checkpoint.network_sha256} {precision}".encode()).hexdigest()
         sha256 = checkpoint.network_sha256 if precision == "fp32" else other
+        network: torch.nn.Module = _Folded(checkpoint.unet)
         with torch.no_grad():
             fold_time(checkpoint.unet, process.schedule.num_train_timesteps)
+        if process.is_guided:
+            network = Guided(network, process, together=True)
         if compiled:
             # Of diffusers' own functions, which ask for a version once and keep the answer.
             warnings.filterwarnings("ignore", message="Dynamo detected a call to a `functools.lru_cache`")
-        super().__init__(_Folded(checkpoint.unet), process, precision, memory, sha256, compiled, device)
+        super().__init__(network, process, precision, memory, sha256, compiled, device)
         self._verifier = verifier
 
-    def bind_device(self, x: int, t: int, prediction: int, batch_size: int, stream: int) -> TorchCall:
+    def bind_device(self, x: int, t: int, prediction: int, batch_size: int, stream: int, *conditions: int) -> TorchCall:
         """As `DeviceEngine.bind_device`.
 
         Raises:
@@ -88,7 +93,7 @@ class TorchDeviceEngine(TorchModuleEngine):
         """
         if self._verifier is not None and self.compiled:
             self._verifier.ensure(self, batch_size)
-        return super().bind_device(x, t, prediction, batch_size, stream)
+        return super().bind_device(x, t, prediction, batch_size, stream, *conditions)
 
 
 def open_checkpoint_on_gpu(
@@ -152,7 +157,7 @@ class FirstUse:
 
     def _verify(self, engine: TorchDeviceEngine, batch_size: int | None) -> None:
         # As it was trained: a variance or a clip that the user prefers would change the chain, not the network.
-        process = read_checkpoint_folder(self._folder, self._flags).process
+        process = read_checkpoint_folder(self._folder, self._flags).process.with_guidance()
 
         def make_reference() -> Golden:
             reference = TorchEngine(self._folder, flags=self._flags, allow_pickle=self._allow_pickle)
@@ -172,13 +177,15 @@ class FirstUse:
 
 
 class _Folded(torch.nn.Module):
-    """diffusers' network as a function of x and t."""
+    """diffusers' network, folded, as a function of x, t and a class label."""
 
     def __init__(self, unet: UNet2DModel) -> None:
         super().__init__()
-        self.unet = unet
+        self.unet, self._num_labels = unet, unet.config.num_class_embeds
 
-    def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, t: torch.Tensor, *labels: torch.Tensor) -> torch.Tensor:
+        for label in labels:
+            t = t * self._num_labels + label  # as `_LabeledRows` takes them apart
         prediction: torch.Tensor = self.unet(x, t, return_dict=False)[0]
         return prediction
 
@@ -193,6 +200,27 @@ class _Rows(torch.nn.Module):
     def forward(self, timesteps: torch.Tensor) -> torch.Tensor:
         rows: torch.Tensor = self.table[timesteps]
         return rows
+
+
+class _LabeledRows(torch.nn.Module):
+    """In place of the sinusoids of a class-conditional network: the sum of two embeddings, projected for every block.
+
+    In float32 whatever the network is in: its tables stay so when it is converted.
+    """
+
+    def __init__(self, times: torch.Tensor, labels: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> None:
+        super().__init__()
+        for name, values in (("times", times), ("labels", labels), ("weight", weight), ("bias", bias)):
+            self.register_buffer(name, values)
+
+    def forward(self, codes: torch.Tensor) -> torch.Tensor:
+        num_labels = len(self.labels)
+        embedding = self.times[codes // num_labels] + self.labels[codes % num_labels]
+        return torch.nn.functional.linear(torch.nn.functional.silu(embedding), self.weight, self.bias)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        device = fn(torch.empty(0)).device
+        return super()._apply(lambda tensor: tensor.to(device), recurse)
 
 
 class _Columns(torch.nn.Module):
@@ -221,6 +249,9 @@ def fold_time(unet: UNet2DModel, num_timesteps: int) -> None:
     conditioning = t if unet.config.time_embedding_type == "learned" else t.to(torch.float32)
     embedding = unet.time_embedding(unet.time_proj(conditioning).to(torch.float32))  # [T, C]
     projecting = [module for module in unet.modules() if getattr(module, "time_emb_proj", None) is not None]
+    if unet.class_embedding is not None:
+        _fold_labels(unet, embedding, projecting)
+        return
     if all(isinstance(module, ResnetBlock2D) for module in projecting):
         columns, first = [], 0
         for block in projecting:
@@ -231,6 +262,32 @@ def fold_time(unet: UNet2DModel, num_timesteps: int) -> None:
             first += width
         embedding = torch.cat(columns, dim=1) if columns else embedding
     unet.time_proj, unet.time_embedding = _Rows(embedding), torch.nn.Identity()
+
+
+def _fold_labels(unet: UNet2DModel, embedding: torch.Tensor, projecting: list[Any]) -> None:
+    """What is left to compute of the embeddings of timestep [T, C] and label, in one place for all blocks."""
+    plain = all(
+        isinstance(block, ResnetBlock2D)
+        and isinstance(block.nonlinearity, torch.nn.SiLU)
+        and not block.skip_time_act
+        and isinstance(block.time_emb_proj, torch.nn.Linear)
+        for block in projecting
+    )
+    if not (plain and projecting):
+        raise InputError(
+            "a class-conditional network whose blocks project the embeddings otherwise than ResnetBlock2D runs on the "
+            "CPU alone; give --device cpu, or export it"
+        )
+    weight = torch.cat([block.time_emb_proj.weight for block in projecting])
+    bias = torch.cat([block.time_emb_proj.bias for block in projecting])
+    first = 0
+    for block in projecting:
+        width = block.time_emb_proj.out_features
+        block.time_emb_proj, block.skip_time_act = _Columns(first, first + width), True
+        first += width
+    labels = unet.class_embedding.weight
+    unet.time_proj, unet.time_embedding = _LabeledRows(embedding, labels, weight, bias), torch.nn.Identity()
+    unet.class_embedding = None
 
 
 def _expect_cuda() -> None:

@@ -13,6 +13,7 @@ from diffusion.process import Process
 from diffusion.reference_loop import initial_noise, reference_states
 from diffusion.samplers import make_table
 from diffusion.step_table import StepTable
+from runtime.engines.gate_conditions import gate_conditions
 from runtime.engines.verification import Predict, relative_error
 from runtime.formats.golden import GATE_BATCHES, Golden
 from runtime.formats.precision import rounded
@@ -50,26 +51,39 @@ def make_golden(process: Process, predict: Predict, precision: str) -> Golden:
     num = max(1, min(_MAX_SAMPLES, _ELEMENTS // elements), -(-sum(GATE_BATCHES) // len(rows)))
     num_chains = max(_MIN_CHAINS, num)
     x_T = initial_noise((num_chains, *process.sample.chw), _SEED, 0)
-    steps = len(trajectory) + len(rows) * (precision != "fp32") + len(chain) * (chain is not trajectory)
+    chain_conditions = gate_conditions(process.conditions, num_chains, precision=precision)
+    more = (precision != "fp32") + bool(chain_conditions)
+    steps = len(trajectory) + len(rows) * more + len(chain) * (chain is not trajectory)
     with progress_bar(steps, "running the reference", unit="step") as bar:
 
-        def reference(x: np.ndarray, t: np.ndarray) -> np.ndarray:
-            each = [predict(one, at) for one, at in zip(_alone(x), _alone(t), strict=True)]
+        def reference(x: np.ndarray, t: np.ndarray, *conditions: np.ndarray) -> np.ndarray:
+            each = [predict(*one) for one in zip(_alone(x), _alone(t), *map(_samples, conditions), strict=True)]
             bar.update()
             return np.concatenate(each)
 
-        x, predictions, x_0 = _follow(trajectory, reference, x_T)
+        def of_chains(x: np.ndarray, t: np.ndarray) -> np.ndarray:
+            return reference(x, t, *chain_conditions)
+
+        x, predictions, x_0 = _follow(trajectory, of_chains, x_T)
         if chain is not trajectory:
-            x_0 = _follow(chain, reference, x_T)[2]
+            x_0 = _follow(chain, of_chains, x_T)[2]
         # By turns from all chains, so that neighbours in time are of different samples.
         places = [np.arange(place, place + num) % num_chains for place in range(len(rows))]
         states = np.stack([x[row][chosen] for row, chosen in zip(rows, places, strict=True)])
         expected = [predictions[row][chosen] for row, chosen in zip(rows, places, strict=True)]
+        # Few chains see few conditions: every state is given conditions of its own.
+        conditions = [
+            each.reshape(len(rows), num, *each.shape[1:])
+            for each in gate_conditions(process.conditions, len(rows) * num, num_chains, precision)
+        ]
         input_rounding = np.zeros(len(rows))
-        if precision != "fp32":
-            for place, row in enumerate(rows):
-                t = np.full(num, visited[row], np.float32)
-                input_rounding[place] = relative_error(reference(rounded(states[place], precision), t), expected[place])
+        for place, row in enumerate(rows):
+            t, given = np.full(num, visited[row], np.float32), [each[place] for each in conditions]
+            if conditions:
+                expected[place] = reference(states[place], t, *given)
+            if precision != "fp32":
+                found = reference(rounded(states[place], precision), t, *given)
+                input_rounding[place] = relative_error(found, expected[place])
     stride = _stride(len(rows) * expected[0].size, process.sample.height * process.sample.width)
     return Golden(
         timesteps=visited[rows],
@@ -80,6 +94,8 @@ def make_golden(process: Process, predict: Predict, precision: str) -> Golden:
         seed=_SEED,
         chain_timesteps=chain.timesteps,
         x_0=x_0.astype(np.float32),
+        conditions=tuple(conditions),
+        chain_conditions=chain_conditions,
     )
 
 
@@ -87,6 +103,12 @@ def _alone(batch: np.ndarray) -> Iterator[np.ndarray]:
     """Batches of 1, float32 and contiguous."""
     for place in range(len(batch)):
         yield np.ascontiguousarray(batch[place : place + 1], dtype=np.float32)
+
+
+def _samples(conditions: np.ndarray) -> Iterator[np.ndarray]:
+    """Batches of 1."""
+    for place in range(len(conditions)):
+        yield np.ascontiguousarray(conditions[place : place + 1])
 
 
 def _follow(table: StepTable, predict: Predict, x: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray], np.ndarray]:

@@ -36,8 +36,11 @@ _NEGLIGIBLE = 0.1
 # A freshly initialized network predicts 0; its error is measured against this root mean square instead.
 _MIN_RMS = 1e-3
 
-Predict = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""x [N, C, H, W], t [N] → prediction [N, C or 2C, H, W], all float32."""
+Predict = Callable[..., np.ndarray]
+"""x [N, C, H, W], t [N] and one array [N, …] for each condition of the process → prediction [N, C or 2C, H, W].
+
+All but conditions are float32.
+"""
 
 
 @dataclass(frozen=True)
@@ -142,7 +145,9 @@ def verify_engine(
     tolerance = PRECISIONS[precision].tolerance if tolerance is None else tolerance
     found = np.empty_like(golden.prediction)
     for rows, columns in golden.batches():
-        found[rows, columns] = golden.flat(predict(golden.x[rows, columns], golden.timesteps[rows].astype(np.float32)))
+        conditions = [each[rows, columns] for each in golden.conditions]
+        t = golden.timesteps[rows].astype(np.float32)
+        found[rows, columns] = golden.flat(predict(golden.x[rows, columns], t, *conditions))
     relative = [relative_error(each, expected) for each, expected in zip(found, golden.prediction, strict=True)]
     usual = max(float(np.median(relative)), _NEGLIGIBLE * tolerance)
     errors = tuple(
@@ -159,7 +164,7 @@ def chain_end(golden: Golden, process: Process, predict: Predict) -> np.ndarray:
     """x_0 of the chains, [B, C, H, W], their arithmetic in float64 so that all that differs is the network."""
 
     def float32(x: np.ndarray, t: np.ndarray) -> np.ndarray:
-        return predict(x.astype(np.float32), t.astype(np.float32))
+        return predict(x.astype(np.float32), t.astype(np.float32), *golden.chain_conditions)
 
     x = initial_noise(golden.x_0.shape, golden.seed, 0)
     return reference_loop(golden.chain_table(process), float32, x, golden.seed)
@@ -182,7 +187,7 @@ def predict_with(engine: Engine, fitting_batch: Callable[[int], int] | None = No
 
     fitting = fitting_batch or within_range
 
-    def predict(x: np.ndarray, t: np.ndarray) -> np.ndarray:
+    def predict(x: np.ndarray, t: np.ndarray, *conditions: np.ndarray) -> np.ndarray:
         parts, first = [], 0
         while first < len(x):
             left = len(x) - first
@@ -193,7 +198,8 @@ def predict_with(engine: Engine, fitting_batch: Callable[[int], int] | None = No
             filled = first + np.arange(size) % count
             part_x = np.ascontiguousarray(x[filled], dtype=np.float32)
             prediction = np.empty((size, engine.process.prediction_channels, *x.shape[2:]), dtype=np.float32)
-            engine.bind(part_x, np.ascontiguousarray(t[filled], dtype=np.float32), prediction)()
+            part_t = np.ascontiguousarray(t[filled], dtype=np.float32)
+            engine.bind(part_x, part_t, prediction, [np.ascontiguousarray(each[filled]) for each in conditions])()
             parts.append(prediction[:count])
             first += count
         return np.concatenate(parts)

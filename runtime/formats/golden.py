@@ -24,6 +24,7 @@ GATE_BATCHES = (5, 2, 1)
 """Sizes of the batches that every engine is verified with."""
 
 _GOLDEN_SECTION = 0.618
+_OF_CONDITIONS = ("conditions", "chain_conditions")
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +42,8 @@ class Golden:
         seed: of the chains; their samples have indices 0..B−1.
         chain_timesteps: int64 [R], of a `ddpm` chain.
         x_0: float32 [B, C, H, W], its end, each computed alone.
+        conditions: of each state, [K, N, …]: one array for each condition of the process, in its order.
+        chain_conditions: of each chain, [B, …], likewise.
     """
 
     timesteps: np.ndarray
@@ -51,6 +54,8 @@ class Golden:
     seed: int
     chain_timesteps: np.ndarray
     x_0: np.ndarray
+    conditions: tuple[np.ndarray, ...] = ()
+    chain_conditions: tuple[np.ndarray, ...] = ()
 
     def chain_table(self, process: Process) -> StepTable:
         """The rows of the chain that ends in `x_0`."""
@@ -86,7 +91,10 @@ class Golden:
     def to_bytes(self) -> bytes:
         """The `.npz` file."""
         buffer = io.BytesIO()
-        np.savez(buffer, format=GOLDEN_FORMAT, **{field.name: getattr(self, field.name) for field in fields(self)})
+        arrays = {field.name: getattr(self, field.name) for field in fields(self)}
+        for name in _OF_CONDITIONS:
+            arrays |= {f"{name}.{place}": array for place, array in enumerate(arrays.pop(name))}
+        np.savez(buffer, format=GOLDEN_FORMAT, **arrays)
         return buffer.getvalue()
 
     @classmethod
@@ -107,7 +115,10 @@ class Golden:
                     raise InputError(
                         f"{path}: format is {found}, this version reads {GOLDEN_FORMAT}; make it again with `{rebuild}`"
                     )
-                values = {field.name: arrays[field.name] for field in fields(cls)}
+                values = {field.name: arrays[field.name] for field in fields(cls) if field.name not in _OF_CONDITIONS}
+                for name in _OF_CONDITIONS:
+                    places = range(sum(each.startswith(f"{name}.") for each in arrays.files))
+                    values[name] = tuple(arrays[f"{name}.{place}"] for place in places)
         except UNREADABLE as error:
             if isinstance(error, InputError):
                 raise

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from diffusion.conditions import Condition
 from runtime.formats.fields import Fields
 from runtime.formats.precision import ENGINE_PRECISIONS, FLOAT32, INT64, PRECISIONS
 
@@ -52,12 +53,17 @@ def sample_and_timestep(
     """x (rank 4) and t, in any order and of any name; None for other inputs.
 
     Args:
-        inputs: all of them.
+        inputs: all of them but conditions.
         is_timestep: which may be t; those of rank 1 unless said otherwise.
     """
     images = [entry for entry in inputs if len(entry.shape) == 4]
     times = [entry for entry in inputs if is_timestep(entry)]
     return (images[0], times[0]) if len(inputs) == 2 and len(images) == len(times) == 1 else None
+
+
+def condition_specs(conditions: Sequence[Condition], batch: int | str = "N") -> tuple[TensorSpec, ...]:
+    """The inputs that a network with these conditions has beside x and t."""
+    return tuple(TensorSpec(each.name, each.type, (batch, *each.shape)) for each in conditions)
 
 
 @dataclass(frozen=True)
@@ -68,15 +74,17 @@ class NetworkTensors:
         x: [N, C, H, W], one of `X_TYPES`.
         t: [N], one of `T_TYPES`.
         prediction: [N, C or 2C, H, W], of the type of x.
+        conditions: [N, …], in the order of the process.
     """
 
     x: TensorSpec
     t: TensorSpec
     prediction: TensorSpec
+    conditions: tuple[TensorSpec, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The fields `inputs` and `outputs`."""
-        groups = {"inputs": (self.x, self.t), "outputs": (self.prediction,)}
+        groups = {"inputs": (self.x, self.t, *self.conditions), "outputs": (self.prediction,)}
         return {
             group: {each.name: {"type": each.element_type, "shape": list(each.shape)} for each in tensors}
             for group, tensors in groups.items()
@@ -90,7 +98,9 @@ class NetworkTensors:
             InputError: other inputs or outputs, or of other types.
         """
         inputs, outputs = _tensors(fields, "inputs"), _tensors(fields, "outputs")
-        found = sample_and_timestep(inputs)
+        # An engine with conditions is ours, and so are the names.
+        named = [entry for entry in inputs if entry.name in ("x", "t")]
+        found = sample_and_timestep(named if len(inputs) > 2 else inputs)
         if found is None or len(outputs) != 1 or len(outputs[0].shape) != 4:
             raise fields.wrong(
                 "inputs and outputs",
@@ -101,7 +111,7 @@ class NetworkTensors:
         for entry, allowed in ((x, X_TYPES), (t, T_TYPES), (prediction, (x.element_type,))):
             if entry.element_type not in allowed:
                 raise fields.wrong(f"the type of {entry.name}", entry.element_type, " or ".join(allowed))
-        return cls(x, t, prediction)
+        return cls(x, t, prediction, tuple(entry for entry in inputs if entry not in (x, t)))
 
 
 def _tensors(fields: Fields, group: str) -> list[TensorSpec]:

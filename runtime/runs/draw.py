@@ -14,6 +14,7 @@ from commands.program import say
 from commands.progress import progress_bar
 from commands.system import seconds_since_process_start
 from diffusion.errors import InputError
+from runtime.conditions import GivenConditions
 from runtime.runs.files import SampleWriter
 from runtime.runs.folder import RunFolder, samples_done
 from runtime.sampler import Sampler
@@ -44,6 +45,7 @@ def draw_run(
     start: int,
     x_init: np.ndarray | None = None,
     trajectory: Trajectory | None = None,
+    given: GivenConditions | None = None,
 ) -> RunTiming:
     """Draw the samples of a run that are not done yet.
 
@@ -51,7 +53,7 @@ def draw_run(
         sampler: draws them.
         folder: of the run; every batch is recorded there.
         writer: takes them.
-        num, seed, start, x_init, trajectory: of the whole run, as `Sampler.batches`.
+        num, seed, start, x_init, trajectory, given: of the whole run, as `Sampler.batches`.
 
     Raises:
         StoppedError: Ctrl-C; what is finished is kept.
@@ -79,7 +81,8 @@ def draw_run(
         with progress_bar(num_steps, "sampling", unit="step") as bar:
             try:
                 with kept_on_error(folder, num):
-                    for batch in sampler.batches(left, seed, start + done_before, states, after_step, trajectory):
+                    begin = start + done_before
+                    for batch in sampler.batches(left, seed, begin, states, after_step, trajectory, given):
                         writer.add(batch)
                         folder.record(len(batch.x) + len(batch.non_finite), batch.non_finite)
                         rate = (folder.done - done_before) / (time.perf_counter() - began)

@@ -16,7 +16,7 @@ from commands.whole_files import cannot_write, whole_file
 from diffusion.errors import InputError
 from diffusion.process import SampleShape
 from runtime.chain.pool import Batch
-from runtime.images import check_drawable, draw_grid, picture, quantize
+from runtime.images import by_rows, check_drawable, draw_grid, picture, quantize
 
 FORMATS = ("grid", "png", "npz", "npy")
 _PARTIAL = "samples.partial.npy"
@@ -82,6 +82,7 @@ def open_writer(
     start: int,
     done: int = 0,
     broken: Collection[int] = (),
+    num_classes: int = 1,
 ) -> SampleWriter:
     """The writer of a format.
 
@@ -93,6 +94,7 @@ def open_writer(
         start: sample index of the first.
         done: how many are on disk already.
         broken: places in the run, from 0, of those among them that are not, because they were not finite.
+        num_classes: of a grid: n for a row for each of n classes, which samples take by turns.
 
     Raises:
         InputError: samples that are said to be on disk and are not, or a folder that cannot be written.
@@ -100,7 +102,7 @@ def open_writer(
     kept = [place for place in range(done) if place not in broken]
     if format_ == "png":
         return _PngWriter(folder, start, kept)
-    return _ArrayWriter(format_, folder, shape, num, start, done, kept)
+    return _ArrayWriter(format_, folder, shape, num, start, done, kept, num_classes)
 
 
 class _PngWriter:
@@ -130,9 +132,18 @@ class _ArrayWriter:
     """
 
     def __init__(
-        self, format_: str, folder: Path, shape: SampleShape, num: int, start: int, done: int, kept: list[int]
+        self,
+        format_: str,
+        folder: Path,
+        shape: SampleShape,
+        num: int,
+        start: int,
+        done: int,
+        kept: list[int],
+        num_classes: int,
     ) -> None:
         self._format = format_
+        self._num_classes = num_classes if num >= 2 * num_classes else 1
         self._start = start
         self._result = folder / _RESULTS[format_]
         self._partial = folder / _PARTIAL
@@ -179,7 +190,11 @@ class _ArrayWriter:
             elif self._format == "npz":
                 np.savez(temporary, arr_0=samples)
             else:
-                draw_grid(np.asarray(samples)).save(temporary)
+                tiles, columns = np.asarray(samples), None
+                if self._num_classes > 1:
+                    rows = (self._start + np.flatnonzero(finite)) % self._num_classes
+                    tiles, columns = by_rows(tiles, rows)
+                draw_grid(tiles, columns).save(temporary)
         self._partial.unlink()
         return [self._result]
 

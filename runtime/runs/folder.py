@@ -13,12 +13,21 @@ from commands.whole_files import sole_writer
 from diffusion.errors import InputError
 from diffusion.number_checks import shown
 from diffusion.step_table import StepTable
+from runtime.conditions import GivenConditions
 from runtime.engines.interface import Engine
 from runtime.formats.run_manifest import MANIFEST, NonFiniteSample, RunManifest
 
 
 def run_identity(
-    engine: Engine, table: StepTable, *, num: int, seed: int, start: int, x_init_sha256: str | None, format_: str
+    engine: Engine,
+    table: StepTable,
+    *,
+    num: int,
+    seed: int,
+    start: int,
+    x_init_sha256: str | None,
+    format_: str,
+    given: GivenConditions | None = None,
 ) -> dict[str, Any]:
     """Everything that decides the samples of a run and their files: equal identities mean equal samples."""
     digest = hashlib.sha256(table.timesteps.astype("<i8").tobytes())
@@ -35,6 +44,7 @@ def run_identity(
         "num": num,
         "x_init_sha256": x_init_sha256,
         "format": format_,
+        **({} if given is None else {f"condition_{name}": values for name, values in given.identity().items()}),
     }
 
 

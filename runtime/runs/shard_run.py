@@ -9,6 +9,7 @@ import numpy as np
 from commands.errors import StoppedError
 from diffusion.errors import InputError
 from runtime.chain.pool import Batch
+from runtime.conditions import GivenConditions
 from runtime.formats.shard_record import ShardRecord
 from runtime.runs.shard_drawing import AfterStep, draw_shard
 from runtime.runs.shard_folder import ShardFolder
@@ -24,10 +25,13 @@ class SamplerSource:
         sampler: of the run's batch size.
         seed, start: of the run.
         x_init: float32 [num, C, H, W], of the whole run; None for noise.
+        given: the conditions of the run.
     """
 
-    def __init__(self, sampler: Sampler, seed: int, start: int, x_init: np.ndarray | None) -> None:
-        self._sampler, self._seed, self._start, self._x_init = sampler, seed, start, x_init
+    def __init__(
+        self, sampler: Sampler, seed: int, start: int, x_init: np.ndarray | None, given: GivenConditions | None = None
+    ) -> None:
+        self._sampler, self._seed, self._start, self._x_init, self._given = sampler, seed, start, x_init, given
 
     def __call__(self, first: int, num: int, after_step: AfterStep | None) -> Iterator[Batch]:
         """As `BatchSource`. Samples outside the run, which are dropped, begin with zeros where states are given."""
@@ -36,7 +40,7 @@ class SamplerSource:
             states = np.zeros((num, *self._x_init.shape[1:]), dtype=np.float32)
             begin, end = max(first, self._start), min(first + num, self._start + len(self._x_init))
             states[begin - first : end - first] = self._x_init[begin - self._start : end - self._start]
-        return self._sampler.batches(num, self._seed, first, states, after_step)
+        return self._sampler.batches(num, self._seed, first, states, after_step, given=self._given)
 
 
 def draw_shards(

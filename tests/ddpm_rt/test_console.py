@@ -78,7 +78,8 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (
             ["exprot"],
-            "ddpm-rt: no command 'exprot', expected train, export, convert, sample, gather, bench or --version; see",
+            "ddpm-rt: no command 'exprot', expected train, export, convert, inspect, sample, gather, bench or "
+            "--version; see",
         ),
         (["--num", "3"], "ddpm-rt: no command '--num', expected"),
         (["export"], "ddpm-rt export: expected onnx|openvino|trt; see"),
@@ -94,7 +95,7 @@ def test_what_is_no_command(arguments: list[str], says: str, capsys: pytest.Capt
 
 
 # Arguments without which a command says nothing else.
-_REQUIRED = {"export.convert": ["model.pt"]}
+_REQUIRED = {"export.convert": ["model.pt"], "export.inspect": ["unet.onnx"]}
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.module)

@@ -43,7 +43,7 @@ def test_the_json_object_is_the_documented_one():
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"format": 2}, "format is 2, this version reads 1"),
+        ({"format": 3}, "format is 3, this version reads 1 and 2"),
         ({"format": None}, "format is None"),
         ({"prediction_type": "flow"}, "prediction_type is 'flow'"),
         ({"variance_type": "learned"}, "variance_type is 'learned'"),

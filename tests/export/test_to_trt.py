@@ -25,6 +25,7 @@ from runtime.formats import sidecar as formats_sidecar
 from runtime.formats.golden import Golden
 from runtime.formats.plan_description import PlanDescription
 from runtime.formats.sidecar import golden_path, read_sidecar, sidecar_path
+from tests.checkpoints import save_tiny_checkpoint
 from tests.gaussian import GaussianNetwork
 
 needs_no_gpu = pytest.mark.skipif(not driver_facts().missing, reason="needs a machine without an NVIDIA GPU")
@@ -192,6 +193,44 @@ def test_a_wrong_conversion_is_not_published(
     rows = [line.split() for line in error.splitlines() if line.endswith("too large") and line.split()[0].isdigit()]
     assert rows
     assert min(int(row[0]) for row in rows) >= 700
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def overflowing(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network that is right in float32, with activations beyond fp16's range in front of its normalizations."""
+    import torch
+    from diffusers import UNet2DModel
+
+    folder = save_tiny_checkpoint(tmp_path_factory.mktemp("overflowing"))
+    unet = UNet2DModel.from_pretrained(folder / "unet")
+    with torch.no_grad():
+        for tensor in unet.conv_in.parameters():
+            tensor *= 1e5  # weights below 65504, activations above; whatever follows is normalized first
+    assert unet.conv_in.weight.abs().max() < 65504
+    unet.save_pretrained(folder / "unet")
+    return folder
+
+
+@pytest.mark.parametrize("form", ["instance", "group"])
+def test_what_exceeds_the_range_of_fp16_stays_in_float32(overflowing: Path, tmp_path: Path, form: str) -> None:
+    out = tmp_path / "unet.plan"
+    assert run("--checkpoint", overflowing, "--fp16", "--group-norm", form, "--out", out) == 0
+    engine = check_published(out, "fp16")
+    assert any("conv_in" in name for name in engine["kept_in_float32"])
+
+
+@pytest.mark.parametrize("form", ["instance", "group"])
+def test_where_it_does_not_no_plan_is_published(
+    overflowing: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], form: str
+) -> None:
+    """A plan that gives NaN is none: NaN fails every comparison."""
+    monkeypatch.setattr(low_precision, "_MAX_FP16", 1e30)
+    out = tmp_path / "unet.plan"
+    assert run("--checkpoint", overflowing, "--fp16", "--group-norm", form, "--out", out) == EXIT_VERIFICATION
+    error = capsys.readouterr().err
+    assert "nan" in error
+    assert "nothing was published. Give --bf16, or neither for fp32." in error
     assert list(tmp_path.iterdir()) == []
 
 

@@ -27,5 +27,5 @@ def test_a_command_line_is_obeyed_or_refused(fuzz, work_folder, tmp_path, pytest
 
 
 def test_every_command_is_found_and_has_a_quick_form():
-    assert set(commands()) - set(QUICK) == {"benchmarks.gpu_check"}
+    assert set(commands()) - set(QUICK) == {"benchmarks.gpu_check", "benchmarks.device"}
     assert set(QUICK) <= set(commands())

@@ -92,7 +92,7 @@ def _run_tests(fault: Fault) -> int:
     if fault.file.endswith(".py"):
         sys.meta_path.insert(0, Planter(fault))
     files = sorted(TESTS, key=lambda name: name != fault.first)
-    return int(pytest.main(["-x", "-q", "--tb=no", "-p", "no:cacheprovider", *files]))
+    return int(pytest.main(["-x", "-q", "--tb=no", "-p", "no:cacheprovider", "-m", "not gpu", *files]))
 
 
 def main(arguments: list[str]) -> int:

@@ -14,6 +14,8 @@ from tests.kernels.software_build import ROOT, Build
 
 FILES = ("step.cu", "cuda_elements.h", "step.h", "philox.h", "float32_math.h", "cuda_graph.cpp")
 TESTS = (
+    "tests/gpu/test_noise.py",
+    "tests/gpu/test_step.py",
     "tests/kernels/test_software_step.py",
     "tests/kernels/test_cuda_graph.py",
     "tests/runtime/device",

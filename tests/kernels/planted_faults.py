@@ -9,10 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 TESTS = (
-    "tests/kernels/test_software_step.py",
+    "tests/gpu/test_step.py",
     "tests/runtime/chain/test_device.py",
     "tests/runtime/chain/test_device_pool.py",
     "tests/runtime/device/test_streams.py",
+    "tests/gpu/test_noise.py",
+    "tests/kernels/test_software_step.py",
 )
 
 
@@ -41,7 +43,7 @@ _CHAIN, _LAUNCHERS, _BUFFERS = (
     "runtime/chain/launchers.py",
     "runtime/chain/device_buffers.py",
 )
-_CHAINS, _POOL, _STREAMS = TESTS[1:]
+_CHAINS, _POOL, _STREAMS, *_ = TESTS[1:]
 
 FAULTS = (
     Fault("index: blocks", _STEP, "kEight * (blockIdx.x * blockDim.x + threadIdx.x); }", "kEight * threadIdx.x; }"),

@@ -10,7 +10,7 @@ import torch
 from tests.original_projects import original, randomize
 
 
-def guided_network(seed: int = 0, **arguments: Any) -> torch.nn.Module:
+def guided_network(seed: int = 0, kind: str = "UNetModel", **arguments: Any) -> torch.nn.Module:
     """guided-diffusion's `UNetModel`: two levels of 32 and 64 channels at 16×16, attention at 8×8."""
     defaults: dict[str, Any] = {
         "image_size": 16,
@@ -24,7 +24,12 @@ def guided_network(seed: int = 0, **arguments: Any) -> torch.nn.Module:
         "use_scale_shift_norm": True,
         "resblock_updown": True,
     }
-    return randomize(original("guided_diffusion.unet").UNetModel(**defaults | arguments), seed)
+    return randomize(getattr(original("guided_diffusion.unet"), kind)(**defaults | arguments), seed)
+
+
+def super_resolution_network(**arguments: Any) -> torch.nn.Module:
+    """guided-diffusion's `SuperResModel`, of the same size."""
+    return guided_network(kind="SuperResModel", **arguments)
 
 
 def improved_network(seed: int = 0, **arguments: Any) -> torch.nn.Module:
@@ -56,3 +61,4 @@ FLAGS = {
     "noise_schedule": "linear",
     "diffusion_steps": 1000,
 }
+SR_FLAGS = {name: value for name, value in FLAGS.items() if name != "image_size"} | {"large_size": 16, "small_size": 4}

@@ -9,7 +9,7 @@ import torch
 
 def relative_errors(
     original: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-    ours: torch.nn.Module,
+    ours: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
     chw: tuple[int, int, int],
     total: int,
     scale: float = 1.0,

@@ -13,6 +13,7 @@ import torch
 from diffusion.errors import InputError
 from diffusion.spacing import spaced_timesteps
 from export.checkpoints.flags import parsed_flags
+from export.checkpoints.openai_respacing import respaced_timesteps
 from export.checkpoints.registry import add_checkpoint_flags, read_foreign
 from tests.export.checkpoints.openai_networks import FLAGS, guided_network, improved_network, save
 from tests.export.checkpoints.relative_errors import relative_errors
@@ -205,6 +206,62 @@ def test_respacing_is_linspace(total: int, respacing: str, tmp_path: Path) -> No
     assert spacing is not None
     ours = spaced_timesteps(spacing, int(respacing), process.schedule)
     assert sorted(int(each) for each in ours) == theirs
+
+
+@pytest.mark.parametrize(
+    ("total", "respacing"),
+    [
+        (1000, "250"),
+        (1000, "1000"),
+        (1000, "1"),
+        (4000, "333"),
+        (1000, "10,15,20"),
+        (300, "10,15,20"),
+        (11, "1,2"),
+        (1000, "1,1"),
+        (1000, "ddim25"),
+        (1000, "ddim250"),
+        (4000, "ddim50"),
+        (1000, "ddim30"),
+        (100, "ddim100"),
+    ],
+)
+def test_the_timesteps_of_respacing(total: int, respacing: str) -> None:
+    theirs = original("guided_diffusion.respace").space_timesteps(total, respacing)
+    assert respaced_timesteps(respacing, total) == sorted(theirs)
+
+
+@pytest.mark.parametrize("respacing", ["ddim998", "1001", "600,600"])
+def test_respacing_that_the_original_refuses_too(respacing: str) -> None:
+    with pytest.raises(ValueError, match="cannot"):
+        original("guided_diffusion.respace").space_timesteps(1000, respacing)
+    with pytest.raises(InputError, match="--timestep_respacing is"):
+        respaced_timesteps(respacing, 1000)
+
+
+@pytest.mark.parametrize("respacing", ["ddim0", "ddim", "0", "1,,2", "-3", "x", "1.5", "600,600"])
+def test_respacing_that_is_none(respacing: str, tmp_path: Path) -> None:
+    message = refused(guided_network(), tmp_path, FLAGS | {"timestep_respacing": respacing})
+    assert f"--timestep_respacing is {respacing!r}, expected ddimN" in message
+
+
+def test_what_draws_the_same_timesteps_is_told(tmp_path: Path) -> None:
+    for respacing, flags in (
+        ("250", "--steps 250 --spacing linspace"),
+        ("ddim25", "--steps 25 --spacing leading"),
+        ("2,3", "--timesteps 999,750,500,499,0"),
+    ):
+        notes = read(guided_network(), tmp_path, timestep_respacing=respacing).notes
+        assert notes == (f"--timestep_respacing {respacing} is of sampling: give `python -m runtime.sample` {flags}",)
+
+
+def test_averaged_weights_beside_it_are_named(tmp_path: Path) -> None:
+    raw = save(guided_network(), tmp_path / "model000100.pt")
+    assert read_foreign(raw, FLAGS, allow_pickle=True).notes == ()
+    save(guided_network(), tmp_path / "ema_0.9999_000100.pt")
+    (note,) = read_foreign(raw, FLAGS, allow_pickle=True).notes
+    assert note == f"{raw}: is not averaged; ema_0.9999_000100.pt beside it is, and usually draws better images"
+    assert read_foreign(tmp_path / "ema_0.9999_000100.pt", FLAGS, allow_pickle=True).notes == ()
 
 
 TENSORS: dict[str, tuple[Any, str]] = {

@@ -26,15 +26,25 @@ std::map<std::string, long> state() {
   return all;
 }
 
-void network(uintptr_t x, uintptr_t t, uintptr_t prediction, uintptr_t scratch, int64_t num_samples,
-             int64_t num_elements, int64_t width, const std::string& type, bool t_is_int64, bool wide,
-             uintptr_t stream) {
+void network(uintptr_t x, uintptr_t t, uintptr_t prediction, uintptr_t scratch, uintptr_t label, uintptr_t scale,
+             int64_t num_samples, int64_t num_elements, int64_t width, const std::string& type, bool t_is_int64,
+             bool wide, uintptr_t stream) {
   using ddpm_rt::ElementType;
   const ElementType element = type == "float32"   ? ElementType::kFloat32
                               : type == "float16" ? ElementType::kFloat16
                                                   : ElementType::kBFloat16;
-  const Network call{reinterpret_cast<void*>(x),       reinterpret_cast<void*>(t), reinterpret_cast<void*>(prediction),
-                     reinterpret_cast<void*>(scratch), num_samples, num_elements, width, element, t_is_int64, wide};
+  const Network call{reinterpret_cast<void*>(x),
+                     reinterpret_cast<void*>(t),
+                     reinterpret_cast<void*>(prediction),
+                     reinterpret_cast<void*>(scratch),
+                     reinterpret_cast<int64_t*>(label),
+                     reinterpret_cast<float*>(scale),
+                     num_samples,
+                     num_elements,
+                     width,
+                     element,
+                     t_is_int64,
+                     wide};
   ddpm_rt::check(enqueue(call, reinterpret_cast<cudaStream_t>(stream)), "cudaLaunchKernel");
 }
 
@@ -68,8 +78,8 @@ NB_MODULE(_software_kernels, m) {
                          "cudaGraphAddChildGraphNode");
         },
         "graph"_a, "child"_a, "Add a copy of a graph to another.");
-  m.def("software_network", &network, nb::kw_only(), "x"_a, "t"_a, "prediction"_a, "scratch"_a, "num_samples"_a,
-        "num_elements"_a, "width"_a, "type"_a, "t_is_int64"_a, "wide"_a, "stream"_a);
+  m.def("software_network", &network, nb::kw_only(), "x"_a, "t"_a, "prediction"_a, "scratch"_a, "label"_a,
+        "scale"_a, "num_samples"_a, "num_elements"_a, "width"_a, "type"_a, "t_is_int64"_a, "wide"_a, "stream"_a);
   m.def("software_write",
         [](uintptr_t address, uintptr_t stream) {
           ddpm_rt::check(enqueue_write(reinterpret_cast<float*>(address), reinterpret_cast<cudaStream_t>(stream)),

@@ -15,14 +15,15 @@ __device__ int broken_slot = -1, broken_timestep = 0;
 constexpr int kThreads = 4, kElementsOfThread = 16;
 
 template <typename T, typename Time>
-__global__ void network_kernel(const T* x, const T* rolled, const Time* t, T* prediction, int64_t num_elements,
-                               int64_t width, bool wide) {
+__global__ void network_kernel(const T* x, const T* rolled, const Time* t, const int64_t* label, const float* scale,
+                               T* prediction, int64_t num_elements, int64_t width, bool wide) {
   const int64_t sample = blockIdx.y, first = ((int64_t)blockIdx.x * blockDim.x + threadIdx.x) * kElementsOfThread;
   for (int64_t e = first; e < first + kElementsOfThread && e < num_elements; ++e) {
     const int64_t left = e % width ? e - 1 : e + width - 1;
     const float here = multiply(0.8f, to_float(x[sample * num_elements + e]));
     const float there = multiply(0.3f, to_float(rolled[sample * num_elements + left]));
     float value = add(subtract(here, there), multiply(1e-4f, (float)t[sample]));
+    if (label) value = add(value, multiply(scale[sample], multiply(0.01f, (float)label[sample])));
     const float second = value < -1.0f ? -1.0f : (value > 1.0f ? 1.0f : value);
     if (sample == broken_slot && t[sample] == broken_timestep && e == width + 1) value = float_of(0x7FC00000u);
     T* to = prediction + sample * num_elements * (wide ? 2 : 1) + e;
@@ -46,7 +47,9 @@ cudaError_t enqueue_typed(const Network& network, cudaStream_t stream) {
   T* prediction = static_cast<T*>(network.prediction);
   int64_t num_elements = network.num_elements, width = network.width;
   bool wide = network.wide;
-  void* arguments[] = {&x, &rolled, &t, &prediction, &num_elements, &width, &wide};
+  const int64_t* label = network.label;
+  const float* scale = network.scale;
+  void* arguments[] = {&x, &rolled, &t, &label, &scale, &prediction, &num_elements, &width, &wide};
   constexpr int64_t kElementsOfBlock = kThreads * kElementsOfThread;
   const dim3 grid((unsigned)((num_elements + kElementsOfBlock - 1) / kElementsOfBlock), (unsigned)network.num_samples);
   return cudaLaunchKernel(reinterpret_cast<const void*>(network_kernel<T, Time>), grid, dim3(kThreads), arguments, 0,

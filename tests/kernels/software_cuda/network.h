@@ -1,6 +1,7 @@
 // An ε-network of two kernels, a memset and a copy; its twin in NumPy is tests/runtime/device/device_network.py.
 //
-//   prediction = 0.8 x - 0.3 (x rolled by one along its last axis) + 1e-4 t, and the same within ±1 behind it if wide
+//   prediction = 0.8 x - 0.3 (x rolled by one along its last axis) + 1e-4 t, and the same within ±1 behind it if wide;
+//   where there are conditions, plus scale · 0.01 label
 #pragma once
 
 #include <string>
@@ -15,6 +16,8 @@ struct Network {
   const void* t;     // [N]
   void* prediction;  // [N, E or 2E]
   void* scratch;     // [N, E] like x, or null: without it there is one kernel alone
+  const int64_t* label;  // [N], or null
+  const float* scale;    // [N], where there are labels
   int64_t num_samples, num_elements, width;
   ddpm_rt::ElementType type;
   bool t_is_int64, wide;

@@ -189,6 +189,7 @@ def test_a_loop_and_single_rows_are_timed_in_the_first_chunk_and_the_faster_is_k
     chain.enqueue(1)  # nothing has run yet, so nothing is known yet
     assert (chain.graph, kernels.state("events")) == ("while", 5)
     chain.wait()
+    np.testing.assert_array_equal(chain.row, [1 + 37 + 1] * 3)
     launches = kernels.state("cudaGraphLaunch")
     chain.enqueue(8)
     assert (chain.graph, kernels.state("events")) == (kept, 0)

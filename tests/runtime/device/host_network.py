@@ -23,10 +23,13 @@ def as_float32(x: np.ndarray, io_type: str) -> np.ndarray:
     return (x.astype(np.uint32) << 16).view(np.float32) if io_type == "bfloat16" else x.astype(np.float32)
 
 
-def network(x: np.ndarray, t: np.ndarray, channels: int) -> np.ndarray:
-    """Something of x and t, float32 [N, channels, H, W]; no sample sees another."""
+def network(x: np.ndarray, t: np.ndarray, channels: int, *conditions: np.ndarray) -> np.ndarray:
+    """Something of x, t and, if given, a label and a scale, float32 [N, channels, H, W]; no sample sees another."""
     t = t.astype(np.float32).reshape(-1, 1, 1, 1)
     prediction = np.float32(0.8) * x - np.float32(0.3) * np.roll(x, 1, axis=3) + np.float32(1e-4) * t
+    if conditions:
+        label, scale = (each.astype(np.float32).reshape(-1, 1, 1, 1) for each in conditions)
+        prediction = prediction + scale * (np.float32(0.01) * label)
     return (
         np.concatenate([prediction, np.clip(prediction, -1, 1)], axis=1) if channels == 2 * x.shape[1] else prediction
     )
@@ -45,16 +48,16 @@ class HostNetwork(Engine):
         self.process = process
         self.broken = break_at
 
-    def predict(self, x: np.ndarray, t: np.ndarray) -> np.ndarray:
-        prediction = network(x, t, self.process.prediction_channels)
+    def predict(self, x: np.ndarray, t: np.ndarray, *conditions: np.ndarray) -> np.ndarray:
+        prediction = network(x, t, self.process.prediction_channels, *conditions)
         if self.broken is not None:
             slot, timestep = self.broken
             if slot < len(x) and t[slot] == timestep:
                 prediction[slot, 0, 1, 1] = np.nan
         return prediction
 
-    def _bind(self, x, t, prediction):
+    def _bind(self, x, t, prediction, *conditions):
         def call() -> None:
-            prediction[:] = self.predict(x, t)
+            prediction[:] = self.predict(x, t, *conditions)
 
         return call

@@ -128,21 +128,26 @@ class DeviceNetwork(HostNetwork, DeviceEngine):
     def call_bytes(self, batch_size: int) -> int:
         return 1000 * batch_size
 
-    def bind_device(self, x: int, t: int, prediction: int, batch_size: int, stream: int) -> DeviceNetworkCall:
+    def bind_device(
+        self, x: int, t: int, prediction: int, batch_size: int, stream: int, label: int = 0, scale: int = 0
+    ) -> DeviceNetworkCall:
         self.bound.append(batch_size)
-        return DeviceNetworkCall(self, x, t, prediction, batch_size)
+        return DeviceNetworkCall(self, x, t, prediction, batch_size, label, scale)
 
 
 class DeviceNetworkCall:
     """A `DeviceCall`."""
 
-    def __init__(self, engine: DeviceNetwork, x: int, t: int, prediction: int, num: int) -> None:
+    def __init__(
+        self, engine: DeviceNetwork, x: int, t: int, prediction: int, num: int, label: int, scale: int
+    ) -> None:
         shape = engine.process.sample
         self._engine = engine
         self._scratch = engine.memory.allocate(4 * num * shape.num_elements) if engine.with_scratch else 0
         self._arguments = {
             **{"x": x, "t": t, "prediction": prediction, "scratch": self._scratch, "num_samples": num},
             **{"num_elements": shape.num_elements, "width": shape.width, "type": engine.io_type},
+            **{"label": label, "scale": scale},
             "t_is_int64": engine.t_type == "int64",
             "wide": engine.process.prediction_channels == 2 * shape.channels,
         }

@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from diffusion.conditions import Condition
 from diffusion.errors import InputError
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import Process, SampleShape
 from runtime.engines.checkpoint_folder import read_checkpoint_folder
+from runtime.formats.train_record import TrainRecord
 from runtime.process_flags import ProcessFlags
 from tests.checkpoints import save_tiny_checkpoint
 
@@ -125,7 +127,7 @@ def test_train_json_of_another_format_is_refused(folder: Path) -> None:
         ("model_index.json", {"_class_name": "StableDiffusionPipeline"}, ["'StableDiffusionPipeline'", "DDPMPipeline"]),
         ("model_index.json", {"unet": ["diffusers", "UNet2DConditionModel"]}, ["UNet2DConditionModel", "UNet2DModel"]),
         ("unet/config.json", {"_class_name": "UNet2DConditionModel"}, ["'UNet2DConditionModel'", "UNet2DModel"]),
-        ("unet/config.json", {"num_class_embeds": 10}, ["num_class_embeds is 10", "class-conditional"]),
+        ("unet/config.json", {"num_class_embeds": 0}, ["num_class_embeds is 0", "at least 1"]),
         ("unet/config.json", {"class_embed_type": "timestep"}, ["class_embed_type is 'timestep'", "null"]),
         ("unet/config.json", {"time_embedding_type": "fourier"}, ["'fourier'", "'positional'"]),
         ("unet/config.json", {"sample_size": 9}, ["9×9", "multiples of 2"]),
@@ -268,3 +270,23 @@ def test_a_scheduler_beside_the_network_tells_its_process(folder: Path, tmp_path
     edit(folder / "unet" / "config.json", _class_name="UNet1DModel")
     with pytest.raises(InputError, match="_class_name is 'UNet1DModel', expected UNet2DModel"):
         read_checkpoint_folder(folder / "unet")
+
+
+def test_a_class_label_is_a_condition_and_train_json_says_which_is_the_null_class(folder: Path) -> None:
+    edit(folder / "unet/config.json", num_class_embeds=11)
+    process = read_checkpoint_folder(folder).process
+    assert process.conditions == (Condition("y", "int64", classes=11),)  # diffusers knows no null class
+    for label in (Condition("y", "int64", classes=10, null=10), Condition("y", "int64", classes=11)):
+        TrainRecord(replace(process, conditions=(label,))).write(folder)
+        assert read_checkpoint_folder(folder).process.conditions == (label,)
+    TrainRecord(replace(process, conditions=(Condition("y", "int64", classes=12, null=3),))).write(folder)
+    with pytest.raises(InputError, match=r"train\.json: number of classes and null classes is 12, but diffusers'"):
+        read_checkpoint_folder(folder)
+    TrainRecord(replace(process, conditions=())).write(folder)
+    with pytest.raises(InputError, match=r"train\.json: number of conditions is 0, but diffusers' files .* say 1"):
+        read_checkpoint_folder(folder)
+
+
+def test_a_network_alone_may_have_a_class_label_too(network: Path) -> None:
+    edit(network / "config.json", num_class_embeds=3)
+    assert read_checkpoint_folder(network, FLAGS).process.conditions == (Condition("y", "int64", classes=3),)

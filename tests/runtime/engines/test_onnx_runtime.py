@@ -132,7 +132,7 @@ def second_output(model):
 
 
 def future_format(model):
-    model.metadata_props[0].value = model.metadata_props[0].value.replace('"format": 1', '"format": 2')
+    model.metadata_props[0].value = model.metadata_props[0].value.replace('"format": 1', '"format": 3')
     return model
 
 
@@ -153,7 +153,7 @@ def learned(model):
         (add_input, "inputs are .*class.*expected one of rank 4"),
         (wrong_type, r"input x is tensor\(float16\), expected tensor\(float\)"),
         (second_output, "outputs are .* expected one float32 prediction"),
-        (future_format, "process format is 2, this version reads 1"),
+        (future_format, "process format is 3, this version reads 1 and 2"),
         (other_shape, r"input x is \['N', 2, 4, 6\], expected \[N, 2, 4, 7\]"),
         (learned, r"output prediction is \['N', 2, 4, 6\], expected \[N, 4, 4, 6\]"),
     ],

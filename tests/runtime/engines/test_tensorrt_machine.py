@@ -9,7 +9,7 @@ import pytest
 from commands.errors import DeviceUnavailableError
 from diffusion.errors import InputError
 from runtime.device.driver import DriverFacts, Gpu
-from runtime.engines import tensorrt_refusals
+from runtime.engines import tensorrt_modules, tensorrt_refusals
 from runtime.engines.opening import open_engine
 from runtime.engines.tensorrt_engine import TensorRtEngine
 from runtime.engines.tensorrt_refusals import accept_plan
@@ -103,7 +103,21 @@ def test_a_module_that_is_too_old(tmp_path, machine):
     machine(tensorrt="10.13.0.35")
     del sys.modules["tensorrt"].IExecutionContext.set_device_memory  # which came with 10.1
     line = refusal(plan_of(tmp_path, "tensorrt"), DeviceUnavailableError)
-    assert "has no IExecutionContext.set_device_memory, expected TensorRT 10.1 or" in line
+    assert "has no IExecutionContext.set_device_memory, expected TensorRT 10.8 or" in line
+
+
+@pytest.mark.parametrize("name", ["tensorrt", "tensorrt_lean"])
+def test_a_tensorrt_that_can_dump_core_is_refused(machine, name):
+    """setDeviceMemoryV2 of 10.1 to 10.7, for plans without weight streaming."""
+    for version in ("10.1.0.27", "10.7.0.23"):
+        machine(**{name: version})
+        with pytest.raises(DeviceUnavailableError, match=rf"'{name}' is of version {version}, expected 10.8 or later"):
+            tensorrt_modules.import_tensorrt(name)
+    for version in ("10.8.0.43", "11.1.0.2"):
+        machine(**{name: version})
+        assert tensorrt_modules.import_tensorrt(name).__version__ == version
+    machine(tensorrt_rtx="1.7.1.116")
+    assert tensorrt_modules.import_tensorrt("tensorrt_rtx") is not None
 
 
 @pytest.mark.parametrize(
