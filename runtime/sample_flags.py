@@ -145,6 +145,10 @@ def sample_parser() -> OneLineParser:
     )
     result.add_argument("--shard-size", type=int, metavar="N", help=_SHARD_SIZE_HELP)
     result.add_argument("--shard", metavar="i/n", help=_SHARD_HELP)
+    result.add_argument(
+        "--workers", type=int, metavar="N", help="draw shards in N processes on this CPU, which share its cores"
+    )
+    result.add_argument("--devices", metavar="0,1", help="draw shards on these NVIDIA GPUs, a process each")
     result.add_argument("--overwrite", action="store_true", help="replace another run's samples in --out")
     parser.add_argument("--force", action="store_true", help=_FORCE_HELP)
     parser.add_argument("--allow-pickle", action="store_true", help="read a checkpoint whose weights are a pickle")

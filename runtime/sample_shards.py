@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
-
-import numpy as np
 
 from commands.errors import VerificationError
 from commands.program import say
 from diffusion.errors import InputError
 from diffusion.number_checks import is_whole
-from runtime.conditions import GivenConditions
 from runtime.formats.run_manifest import RunManifest
+from runtime.formats.shard_record import ShardRecord
 from runtime.runs.files import check_fits
 from runtime.runs.folder import run_identity
 from runtime.runs.parts import Part
@@ -22,8 +20,13 @@ from runtime.runs.shard_folder import ShardFolder
 from runtime.runs.shard_progress import RunProgress
 from runtime.runs.shard_run import SamplerSource, draw_shards
 from runtime.runs.shards import SHARDED_ABOVE, ShardPlan, choose_sizes
+from runtime.runs.workers import draw_with_workers
 from runtime.sample_report import announce, non_finite_message
+from runtime.sample_request import SampleRequest
+from runtime.sample_worker import WorkerStart, worker_places
 from runtime.sampler import Sampler
+
+_ASKING = ("shard_size", "shard", "workers", "devices")
 
 
 def is_sharded(args: argparse.Namespace, num: int) -> bool:
@@ -32,12 +35,11 @@ def is_sharded(args: argparse.Namespace, num: int) -> bool:
     Raises:
         InputError: flags that do not go together.
     """
-    asked = [name for name in ("shard_size", "shard") if getattr(args, name) is not None]
-    asked = [f"--{name.replace('_', '-')}" for name in asked] + (["--format tar"] if args.format == "tar" else [])
+    asked = [f"--{name.replace('_', '-')}" for name in _ASKING if getattr(args, name) is not None]
+    asked += ["--format tar"] if args.format == "tar" else []
     if asked and args.trajectory is not None:
         raise InputError(f"{asked[0]} and --trajectory were both given; draw the trajectory in a run of its own")
-    found = RunManifest.read(args.out) if args.resume else None
-    if found is not None and "shard_size" in found.identity:
+    if "shard_size" in _said_by_the_run(args):
         return True  # what goes on, goes on as it is
     large = num > SHARDED_ABOVE and args.format in (None, *SHARD_FORMATS) and args.trajectory is None
     if args.verify and not (asked or large):
@@ -45,81 +47,103 @@ def is_sharded(args: argparse.Namespace, num: int) -> bool:
     return bool(asked) or large
 
 
-def sample_in_shards(
-    args: argparse.Namespace,
-    sampler: Sampler,
-    num: int,
-    x_init: np.ndarray | None,
-    x_init_sha256: str | None,
-    given: GivenConditions,
-) -> dict[str, Any]:
+def sample_in_shards(args: argparse.Namespace, request: SampleRequest) -> dict[str, Any]:
     """Draw what is not done of the run, or of the part that `--shard` says; return the report."""
-    found = RunManifest.read(args.out) if args.resume else None
-    said = {} if found is None else found.identity
+    said = _said_by_the_run(args)
     if args.format is None:
         args.format = said["format"] if said.get("format") in SHARD_FORMATS else "npz"
-    check_shard_format(args.format, sampler.process.sample)
+    shape = request.sampler.process.sample
+    check_shard_format(args.format, shape)
     part = Part() if args.shard is None else Part.parse(args.shard)
-    shard_size, batch_size = _sizes(args, sampler, said)
-    if batch_size != args.batch_size:
-        sampler = Sampler(
-            sampler.engine, sampler=sampler.table, batch_size=batch_size, threads=args.threads, force=args.force
-        )
-    plan = ShardPlan(args.start, num, shard_size, batch_size)
+    places = worker_places(args, request.sampler.engine)
+    shard_size, batch_size = _sizes(args, request.sampler, said)
+    folder, source = open_shards(args, request, shard_size, batch_size)
+    plan = folder.plan
     shards = [plan[place] for place in range(part.index, len(plan), part.count)]
     part_num = sum(shard.num for shard in shards)
-    identity = {
-        **run_identity(
-            sampler.engine,
-            sampler.table,
-            num=num,
-            seed=args.seed,
-            start=args.start,
-            x_init_sha256=x_init_sha256,
-            format_=args.format,
-            given=given,
-        ),
-        "shard_size": shard_size,
-        "batch_size": batch_size,
-    }
-    folder = ShardFolder(args.out, identity, plan, sampler.process.sample)
     if not args.resume:
-        check_fits("npz", args.out, sampler.process.sample, max(1, part_num))
+        check_fits("npz", args.out, shape, max(1, part_num))
     with folder.claimed(args.resume, args.overwrite):
         done = folder.done(shards, args.verify) if args.resume else {}
         left = [shard for shard in shards if shard not in done]
-        announced = announce(args, sampler, num, with_x_init=x_init is not None)
+        announced = announce(args, request.sampler, request.num, with_x_init=request.x_init is not None)
         of_part = "" if part.count == 1 else f", of which part {part} draws {len(shards)}"
-        say(f"{len(plan)} shards of {shard_size}, batches of {batch_size}{of_part}; {len(done)} are done")
+        of_workers = "" if places is None else f", {len(places)} workers"
+        say(f"{len(plan)} shards of {shard_size}, batches of {batch_size}{of_workers}{of_part}; {len(done)} are done")
         if shard_size % batch_size and len(plan) > 1:
             say(f"note: shards of {shard_size} are not of whole batches of {batch_size}; what is left over is dropped")
-        device = sampler.plan(batch_size).summary if left else ""
-        if device:
-            say(f"on the GPU: {device}")
-        source = SamplerSource(sampler, args.seed, args.start, x_init, given)
         before = sum(record.num for record in done.values())
         calls = sum(map(plan.calls, left))
-        with RunProgress(part_num, before, batch_size, len(sampler.table), calls) as progress:
-            records = [*done.values(), *draw_shards(source, folder, left, args.resume, progress)]
+        steps = len(request.sampler.table)
+        with RunProgress(part_num, before, batch_size, steps, calls) as progress:
+            if places is None:
+                if left and (device := request.sampler.plan(batch_size).summary):
+                    say(f"on the GPU: {device}")
+                drawn = draw_shards(source, folder, left, args.resume, progress)
+            else:
+                start = WorkerStart(args, shard_size, batch_size, folder.identity, places)
+                drawn = draw_with_workers(start, len(places), folder, left, progress)
             seconds, rate = progress.seconds, progress.rate
-    broken = sorted((sample for record in records for sample in record.non_finite), key=lambda each: each.sample_index)
-    if broken:
-        raise VerificationError(non_finite_message(broken, part_num, args.out))
     return {
-        "summary": f"{part_num} samples in {len(shards)} shards ({rate:.3g} images/s): {args.out}",
-        "out": str(args.out),
-        "files": [str(args.out / record.file) for record in sorted(records, key=lambda each: each.first)],
-        **{name: identity[name] for name in ("sampler", "steps", "seed", "start", "num", "format")},
+        **_result(args, [*done.values(), *drawn], part_num, rate),
+        **{name: folder.identity[name] for name in ("sampler", "steps", "seed", "start", "num", "format")},
         "shard_size": shard_size,
         "batch_size": batch_size,
         "part": str(part),
         "shards": len(shards),
         "shards_drawn": len(left),
-        "conditions": given.identity(),
+        "workers": 1 if places is None else len(places),
+        "conditions": request.given.identity(),
         **announced,
         "seconds": seconds,
         "images_per_second": rate,
     }
+
+
+def open_shards(
+    args: argparse.Namespace, request: SampleRequest, shard_size: int, batch_size: int
+) -> tuple[ShardFolder, SamplerSource]:
+    """The folder of a run, not claimed yet, and what draws its batches.
+
+    Raises:
+        InputError: indices that are too large, or a batch that the engine does not take.
+    """
+    sampler = request.sampler
+    if batch_size != args.batch_size:
+        sampler = Sampler(
+            sampler.engine, sampler=sampler.table, batch_size=batch_size, threads=args.threads, force=args.force
+        )
+    identity = run_identity(
+        sampler.engine,
+        sampler.table,
+        num=request.num,
+        seed=args.seed,
+        start=args.start,
+        x_init_sha256=request.x_init_sha256,
+        format_=args.format,
+        given=request.given,
+    )
+    identity |= {"shard_size": shard_size, "batch_size": batch_size}
+    plan = ShardPlan(args.start, request.num, shard_size, batch_size)
+    folder = ShardFolder(args.out, identity, plan, sampler.process.sample)
+    return folder, SamplerSource(sampler, args.seed, args.start, request.x_init, request.given)
+
+
+def _result(args: argparse.Namespace, records: Sequence[ShardRecord], num: int, rate: float) -> dict[str, Any]:
+    broken = sorted((sample for record in records for sample in record.non_finite), key=lambda each: each.sample_index)
+    if broken:
+        raise VerificationError(non_finite_message(broken, num, args.out))
+    return {
+        "summary": f"{num} samples in {len(records)} shards ({rate:.3g} images/s): {args.out}",
+        "out": str(args.out),
+        "files": [str(args.out / record.file) for record in sorted(records, key=lambda each: each.first)],
+    }
+
+
+def _said_by_the_run(args: argparse.Namespace) -> Mapping[str, Any]:
+    """The identity of the run that `--resume` may go on with."""
+    found = RunManifest.read(args.out) if args.resume else None
+    return {} if found is None else found.identity
 
 
 def _sizes(args: argparse.Namespace, sampler: Sampler, said: Mapping[str, Any]) -> tuple[int, int]:
