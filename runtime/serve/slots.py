@@ -255,8 +255,11 @@ class Slots:
         assert self._chain is not None
         x_start = self._chain.x_start
         assert x_start is not None
-        for numbers in watched.values():
+        for due in watched.values():
+            numbers = [number for number in due if np.isfinite(x_start[number]).all()]  # a broken one is no picture
             shown = [slot for number in numbers if (slot := self._slots[number]) is not None]
+            if not shown:
+                continue
             ticket = shown[0].ticket
             ticket.preview = Preview(
                 [slot.place for slot in shown], [slot.rows_done for slot in shown], x_start[numbers].copy()
