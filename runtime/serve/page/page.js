@@ -3,6 +3,7 @@
 
 const byId = (id) => document.getElementById(id);
 const FIELDS = ["num", "seed", "sampler", "steps", "classes", "guidance"];
+const EMPTY = "data:image/gif;base64,R0lGODlhAQABAAAAACH5BAEKAAEALAAAAAABAAEAAAICTAEAOw==";
 let running = null; // the AbortController of the request that runs
 let model = null;
 
@@ -27,7 +28,7 @@ async function loadModel() {
   model = await answer.json();
   const { sample, schedule, conditions = [] } = model.process;
   byId("model").textContent =
-    `${model.engine.name}, ${model.engine.precision}: ${sample.width} × ${sample.height} pixels, ` +
+    `${model.engine.name}: ${sample.width} × ${sample.height} pixels, ` +
     `${model.slots} slots, network ${model.engine.sha256.slice(0, 12)}`;
   byId("num").max = model.limits.images;
   byId("steps").max = schedule.num_train_timesteps ?? "";
@@ -105,6 +106,7 @@ async function draw() {
     ...Array.from({ length: wanted.num }, (_, place) => {
       const item = document.createElement("li");
       const image = document.createElement("img");
+      image.src = EMPTY;
       image.alt = `Image ${place}, not begun`;
       item.append(image);
       return item;
