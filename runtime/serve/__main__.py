@@ -13,13 +13,10 @@ from commands.program import run_program, say
 from runtime.engines.interface import Engine
 from runtime.engines.opening import EngineOptions, open_engine
 from runtime.process_flags import process_flags
-from runtime.serve.app import make_app
 from runtime.serve.flags import check_serve_flags, serve_parser
 from runtime.serve.guard import check_host, read_token
 from runtime.serve.image_request import RequestTables
 from runtime.serve.log import log_json_lines
-from runtime.serve.metrics import Metrics
-from runtime.serve.server import DrainingServer, listen, url_of
 from runtime.serve.slots import Slots
 from runtime.serve.worker import Limits, Worker
 
@@ -34,6 +31,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def serve(args: argparse.Namespace) -> dict[str, Any]:
     """Run the command; return its report."""
     check_serve_flags(args)
+    # Only here, where what is not installed is told in one line.
+    from runtime.serve.app import make_app
+    from runtime.serve.metrics import Metrics
+    from runtime.serve.server import DrainingServer, listen, url_of
+
     token = read_token(args.token_file)
     check_host(args.host, token)
     with contextlib.closing(listen(args.host, args.port)) as sock:
