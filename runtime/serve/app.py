@@ -125,7 +125,7 @@ def make_app(engine: Engine, worker: Worker, metrics: Metrics, token: str | None
             raise _Refusal(406, f"samples have {channels} channels, which are no picture; ask for {NPZ}")
         signal = Signal()
         try:
-            ticket = worker.submit(body.request(with_previews=wanted == EVENTS), signal)
+            ticket = worker.submit(body.request(with_previews=wanted == EVENTS), signal, is_watched=wanted == EVENTS)
         except InputError as error:
             raise _Refusal(422, str(error)) from None
         except BusyError as error:

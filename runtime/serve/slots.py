@@ -8,6 +8,7 @@ request do not depend on what else is in it.
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -59,6 +60,7 @@ class Slots:
         occupied: of the slots.
         rows_run: network calls so far.
         last_occupied: samples that took part in the last of them.
+        ended: requests that have come to their ends; to be taken out by whoever wants to know.
 
     Raises:
         InputError: a batch that the engine does not take or that does not fit into memory, or an engine that takes one
@@ -88,6 +90,8 @@ class Slots:
         self._kind: RowKind | None = None
         self._slots: list[_Occupied | None] = [None] * num_slots
         self._order = FairShare()
+        self._earliest = math.inf  # no deadline comes before
+        self.ended: list[Ticket] = []
         self.rows_run = self.last_occupied = 0
         kind = RowKind(np.inf if self.process.clip_sample is None else self.process.clip_sample, h2_is_x_start=False)
         if not isinstance(engine, DeviceEngine):
@@ -112,6 +116,7 @@ class Slots:
     def add(self, ticket: Ticket) -> None:
         """Let a request wait for its slots."""
         self._order.add(ticket)
+        self._earliest = min(self._earliest, math.inf if ticket.deadline_at is None else ticket.deadline_at)
 
     def cancel(self, ticket: Ticket, state: State = State.CANCELLED, error: str = "") -> None:
         """End a request: it gets no more slots, and those that it has are free. Does nothing to one that has ended."""
@@ -177,12 +182,19 @@ class Slots:
 
     def _expire(self) -> None:
         now = self._clock()
+        if now < self._earliest:
+            return
         tickets = {id(slot.ticket): slot.ticket for slot in self._slots if slot is not None}
         tickets |= {id(ticket): ticket for ticket in self._order}
+        self._earliest = math.inf
         for ticket in tickets.values():
-            if ticket.deadline_at is not None and now >= ticket.deadline_at:
+            if ticket.deadline_at is None:
+                continue
+            if now >= ticket.deadline_at:
                 late_s = ticket.deadline_at - ticket.taken_at
                 self.cancel(ticket, State.EXPIRED, f"its deadline of {late_s:g} s has passed")
+            else:
+                self._earliest = min(self._earliest, ticket.deadline_at)
 
     def _admit(self) -> None:
         free = [number for number, slot in enumerate(self._slots) if slot is None]
@@ -239,7 +251,7 @@ class Slots:
             if ticket.finished == ticket.request.num:
                 self._end(ticket, State.DONE)
             else:
-                ticket.changed()
+                ticket.moved()
 
     def _show(self, rows: int) -> None:
         """Previews for those who watch and whose samples have come far enough since the last one."""
@@ -302,5 +314,5 @@ class Slots:
             self._slots[number] = None
 
     def _end(self, ticket: Ticket, state: State, error: str = "") -> None:
-        ticket.state, ticket.error, ticket.ended_at = state, error, self._clock()
-        ticket.changed()
+        ticket.end(state, error, self._clock())
+        self.ended.append(ticket)

@@ -52,7 +52,8 @@ class Ticket:
         table: its rows.
         x: float32 [num, C, H, W], to be filled.
         taken_at: seconds of the clock that the deadline is measured with.
-        on_change: called, by the thread that runs the slots, after every change; must return soon and raise nothing.
+        on_change: called, by the thread that runs the slots, at the end; must return soon and raise nothing.
+        is_watched: whether `on_change` is called after every chunk of rows, too.
         given: what the network is conditioned on; None for nothing.
 
     Attributes:
@@ -74,11 +75,12 @@ class Ticket:
         x: np.ndarray,
         taken_at: float,
         on_change: Callable[[], None] | None = None,
+        is_watched: bool = False,
         given: GivenConditions | None = None,
     ) -> None:
         self.request, self.table, self.x = request, table, x
         self.given = given or GivenConditions()
-        self.taken_at = taken_at
+        self.taken_at, self.is_watched = taken_at, is_watched
         self.deadline_at = None if request.deadline_s is None else taken_at + request.deadline_s
         self.number, self.share = -1, 0
         self.granted = self.finished = self.rows_done = 0
@@ -96,10 +98,15 @@ class Ticket:
         """That `rows_done` reaches."""
         return self.request.num * len(self.table)
 
-    def changed(self) -> None:
-        """Tell whoever watches."""
-        if self.state in FINAL:
-            self._ended.set()
+    def moved(self) -> None:
+        """Rows were done: tell whoever watches."""
+        if self.is_watched and self._on_change is not None:
+            self._on_change()
+
+    def end(self, state: State, error: str, now: float) -> None:
+        """It has come to one of the final states: tell whoever waits."""
+        self.state, self.error, self.ended_at = state, error, now
+        self._ended.set()
         if self._on_change is not None:
             self._on_change()
 

@@ -130,12 +130,14 @@ class Worker:
         """All slots."""
         return self._slots.num_slots
 
-    def submit(self, request: ImageRequest, on_change: Callable[[], None] | None = None) -> Ticket:
+    def submit(
+        self, request: ImageRequest, on_change: Callable[[], None] | None = None, is_watched: bool = False
+    ) -> Ticket:
         """Take a request.
 
         Args:
             request: what is asked for.
-            on_change: see `Ticket`.
+            on_change, is_watched: see `Ticket`.
 
         Raises:
             InputError: more than the limits allow, or a chain that the network cannot run.
@@ -158,7 +160,7 @@ class Worker:
             if waiting + request.num - max(0, self.num_slots - self.occupied) > limits.waiting:
                 raise BusyError(waiting, limits.waiting, self._retry_after_s())
             x = np.empty((request.num, *process.sample.chw), np.float32)
-            ticket = Ticket(request, table, x, self._clock(), on_change, given)
+            ticket = Ticket(request, table, x, self._clock(), on_change, is_watched, given)
             if ticket.deadline_at is None:
                 ticket.deadline_at = ticket.taken_at + limits.deadline_s
             self._coming.append(ticket)
@@ -247,8 +249,10 @@ class Worker:
                 self._slots.cancel(ticket, State.FAILED, self.broken)
 
     def _forget_ended(self) -> None:
+        ended, self._slots.ended = self._slots.ended, []
+        if not ended:
+            return
         with self._changed:
-            ended = [ticket for ticket in self._open if ticket.state in FINAL]
             self._open.difference_update(ended)
         if self._observer is not None:
             for ticket in ended:

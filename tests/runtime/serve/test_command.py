@@ -53,26 +53,26 @@ def ask(url, answers, **body):
 
 
 def begun(url):
-    """A request of 1000 rows that runs."""
+    """A request of a hundred batches of 1000 rows that runs."""
     answers = []
-    thread = threading.Thread(target=ask, args=(url, answers), kwargs={"num": 8, "sampler": "ddpm"})
+    thread = threading.Thread(target=ask, args=(url, answers), kwargs={"num": 800, "sampler": "ddpm"})
     thread.start()
     until(lambda: "ddpm_rt_slots_in_use 8.0" in httpx.get(f"{url}/metrics", trust_env=False).text)
     return thread, answers
 
 
 def test_the_first_sigterm_drains(folder, network_is_known):
-    with serving(folder, "--json") as (process, url):
+    with serving(folder, "--json", "--max-images", "800") as (process, url):
         thread, answers = begun(url)
         process.send_signal(signal.SIGTERM)
         thread.join(60)
         assert answers[0].status_code == 200
-        assert len(answers[0].json()["images"]) == 8
+        assert len(answers[0].json()["images"]) == 800
         out, err = process.communicate(timeout=60)
         assert process.returncode == 0, err
         assert json.loads(out) == {"url": url}
         logged = [json.loads(line) for line in err.splitlines() if line.startswith("{")]
-        assert [(each["message"], each["num"], each["steps"]) for each in logged] == [("request done", 8, 1000)]
+        assert [(each["message"], each["num"], each["steps"]) for each in logged] == [("request done", 800, 1000)]
 
 
 def test_the_second_sigterm_stops(folder, network_is_known):
