@@ -95,7 +95,8 @@ def images_npz(ticket: Ticket) -> bytes:
 
 def images_answer(ticket: Ticket, body: ImagesBody, engine: dict[str, str]) -> ImagesAnswer:
     """The JSON answer."""
-    request = body.model_dump(exclude={"deadline_s", "preview_every"}, exclude_defaults=True)
+    unsaid = {"deadline_s", "preview_every"} | ({"conditions"} if not body.conditions else set())
+    request = body.model_dump(exclude=unsaid, exclude_none=True)  # defaults too: another version may have others
     return ImagesAnswer(images=[png_base64(image) for image in quantize(ticket.x)], request=request, engine=engine)
 
 

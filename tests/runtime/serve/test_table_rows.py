@@ -65,6 +65,20 @@ def test_a_table_longer_than_all_rows_is_refused():
         TableRows(chain, PROCESS, KIND, 8).take(table(9))
 
 
+@pytest.mark.parametrize("first", [-1, 5, 8])
+def test_rows_that_do_not_fit_into_a_chain(first):
+    chain = HostChain(HostNetwork(PROCESS), empty_table(PROCESS, KIND, 8), 1)
+    with pytest.raises(InputError, match=f"4 rows at {first} do not fit into the 8 of the chain"):
+        chain.write_rows(first, table(4))
+
+
+@pytest.mark.parametrize("rows", [[8], [-1], [0, 0], []])
+def test_first_rows_that_there_are_not(rows):
+    chain = HostChain(HostNetwork(PROCESS), empty_table(PROCESS, KIND, 8), 2)
+    with pytest.raises(InputError, match="expected 1 of them, 0 to 7"):
+        chain.begin([0], [0], slots=[1], first_rows=rows)
+
+
 @pytest.mark.parametrize(
     ("sampler", "clip", "kind", "runs"),
     [
