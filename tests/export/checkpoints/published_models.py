@@ -54,7 +54,7 @@ PUBLISHED = {
 }
 MODELS = {**OPENAI.models, **HO.models}
 # A U-Net is the same at every size: compared on small images, exported at its own.
-LARGEST_COMPARED = 64
+LARGEST_COMPARED = 32
 
 
 def original_network(name: str) -> torch.nn.Module | HoNetwork:
