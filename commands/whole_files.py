@@ -8,11 +8,13 @@ import fcntl
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from diffusion.errors import InputError
 
+_SECONDS_BETWEEN_TRIES = 0.05
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -34,7 +36,7 @@ def whole_file(path: Path) -> Iterator[Path]:
             os.fsync(written.fileno())
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         raise cannot_write(path, error) from error
     finally:
@@ -84,7 +86,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
         if path.exists():
             path.replace(aside)
         temporary.replace(path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
         shutil.rmtree(aside, ignore_errors=True)
     except OSError as error:
         raise cannot_write(path, error) from error
@@ -93,16 +95,20 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def sole_writer(path: Path) -> Iterator[None]:
+def sole_writer(path: Path, wait_seconds: float = 0.0) -> Iterator[None]:
     """Be the only one who writes `path` and what belongs to it; the folder is made if missing.
 
     The lock is a hidden file beside it, which goes at the end, and which the operating system frees if we crash.
 
+    Args:
+        path: that is to be written.
+        wait_seconds: for another writer, which may be ending just now.
+
     Raises:
         InputError: another program is writing it, or the folder cannot be written.
     """
-    place = path.with_name(f".{path.name}.lock")
-    descriptor = _open_locked(path, place)
+    place = lock_place(path)
+    descriptor = open_locked(path, fcntl.LOCK_EX, wait_seconds)
     try:
         yield
     finally:
@@ -155,16 +161,35 @@ def make_temporary_name(path: Path) -> Path:
     return Path(name)
 
 
-def _open_locked(path: Path, place: Path) -> int:
+def lock_place(path: Path) -> Path:
+    """Where the lock of `path` is: its file is there while somebody writes."""
+    return path.with_name(f".{path.name}.lock")
+
+
+def open_locked(path: Path, kind: int, wait_seconds: float = 0.0) -> int:
+    """The descriptor of the lock of `path`, locked.
+
+    Args:
+        path: that is to be written.
+        kind: `fcntl.LOCK_EX` or `fcntl.LOCK_SH`.
+        wait_seconds: for another writer.
+
+    Raises:
+        InputError: another program is writing it, or the folder cannot be written.
+    """
+    place, last = lock_place(path), time.monotonic() + wait_seconds
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         while True:
             descriptor = os.open(place, os.O_RDWR | os.O_CREAT, 0o666)
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
             except BlockingIOError:
                 owner = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
                 os.close(descriptor)
+                if time.monotonic() < last:
+                    time.sleep(_SECONDS_BETWEEN_TRIES)
+                    continue
                 raise InputError(
                     f"{path}: another program is writing it (process {owner or 'unknown'}); wait for it, or choose "
                     "another place with --out"
@@ -172,8 +197,9 @@ def _open_locked(path: Path, place: Path) -> int:
             # Whoever held it before may have removed the name since: then this lock is of no file that others see.
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(descriptor), place.stat()):
-                    os.ftruncate(descriptor, 0)
-                    os.pwrite(descriptor, str(os.getpid()).encode("ascii"), 0)
+                    if kind == fcntl.LOCK_EX:
+                        os.ftruncate(descriptor, 0)
+                        os.pwrite(descriptor, str(os.getpid()).encode("ascii"), 0)
                     return descriptor
             os.close(descriptor)
     except OSError as error:
@@ -188,8 +214,8 @@ def _umask() -> int:
     return next((int(line.split()[1], 8) for line in status.splitlines() if line.startswith("Umask:")), 0o022)
 
 
-def _sync_folder(folder: Path) -> None:
-    # The rename itself is durable only once the folder is synced.
+def sync_folder(folder: Path) -> None:
+    """Make durable which names the folder holds: a rename is only then."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -42,6 +42,7 @@ COMMANDS = (
     _command("convert", "export.convert", "a checkpoint of another project to a folder that diffusers loads"),
     _command("inspect", "export.inspect", "what a checkpoint, a network, an engine, a table or a run is"),
     _command("sample", "runtime.sample", "an engine and a seed to images"),
+    _command("gather", "runtime.gather", "the shards of a large run to one .npz file"),
     _command("bench compare", "benchmarks.compare", "speed beside diffusers", within=".__main__"),
     _command("bench likelihood", "benchmarks.likelihood", "bits/dim through any engine", within=".__main__"),
     _command("bench quality", "benchmarks.quality", "distance to the data against network calls", within=".__main__"),

@@ -16,12 +16,13 @@ from runtime.engines.onnx_opening import ONNX_BACKENDS
 from runtime.engines.opening import DEVICES
 from runtime.process_flags import add_process_flags
 from runtime.runs.files import FORMATS
+from runtime.runs.shards import SHARDED_ABOVE, USUAL_SHARD_SIZE
 
 DEFAULT_NUM = 64
 _EXAMPLES = """examples:
   python -m runtime.sample                                       64 samples of unet.onnx, samples/grid.png
   python -m runtime.sample --steps 50 --num 256                  a twentieth of the network calls
-  python -m runtime.sample --num 50000 --format npz --out fid    samples.npz, as FID tools read it
+  python -m runtime.sample --num 50000 --out run --resume        files of about 1,000; repeat it until it is done
   python -m runtime.sample --class all --guidance 2              of a network that was trained with --classes
   python -m runtime.sample --engine runs/digits --trajectory 10  PyTorch, the reference; states on the way
   python -m runtime.sample --engine runs/digits --device cuda --precision bf16 --compile    the same on an NVIDIA GPU
@@ -45,7 +46,15 @@ _INVERT_HELP = "run ddim upwards: from --x-init, images, to the noise that ddim 
 _FORCE_HELP = "sample although the steps turn the rounding of a low-precision engine into visible error"
 _FORMAT_HELP = (
     "grid: grid.png (default); png: one file each; npz: samples.npz, arr_0, uint8 NHWC; "
-    "npy: samples.npy, float32 NCHW before quantization"
+    "npy: samples.npy, float32 NCHW before quantization; in shards: npz (default), png, or tar for WebDataset"
+)
+_SHARD_SIZE_HELP = (
+    f"write the samples in files of N (default above {SHARDED_ABOVE:,} samples: about {USUAL_SHARD_SIZE:,}); "
+    "python -m runtime.gather makes one file of them"
+)
+_SHARD_HELP = (
+    "draw part i of n, 0/n to n-1/n, of the shards: several machines, one folder, one command line; "
+    "auto: as the variables of a Slurm array job or a Kubernetes indexed job say"
 )
 
 
@@ -117,7 +126,7 @@ def sample_parser() -> OneLineParser:
     chain.add_argument("--from-timestep", type=int, metavar="t", help="begin there, and space --steps over 0..t")
     result = parser.add_argument_group("result")
     result.add_argument("--out", type=Path, default=Path("samples"), help="folder (default: samples)")
-    result.add_argument("--format", choices=FORMATS, default="grid", help=_FORMAT_HELP)
+    result.add_argument("--format", choices=(*FORMATS, "tar"), help=_FORMAT_HELP)
     result.add_argument(
         "--trajectory",
         type=int,
@@ -129,6 +138,17 @@ def sample_parser() -> OneLineParser:
         action="store_true",
         help="go on after the samples that are finished already; begin where there are none",
     )
+    result.add_argument(
+        "--verify",
+        action="store_true",
+        help="with --resume: read every shard that is done, and compare it with its hash",
+    )
+    result.add_argument("--shard-size", type=int, metavar="N", help=_SHARD_SIZE_HELP)
+    result.add_argument("--shard", metavar="i/n", help=_SHARD_HELP)
+    result.add_argument(
+        "--workers", type=int, metavar="N", help="draw shards in N processes on this CPU, which share its cores"
+    )
+    result.add_argument("--devices", metavar="0,1", help="draw shards on these NVIDIA GPUs, a process each")
     result.add_argument("--overwrite", action="store_true", help="replace another run's samples in --out")
     parser.add_argument("--force", action="store_true", help=_FORCE_HELP)
     parser.add_argument("--allow-pickle", action="store_true", help="read a checkpoint whose weights are a pickle")
@@ -143,6 +163,10 @@ def check_flags(args: argparse.Namespace) -> None:
     check_seed_range(args.seed, args.start, num_unsaid if args.num is None else args.num)
     if args.batch_size is not None and args.batch_size < 1:
         raise InputError(f"--batch-size is {args.batch_size}, expected at least 1")
+    if args.shard_size is not None and args.shard_size < 1:
+        raise InputError(f"--shard-size is {args.shard_size}, expected at least 1")
+    if args.verify and not args.resume:
+        raise InputError("--verify was given without --resume; give both to check a run and draw what is damaged")
     if args.threads < 0:
         raise InputError(f"--threads is {args.threads}, expected at least 1, or 0 for all")
     if args.invert:

@@ -72,7 +72,7 @@ class RunManifest:
         most = identity.get("num", done)
         if not is_whole(most) or not 0 <= done <= most:
             raise values.wrong("done", done, f"0 to the run's num, {most!r}")
-        return cls(identity, _files(values), done, _non_finite(values))
+        return cls(identity, _files(values), done, read_non_finite(values))
 
 
 def _files(values: Fields) -> tuple[str, ...]:
@@ -84,7 +84,8 @@ def _files(values: Fields) -> tuple[str, ...]:
     return tuple(files)
 
 
-def _non_finite(values: Fields) -> tuple[NonFiniteSample, ...]:
+def read_non_finite(values: Fields) -> tuple[NonFiniteSample, ...]:
+    """The field `non_finite` of a manifest or of a shard's record. Raises InputError if it makes no sense."""
     names = {field.name for field in fields(NonFiniteSample)}
     samples = values.get("non_finite", list, may_be_empty=True)
     for each in samples:

@@ -115,7 +115,7 @@ class RunFolder:
         if found is not None and not mine:
             for pattern in found.files:
                 for old in path.glob(pattern):
-                    old.unlink()
+                    _remove(old)
         return cls(path, RunManifest(identity, tuple(files)))
 
     def record(self, num: int, non_finite: list[NonFiniteSample]) -> None:
@@ -143,6 +143,16 @@ def sole_run(path: Path) -> Iterator[None]:
         raise InputError(f"{path}: is a file, expected a folder; give another --out")
     with sole_writer(path / MANIFEST):
         yield
+
+
+def _remove(result: Path) -> None:
+    """A file, or a folder of a shard's pictures, which must hold nothing else."""
+    if result.is_symlink() or not result.is_dir():
+        result.unlink()
+        return
+    for each in result.glob("[0-9]*.png"):
+        each.unlink()
+    result.rmdir()
 
 
 def _difference(found: dict[str, Any], expected: dict[str, Any]) -> str:

@@ -1,0 +1,68 @@
+"""`shard-….json` beside the samples of a shard: with it, and not before, the shard is done."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from commands.whole_files import write_whole_text
+from runtime.formats.fields import read_fields
+from runtime.formats.run_manifest import NonFiniteSample, read_non_finite
+
+SHARD_FORMAT = 1
+_REMEDY = "remove it, and --resume draws the shard again"
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class ShardRecord:
+    """What a shard holds.
+
+    Attributes:
+        identity_sha256: of the identity of its run, see `identity_sha256`; a shard of another run is told by it.
+        first: sample index of its first sample.
+        num: samples, those that broke among them.
+        file: name of the file, or of the folder of pictures, beside the record.
+        num_bytes: of the file; of a folder's files together.
+        sha256: of the file's bytes; of a folder as `runtime.runs.shard_files.content_facts` has it.
+        non_finite: the samples that broke, which are not in the file.
+    """
+
+    identity_sha256: str
+    first: int
+    num: int
+    file: str
+    num_bytes: int
+    sha256: str
+    non_finite: tuple[NonFiniteSample, ...] = ()
+
+    def write(self, path: Path) -> None:
+        """Write it, whole. Raises InputError if the folder cannot be written."""
+        content = vars(self) | {"format": SHARD_FORMAT, "non_finite": [vars(sample) for sample in self.non_finite]}
+        write_whole_text(path, json.dumps(content, indent=1) + "\n")
+
+    @classmethod
+    def read(cls, path: Path) -> ShardRecord:
+        """What `write` wrote.
+
+        Raises:
+            InputError: no such file, another file of this name, of another version, or a field that makes no sense.
+        """
+        values = read_fields(path, SHARD_FORMAT, _REMEDY)
+        identity, file, sha256 = (values.get(name, str) for name in ("identity_sha256", "file", "sha256"))
+        for name, digest in (("identity_sha256", identity), ("sha256", sha256)):
+            if not _SHA256.fullmatch(digest):
+                raise values.wrong(name, digest, "a SHA-256 in hexadecimal")
+        if Path(file).name != file:
+            raise values.wrong("file", file, "the name of a file in this folder")
+        first, num, num_bytes = (values.get(name, int) for name in ("first", "num", "num_bytes"))
+        for name, value, lowest in (("first", first, 0), ("num", num, 1), ("num_bytes", num_bytes, 0)):
+            if value < lowest:
+                raise values.wrong(name, value, f"at least {lowest}")
+        non_finite = read_non_finite(values)
+        indices = [sample.sample_index for sample in non_finite]
+        if indices != sorted(set(indices)) or any(not first <= index < first + num for index in indices):
+            raise values.wrong("non_finite", indices, f"ascending sample indices from {first} to {first + num - 1}")
+        return cls(identity, first, num, file, num_bytes, sha256, non_finite)

@@ -1,0 +1,167 @@
+"""`python -m runtime.gather`: the shards of a run into the one file that FID tools read."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import sys
+import zipfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from commands.errors import VerificationError
+from commands.program import OneLineParser, make_parser, run_program, say
+from commands.progress import progress_bar
+from commands.whole_files import check_name, sole_writer, whole_file
+from diffusion.errors import InputError
+from diffusion.number_checks import is_whole, shown
+from diffusion.process import SampleShape
+from runtime.formats.run_manifest import MANIFEST, RunManifest
+from runtime.formats.shard_record import ShardRecord
+from runtime.runs.shard_files import SHARD_FORMATS, kept_indices, read_shard, shard_shape
+from runtime.runs.shard_folder import ShardFolder
+from runtime.runs.shards import Shard, ShardPlan
+
+_EXAMPLES = """examples:
+  python -m runtime.gather run                         run/samples.npz: arr_0, uint8 NHWC, in the order of the indices
+  python -m runtime.gather run --out samples.npz
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse the command line, gather, and return the exit code."""
+    return run_program(gather_parser(), gather, argv)
+
+
+def gather_parser() -> OneLineParser:
+    """The parser of the command line."""
+    parser = make_parser("runtime.gather", "Make one .npz of the shards of a run, whatever their format.", _EXAMPLES)
+    parser.add_argument(
+        "run", nargs="?", type=Path, default=Path("samples"), help="folder of a run in shards (default: samples)"
+    )
+    parser.add_argument("--out", type=Path, help="file (default: samples.npz in the folder of the run)")
+    parser.add_argument("--overwrite", action="store_true", help="replace --out if it exists")
+    parser.add_argument(
+        "--partial", action="store_true", help="leave out shards that are not done and samples that broke"
+    )
+    return parser
+
+
+def gather(args: argparse.Namespace) -> dict[str, Any]:
+    """Run the command; return its report.
+
+    Raises:
+        InputError: no run in shards, one that is not done, or a file that cannot be written.
+        VerificationError: a shard is damaged, or samples broke.
+    """
+    out: Path = args.run / "samples.npz" if args.out is None else args.out
+    if out.suffix != ".npz":
+        raise InputError(f"{out}: found the suffix {out.suffix!r}, expected .npz; give another --out")
+    check_name(out)
+    if os.path.lexists(out) and not args.overwrite:
+        raise InputError(f"{out}: is in the way; give another --out, or --overwrite to replace it")
+    folder, done = open_run(args.run)
+    missing = [shard for shard in folder.plan if shard not in done]
+    broken = [sample for record in done.values() for sample in record.non_finite]
+    if missing and not args.partial:
+        raise InputError(
+            f"{args.run}: {len(missing)} of {len(folder.plan)} shards are not done, {missing[0].name} the first; "
+            "finish the run with --resume, or give --partial to leave them out"
+        )
+    if broken and not args.partial:
+        raise VerificationError(
+            f"{args.run}: {len(broken)} samples broke and are in no shard, {broken[0].sample_index} the first; "
+            "give --partial to leave them out"
+        )
+    shards = [shard for shard in folder.plan if shard in done]
+    num = sum(shard.num for shard in shards) - len(broken)
+    if not num:
+        raise InputError(f"{args.run}: holds no samples yet; finish the run with --resume")
+    if num < folder.plan.num:
+        say(f"note: {folder.plan.num - num} of {folder.plan.num} samples are not there and left out")
+    with sole_writer(out), whole_file(out) as temporary:
+        write_array(temporary, (num, *_hwc(folder.shape)), _contents(folder, shards, done))
+    return {
+        "summary": f"{num} samples of {len(shards)} shards: {out}",
+        "out": str(out),
+        "num": num,
+        "left_out": folder.plan.num - num,
+        "shards": len(shards),
+    }
+
+
+def write_array(path: Path, shape: tuple[int, ...], parts: Iterable[np.ndarray]) -> None:
+    """Write what `numpy.savez(path, arr_0=…)` writes, the same bytes, with a part at a time in memory.
+
+    Args:
+        path: of the file.
+        shape: of the whole array, uint8.
+        parts: that make it, along the first axis.
+    """
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    with (
+        zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, allowZip64=True) as archive,
+        archive.open("arr_0.npy", "w", force_zip64=True) as entry,
+    ):
+        entry.write(header.getvalue())
+        for part in parts:
+            entry.write(np.ascontiguousarray(part).data)
+
+
+def open_run(path: Path) -> tuple[ShardFolder, dict[Shard, ShardRecord]]:
+    """The folder, and its shards that are done."""
+    manifest = RunManifest.read(path)
+    if manifest is None:
+        raise InputError(f"{path}: holds no {MANIFEST}, expected the folder of a run in shards")
+    identity = manifest.identity
+    numbers = []
+    for name, lowest in (("start", 0), ("num", 1), ("shard_size", 1), ("batch_size", 1)):
+        value = identity.get(name)
+        if not is_whole(value) or value < lowest:
+            raise InputError(
+                f"{path / MANIFEST}: its {name} is {shown(value)}, expected a whole number of at least {lowest}, as "
+                "of a run in shards; `python -m runtime.sample --shard-size` makes one"
+            )
+        numbers.append(int(value))
+    if identity.get("format") not in SHARD_FORMATS:
+        raise InputError(f"{path / MANIFEST}: its format is {shown(identity.get('format'))}, expected npz, png or tar")
+    plan = ShardPlan(*numbers)
+    folder = ShardFolder(path, identity, plan, SampleShape(1, 1, 1))
+    done = folder.done(list(plan))
+    for shard, record in done.items():
+        if len(record.non_finite) < shard.num:
+            _verified(folder, shard)
+            shape = shard_shape(folder.file(shard), folder.format, kept_indices(shard, record))
+            return ShardFolder(path, identity, plan, shape), done
+    return folder, done
+
+
+def _contents(folder: ShardFolder, shards: list[Shard], done: dict[Shard, ShardRecord]) -> Iterable[np.ndarray]:
+    with progress_bar(len(shards), "gathering", unit="shard") as bar:
+        for shard in shards:
+            record = _verified(folder, shard)
+            if record != done[shard]:
+                raise VerificationError(f"{folder.record_file(shard)}: has changed while it was read; gather again")
+            if indices := kept_indices(shard, record):
+                yield read_shard(folder.file(shard), folder.format, indices, folder.shape)
+            bar.update()
+
+
+def _verified(folder: ShardFolder, shard: Shard) -> ShardRecord:
+    try:
+        return folder.record(shard, verify=True)
+    except InputError as error:
+        raise VerificationError(str(error)) from None
+
+
+def _hwc(shape: SampleShape) -> tuple[int, int, int]:
+    return shape.height, shape.width, shape.channels
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,46 @@
+"""What the tests of runs in shards share: short runs, and what a folder holds, image by image."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from runtime.formats.run_manifest import RunManifest
+from runtime.gather import open_run
+from runtime.runs.shard_files import kept_indices, read_shard
+from runtime.sample import main
+
+RUN = ["--num", "23", "--start", "5", "--batch-size", "4", "--steps", "2", "--backend", "onnxruntime"]
+
+
+def draw(out: str, *flags: str, run: list[str] = RUN) -> int:
+    return main([*run, "--out", out, *flags])
+
+
+def images_of(folder: str | Path) -> list[tuple[int, str]]:
+    """(sample index, SHA-256 of its image), through the shards' records, whose hashes are checked."""
+    run, done = open_run(Path(folder))
+    listed = []
+    for shard in run.plan:
+        if shard in done:
+            indices = kept_indices(shard, run.record(shard, verify=True))
+            images = read_shard(run.file(shard), run.format, indices, run.shape) if indices else []
+            listed += [
+                (index, hashlib.sha256(image.tobytes()).hexdigest())
+                for index, image in zip(indices, images, strict=True)
+            ]
+    return listed
+
+
+def visible(folder: str | Path) -> set[str]:
+    return {path.name for path in Path(folder).iterdir() if not path.name.startswith(".")}
+
+
+def hidden(folder: str | Path) -> set[str]:
+    return {path.name for path in Path(folder).iterdir() if path.name.startswith(".")}
+
+
+def identity_of(folder: str | Path) -> dict:
+    manifest = RunManifest.read(Path(folder))
+    assert manifest is not None
+    return manifest.identity

@@ -1,0 +1,169 @@
+"""Shards drawn by several processes: the same images, whoever dies."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from diffusion.errors import InputError
+from runtime.runs import workers as workers_module
+from runtime.sample_flags import sample_parser
+from runtime.sample_worker import WorkerPlace, worker_places
+from tests.runtime.runs.sharded_runs import RUN, draw, hidden, images_of, visible
+
+ROOT = Path(__file__).parents[3]
+LONG = ["--num", "60", "--batch-size", "2", "--steps", "400", "--backend", "onnxruntime", "--shard-size", "6"]
+
+
+def started(*arguments: str) -> subprocess.Popen:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "runtime.sample", *arguments]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def children_of(process: int) -> list[int]:
+    """Its workers, not the process that multiprocessing keeps for what they share."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rsplit(")", 1)[1].split()
+            if int(fields[1]) == process and "spawn_main" in (stat.parent / "cmdline").read_text():
+                found.append(int(stat.parent.name))
+        except OSError:
+            continue
+    return found
+
+
+def wait_for(condition, what: str):
+    for _ in range(1200):
+        if found := condition():
+            return found
+        time.sleep(0.05)
+    pytest.fail(f"waited a minute for {what}")
+
+
+def ended(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_any_number_of_workers_draws_the_same_images(folder, count):
+    assert draw("one", "--shard-size", "3") == 0
+    assert draw("run", "--shard-size", "3", "--workers", str(count)) == 0
+    assert {name: Path("run", name).read_bytes() for name in visible("run")} == {
+        name: Path("one", name).read_bytes() for name in visible("one")
+    }
+    assert hidden("run") == set()
+
+
+def test_a_killed_workers_shard_goes_to_another(folder):
+    assert draw("one", run=LONG) == 0
+    run = started(*LONG, "--workers", "2", "--out", "run")
+    workers = wait_for(lambda: children_of(run.pid), "workers")
+    wait_for(lambda: list(Path("run").glob(".shard-*.part")), "a batch that is kept")
+    os.kill(workers[0], signal.SIGKILL)
+    _, err = run.communicate(timeout=120)
+    assert run.returncode == 0, err
+    assert "ended (signal 9)" in err
+    assert images_of("run") == images_of("one")
+    assert hidden("run") == set()
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_workers_end_with_their_parent_and_resume_goes_on(folder, how):
+    run = started(*LONG, "--workers", "2", "--out", "run")
+    workers = wait_for(lambda: (found := children_of(run.pid)) and len(found) == 2 and found, "two workers")
+    wait_for(lambda: list(Path("run").glob(".shard-*.part")), "a batch that is kept")
+    run.send_signal(how)
+    _, err = run.communicate(timeout=60)
+    if how == signal.SIGKILL:
+        assert run.returncode == -signal.SIGKILL
+    else:
+        assert run.returncode == 130
+        assert "what is finished is kept in run: the same command with --resume goes on" in err
+    wait_for(lambda: all(map(ended, workers)), "the workers' end")
+    assert draw("run", "--resume", run=LONG) == 0
+    assert draw("one", run=LONG) == 0
+    assert images_of("run") == images_of("one")
+
+
+def test_a_shard_that_kills_every_worker_is_an_error(folder, capsys, monkeypatch):
+    deaths = []
+    send = workers_module._Worker.send
+
+    def send_and_kill(worker, order):
+        send(worker, order)
+        if order is not None and order.shard.first == 6:
+            os.kill(worker.process.pid, signal.SIGKILL)
+            deaths.append(order.again)
+
+    monkeypatch.setattr(workers_module._Worker, "send", send_and_kill)
+    assert draw("run", "--workers", "2", run=LONG) == 2
+    err = capsys.readouterr().err
+    assert "shard-000000006-000000011: 3 workers ended as they drew it, the last one by signal 9" in err
+    assert "--resume goes on" in err
+    assert deaths == [False, True, True]
+
+
+def test_an_error_in_a_worker_is_the_commands(folder, capsys):
+    assert draw("run", "--shard-size", "8") == 0
+    Path("run/.shard-000000016-000000023.npz.lock").mkdir()  # a lock that nobody can take
+    for name in ("npz", "json"):
+        Path(f"run/shard-000000016-000000023.{name}").unlink()
+    capsys.readouterr()
+    assert draw("run", "--resume", "--workers", "2") == 2
+    err = capsys.readouterr().err
+    assert "its folder cannot be written (Is a directory)" in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--workers", "0"], "--workers is 0, expected 1 to 1024"),
+        (["--workers", "2", "--devices", "0"], "--workers and --devices were both given"),
+        (["--devices", "0,1"], "--devices was given for an engine on the CPU; give --workers"),
+        (["--workers", "2", "--format", "grid"], "--format grid: shards are npz, png or tar"),
+    ],
+)
+def test_flags_that_make_no_sense(folder, capsys, flags, says):
+    assert draw("run", *flags) == 2
+    assert says in capsys.readouterr().err
+    assert not Path("run").exists()
+
+
+class FakeDeviceEngine:
+    """Stands for an engine on a GPU."""
+
+
+@pytest.mark.parametrize(
+    ("flags", "visible_devices", "expected"),
+    [
+        ("0,1", None, ["0", "1"]),
+        ("1", "GPU-a,GPU-b", ["GPU-b"]),
+        ("0,2", "7,5,3", ["7", "3"]),
+        ("2", "7,5", "names 2, and CUDA_VISIBLE_DEVICES is '7,5', 2 of them"),
+        ("0,0", None, "expected numbers of different GPUs"),
+        ("", None, "expected numbers of different GPUs"),
+        ("-1", None, "expected numbers of different GPUs"),
+    ],
+)
+def test_devices_are_those_this_process_may_see(monkeypatch, flags, visible_devices, expected):
+    monkeypatch.setattr("runtime.sample_worker.DeviceEngine", FakeDeviceEngine)
+    if visible_devices is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible_devices)
+    args = sample_parser().parse_args([*RUN, f"--devices={flags}"])
+    if isinstance(expected, str):
+        with pytest.raises(InputError, match=expected):
+            worker_places(args, FakeDeviceEngine())
+    else:
+        assert worker_places(args, FakeDeviceEngine()) == [WorkerPlace(0, device) for device in expected]
