@@ -109,7 +109,7 @@ class Journal:
     def _batches(self, file: BinaryIO) -> Iterator[KeptBatch]:
         self._size, next_index = 0, self._first
         whole = os.fstat(file.fileno()).st_size
-        while line := file.readline(_LONGEST_LINE):
+        while (line := file.readline(_LONGEST_LINE)).endswith(b"\n"):
             try:
                 digest, _, facts_text = line.rstrip(b"\n").partition(b" ")
                 facts = parse_json(facts_text)

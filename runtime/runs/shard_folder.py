@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,7 @@ class ShardFolder:
     def journal(self, shard: Shard) -> Journal:
         """Of a shard that is being drawn."""
         height, width, channels = self.shape.height, self.shape.width, self.shape.channels
-        path = self.path / f".{shard.name}.part"
+        path = self.path / _journal_name(shard)
         return Journal(path, identity_sha256(self.identity), shard.first, (height, width, channels))
 
     @contextlib.contextmanager
@@ -86,10 +86,10 @@ class ShardFolder:
             found = RunManifest.read(self.path)
             if found is not None and found.identity == self.identity:
                 return
-            if not alone and overwrite and found is not None:
+            if not alone and (overwrite or found is None):
+                what = "has removed its run.json" if found is None else "is drawing another run into it"
                 raise InputError(
-                    f"{self.path}: another program is drawing another run into it; wait for it, or choose another "
-                    "place with --out"
+                    f"{self.path}: another program {what}; wait for it, or choose another place with --out"
                 )
             RunFolder.claim(self.path, self.identity, list(_FILES), resume, overwrite)
 
@@ -169,6 +169,13 @@ class ShardFolder:
             raise InputError(f"{file}: is damaged, it is not what {path.name} says; --resume draws it again")
         return record
 
+    def tidy(self, done: Iterable[Shard]) -> None:
+        """Remove the journals of shards that are done: a kill came between. Raises InputError as `Journal.remove`."""
+        left = {entry.name for entry in os.scandir(self.path) if entry.name.startswith(".")}
+        for shard in done:
+            if _journal_name(shard) in left:
+                self.journal(shard).remove()
+
     def done(self, shards: Sequence[Shard], verify: bool = False, say_damage: bool = True) -> dict[Shard, ShardRecord]:
         """Those of `shards` that are done.
 
@@ -196,6 +203,10 @@ class ShardFolder:
                 if say_damage:
                     say(f"note: {error}")
         return found
+
+
+def _journal_name(shard: Shard) -> str:
+    return f".{shard.name}.part"
 
 
 class ForeignShardError(InputError):
