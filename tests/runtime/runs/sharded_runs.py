@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 from runtime.formats.run_manifest import RunManifest
@@ -10,6 +13,7 @@ from runtime.gather import open_run
 from runtime.runs.shard_files import kept_indices, read_shard
 from runtime.sample import main
 
+ROOT = Path(__file__).parents[3]
 RUN = ["--num", "23", "--start", "5", "--batch-size", "4", "--steps", "2", "--backend", "onnxruntime"]
 
 
@@ -44,3 +48,23 @@ def identity_of(folder: str | Path) -> dict:
     manifest = RunManifest.read(Path(folder))
     assert manifest is not None
     return manifest.identity
+
+
+def started(*arguments: str) -> subprocess.Popen[str]:
+    """`runtime.sample` in a process of its own."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "runtime.sample", *arguments]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def workers_of(process: int) -> list[int]:
+    """Its children that draw, not the one that multiprocessing keeps for what they share."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rsplit(")", 1)[1].split()
+            if int(fields[1]) == process and "spawn_main" in (stat.parent / "cmdline").read_text():
+                found.append(int(stat.parent.name))
+        except OSError:
+            continue
+    return found

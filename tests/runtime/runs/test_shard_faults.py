@@ -15,6 +15,7 @@ from runtime.formats.run_manifest import NonFiniteSample
 from runtime.runs.journal import Journal, KeptBatch
 from runtime.runs.shard_folder import identity_sha256
 from tests.runtime.runs.sharded_runs import draw, hidden, identity_of, images_of, visible
+from tests.runtime.runs.torture import torture
 
 RUN = ["--num", "10", "--batch-size", "2", "--steps", "2", "--backend", "onnxruntime", "--shard-size", "6"]
 
@@ -202,3 +203,8 @@ def test_the_identity_of_a_run_is_in_what_it_keeps(folder):
     assert draw("run", run=RUN) == 0
     digest = identity_sha256(identity_of("run"))
     assert digest in Path("run/shard-000000000-000000005.json").read_text()
+
+
+def test_runs_that_are_killed_at_random_moments(folder):
+    """`make torture` does the same a hundred times."""
+    assert torture(kills=3, steps=20, seed=1).endswith("the same images")
