@@ -48,6 +48,7 @@ COMMANDS = (
     _command("bench quality", "benchmarks.quality", "distance to the data against network calls", within=".__main__"),
     _command("bench kernels", "benchmarks.kernels", "the compiled step beside PyTorch's"),
     _command("bench chain", "benchmarks.chain", "what the chain costs beyond its network calls"),
+    _command("bench guidance", "benchmarks.guidance", "the cost of guidance, and digits that were asked for"),
 )
 _WORDS = {command.module: " ".join(("ddpm-rt", *command.words)) for command in COMMANDS}
 _SPELLED = re.compile(r"python -m (" + "|".join(re.escape(module) for module in _WORDS) + r")(?![\w.])")

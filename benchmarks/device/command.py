@@ -99,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not machine:
             from runtime.device.driver import driver_facts, require_gpu
 
-            require_gpu(driver_facts(), PROG, "run it on a machine with one")
+            require_gpu(driver_facts(), args.name, "run it on a machine with one")
         place, arguments = MEASUREMENTS[args.name]
         folder, place = args.work_folder.resolve(), f"benchmarks.device.{place}"
         found = measure(place, arguments, machine or MACHINE, folder, args.out)

@@ -38,6 +38,7 @@ class GpuMachine:
 
     def __init__(self, work_folder: Path) -> None:
         self.work_folder = work_folder
+        self._engines: dict[tuple[str, bool], DeviceEngine] = {}
 
     @functools.cached_property
     def compute_capability(self) -> str:
@@ -114,11 +115,14 @@ class GpuMachine:
         return folder
 
     def engine(self, precision: str, compiled: bool = False) -> DeviceEngine:
-        """The network on the GPU, not yet verified."""
-        folder = self.checkpoint()
-        from runtime.engines.torch_device import TorchDeviceEngine
+        """The network on the GPU, not yet verified; the same one when it is asked for again."""
+        key = (precision, compiled)
+        if key not in self._engines:
+            folder = self.checkpoint()
+            from runtime.engines.torch_device import TorchDeviceEngine
 
-        return TorchDeviceEngine(folder, precision, compiled, memory=self.memory)
+            self._engines[key] = TorchDeviceEngine(folder, precision, compiled, memory=self.memory)
+        return self._engines[key]
 
     def reference(self) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
         """(x, t) → eps in NumPy, in float32 on the CPU, by diffusers' network as it was before anything was folded."""

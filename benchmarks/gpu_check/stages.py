@@ -85,7 +85,8 @@ def choose_stages(stages: Sequence[Stage], wanted: Sequence[str] | None) -> list
         if stage.name in wanted:
             chosen.append(stage)
         elif parts:
-            chosen.append(replace(stage, tests=parts))
+            alone = f"{stage.title} ({', '.join(parts)} alone)" if parts != stage.tests else stage.title
+            chosen.append(replace(stage, tests=parts, title=alone))
     if any(stage.needs_kernels for stage in chosen) and BUILD in stages and BUILD not in chosen:
         chosen.insert(0, BUILD)
     return chosen

@@ -10,17 +10,9 @@ from typing import Any
 from diffusion.errors import InputError
 from export.checkpoints.flags import IMAGE_SIZE, NUM_RES_BLOCKS, CheckpointFlag, GivenFlags
 from export.checkpoints.openai_layout import OpenAiLayout
-from export.checkpoints.openai_models import OPENAI_MODELS
+from export.checkpoints.openai_models import CHANNEL_MULTIPLIERS, OPENAI_MODELS
 
 HINT = f", or name a published model: --model {', '.join(OPENAI_MODELS)}"
-# The multipliers that the two projects' scripts choose by the size of the image.
-_MULTIPLIERS: dict[int, tuple[tuple[float, ...], ...]] = {
-    512: ((0.5, 1, 1, 2, 2, 4, 4), (1, 1, 2, 2, 4, 4)),  # the latter of super-resolution
-    256: ((1, 1, 2, 2, 4, 4), (1, 1, 2, 2, 2, 2)),
-    128: ((1, 1, 2, 3, 4), (1, 1, 2, 2, 2)),
-    64: ((1, 2, 3, 4), (1, 2, 2, 2)),
-    32: ((1, 2, 2, 2),),
-}
 # Everything that the projects' scripts take, so that a user can paste the flags of a README.
 OPENAI_FLAGS = (
     IMAGE_SIZE,
@@ -111,8 +103,8 @@ def _checked_size(path: Path, name: str, layout: OpenAiLayout, flags: GivenFlags
             f"{len(layout.widths) - 1} times"
         )
     # A U-Net runs at any size; the multipliers betray the one that it was trained at.
-    meant = [known for known, choices in _MULTIPLIERS.items() if layout.multipliers in choices]
-    if "channel_mult" not in flags.values and meant and size in _MULTIPLIERS and size not in meant:
+    meant = [known for known, choices in CHANNEL_MULTIPLIERS.items() if layout.multipliers in choices]
+    if "channel_mult" not in flags.values and meant and size in CHANNEL_MULTIPLIERS and size not in meant:
         raise InputError(
             f"{path}: {name} is {size}, but its channel multipliers {_listed(layout.multipliers)} are those of "
             f"{' or '.join(map(str, sorted(meant)))}; correct --{name}, or give --channel_mult if both are right"

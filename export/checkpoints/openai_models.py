@@ -9,11 +9,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+# What the projects' scripts choose by the size of the image where --channel_mult is not given.
+CHANNEL_MULTIPLIERS: dict[int, tuple[tuple[float, ...], ...]] = {
+    512: ((0.5, 1, 1, 2, 2, 4, 4), (1, 1, 2, 2, 4, 4)),  # the latter of super-resolution
+    256: ((1, 1, 2, 2, 4, 4),),
+    128: ((1, 1, 2, 3, 4),),
+    64: ((1, 2, 3, 4),),
+    32: ((1, 2, 2, 2),),
+}
+
 
 def _guided(size: int, channels: int, **flags: Any) -> dict[str, Any]:
     return {
         "image_size": size,
         "num_channels": channels,
+        "channel_mult": _listed(CHANNEL_MULTIPLIERS[size][0]),
         "num_res_blocks": 2,
         "attention_resolutions": "32,16,8",
         "use_scale_shift_norm": True,
@@ -32,6 +42,7 @@ def _improved(size: int, channels: int, **flags: Any) -> dict[str, Any]:
     return {
         "image_size": size,
         "num_channels": channels,
+        "channel_mult": _listed(CHANNEL_MULTIPLIERS[size][0]),
         "num_res_blocks": 3,
         "attention_resolutions": "16,8",
         "num_heads": 4,
@@ -48,8 +59,14 @@ def _improved(size: int, channels: int, **flags: Any) -> dict[str, Any]:
 
 
 def _enlarging(flags: Mapping[str, Any], small_size: int) -> dict[str, Any]:
-    sizes = {"large_size": flags["image_size"], "small_size": small_size}
-    return {name: value for name, value in flags.items() if name != "image_size"} | sizes
+    size = flags["image_size"]
+    others = {name: value for name, value in flags.items() if name != "image_size"}
+    multipliers = _listed(CHANNEL_MULTIPLIERS[size][-1])
+    return {**others, "channel_mult": multipliers, "large_size": size, "small_size": small_size}
+
+
+def _listed(numbers: tuple[float, ...]) -> str:
+    return ",".join(f"{number:g}" for number in numbers)
 
 
 OPENAI_MODELS: Mapping[str, Mapping[str, Any]] = {

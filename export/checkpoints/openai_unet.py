@@ -143,8 +143,12 @@ def make_unet(layout: OpenAiLayout, heads: Heads, image_size: int, weights: Mapp
         layout, heads, image_size: of the network.
         weights: all of `OpenAiLayout.places`, by their names in the checkpoint.
     """
+    arguments = unet_arguments(layout, heads, image_size)
+    if why_not_plain(layout, heads):
+        # One head for each, until it is given its own: a width of head may not divide every layer.
+        arguments["attention_head_dim"] = None
     with torch.device("meta"):  # no memory and no random numbers for weights that the file replaces
-        unet = UNet2DModel.from_config(unet_arguments(layout, heads, image_size)).eval()
+        unet = UNet2DModel.from_config(arguments).eval()
         embedded = 4 * layout.model_channels
         unet.time_proj = Timesteps(layout.model_channels, flip_sin_to_cos=True, downscale_freq_shift=0)
         unet.time_embedding.linear_1 = torch.nn.Linear(layout.model_channels, embedded)

@@ -23,6 +23,8 @@ from runtime.engines.checkpoint_weights import read_weight_file
 _AGAIN = "copy it again"
 # What PyTorch before 1.6 wrote is a file of so many pickles and then the numbers.
 _PICKLES = 5
+# Of one that is parsed: names and shapes, while the numbers lie beside it.
+_MAX_PICKLE_BYTES = 2**26
 # Of classes that the pickle of a table of tensors names: PyTorch's reader makes these itself.
 _OF_TENSORS = ("torch._utils", "torch", "collections", "torch.storage", "torch.serialization")
 
@@ -121,8 +123,10 @@ def _named_classes(content: bytes) -> Iterator[str]:
     if zipfile.is_zipfile(io.BytesIO(content)):
         try:
             with zipfile.ZipFile(io.BytesIO(content)) as archive:
-                name = next(name for name in archive.namelist() if name.endswith("data.pkl"))
-                pickled = archive.read(name)
+                entry = next(each for each in archive.infolist() if each.filename.endswith("data.pkl"))
+                if entry.file_size > _MAX_PICKLE_BYTES:
+                    return
+                pickled = archive.read(entry)
         except (zipfile.BadZipFile, StopIteration, OSError, NotImplementedError, RuntimeError):
             return
     stream, texts = io.BytesIO(pickled), list[str]()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from commands.system import check_memory
 from diffusion.errors import InputError
 
 _WEIGHT_TYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
@@ -40,6 +41,8 @@ def checked_tensors(
             if names
         ]
         raise InputError(f"{path}: {' and '.join(parts)}, expected {len(expected)} tensors; {remedy}")
+    num = sum(math.prod(shape) for shape in expected.values())
+    check_memory(f"{path}: its {num:,} parameters in float32", 4 * num, "use a machine with more")
     weights: dict[str, torch.Tensor] = {}
     for name, shape in expected.items():
         tensor = found[name]

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import onnx
     import torch
 
+    from diffusion.conditions import Condition
+
 MAX_XML_BYTES = 2**26
 # The places of the factors among a node's inputs: QLinear's have a scale and a zero point after each.
 _PRODUCTS = dict.fromkeys(("Conv", "ConvInteger", "ConvTranspose", "Gemm", "MatMul", "MatMulInteger"), (0, 1))
@@ -43,8 +45,16 @@ class NetworkCounts:
     operators: Mapping[str, int]
 
 
-def count_module(module: torch.nn.Module, chw: tuple[int, int, int]) -> NetworkCounts:
-    """The counts of a PyTorch network under the network contract; its operators are the modules without parts."""
+def count_module(
+    module: torch.nn.Module, chw: tuple[int, int, int], conditions: Sequence[Condition] = ()
+) -> NetworkCounts:
+    """The counts of a PyTorch network under the network contract; its operators are the modules without parts.
+
+    Args:
+        module: takes x, t, and one tensor for each of the conditions.
+        chw: of a sample.
+        conditions: without guidance.
+    """
     import copy
 
     import torch
@@ -53,7 +63,8 @@ def count_module(module: torch.nn.Module, chw: tuple[int, int, int]) -> NetworkC
     parameters = sum(parameter.numel() for parameter in module.parameters())
     operators = Counter(type(part).__name__ for part in module.modules() if not list(part.children()))
     with torch.inference_mode(), torch.device("meta"), FlopCounterMode(display=False) as counter:
-        copy.deepcopy(module).to("meta")(torch.empty(1, *chw), torch.empty(1))
+        fed = [torch.empty(1, *each.shape, dtype=getattr(torch, each.type)) for each in conditions]
+        copy.deepcopy(module).to("meta")(torch.empty(1, *chw), torch.empty(1), *fed)
     return NetworkCounts(parameters, counter.get_total_flops(), _by_count(operators))
 
 

@@ -14,6 +14,7 @@ from export.source import FACTS
 from runtime.formats.openvino_description import OpenVinoDescription
 from runtime.formats.plan_description import PlanDescription
 from runtime.formats.sidecar import Sidecar, read_hashed, read_sidecar, sidecar_path
+from runtime.formats.tensor_spec import NetworkTensors
 
 
 def inspect_openvino(path: Path) -> Inspection:
@@ -27,7 +28,7 @@ def inspect_openvino(path: Path) -> Inspection:
         counts = count_openvino(path)
     tensors = {}
     if engine.tensors is not None:
-        tensors = {each.name: spelled(each) for each in vars(engine.tensors).values()}
+        tensors = _tensors(engine.tensors)
     origin = {"builder": engine.builder, "onnx_sha256": engine.onnx_sha256, "time_path": dict(engine.time_path)}
     runs_here = tuple(openvino_runs_here(engine.precision))
     return _engine("OpenVINO engine", path, sidecar, counts, engine.precision, tensors, origin, hashes, runs_here)
@@ -45,9 +46,14 @@ def inspect_plan(path: Path) -> Inspection:
         "time_path": dict(engine.time_path),
         "kept_in_float32": len(engine.kept_in_float32),
     }
-    tensors = {each.name: spelled(each) for each in vars(engine.tensors).values()}
+    tensors = _tensors(engine.tensors)
     hashes, runs_here = _engine_hashes(path, sidecar), tuple(plan_runs_here(engine))
     return _engine("TensorRT plan", path, sidecar, None, engine.precision, tensors, origin, hashes, runs_here)
+
+
+def _tensors(tensors: NetworkTensors) -> dict[str, str]:
+    every = (tensors.x, tensors.t, *tensors.conditions, tensors.prediction)
+    return {each.name: spelled(each) for each in every}
 
 
 def _engine_hashes(path: Path, sidecar: Sidecar[Any]) -> dict[str, str]:

@@ -10,26 +10,27 @@ from typing import TYPE_CHECKING
 from diffusion.errors import InputError
 from diffusion.process import METADATA_KEY, Process
 from export.checkpoints.registry import check_foreign, read_foreign
-from export.inspection.counts import count_module, count_onnx
+from export.inspection.counts import NetworkCounts, count_module, count_onnx
 from export.inspection.record import Inspection
 from export.inspection.runs_here import checkpoint_runs_here, onnx_runs_here
 from export.source import onnx_origins
 from runtime.engines.checkpoint_folder import read_checkpoint_folder
 from runtime.engines.network_contract import process_of_onnx
 from runtime.formats.onnx_seal import SEAL_BYTES, sealed_precision
-from runtime.formats.tensor_spec import TensorSpec, sample_and_timestep
+from runtime.formats.tensor_spec import TensorSpec, condition_specs, sample_and_timestep
 from runtime.formats.train_record import TrainRecord
 from runtime.process_flags import ProcessFlags
 
 if TYPE_CHECKING:
     import onnx
+    import torch
 
     from runtime.engines.onnx_file import OnnxFile
 
 
 def inspect_folder(path: Path, flags: ProcessFlags, allow_pickle: bool) -> Inspection:
     found = read_checkpoint_folder(path, flags)
-    from runtime.engines.torch_checkpoint import Network, load_checkpoint
+    from runtime.engines.torch_checkpoint import load_checkpoint
 
     checkpoint = load_checkpoint(path, allow_pickle, flags)
     record = TrainRecord.read(path)
@@ -38,7 +39,7 @@ def inspect_folder(path: Path, flags: ProcessFlags, allow_pickle: bool) -> Inspe
         path,
         flags.applied_to(checkpoint.process, str(path)),
         found.origins,
-        count_module(Network(checkpoint.unet), checkpoint.process.sample.chw),
+        _counts(checkpoint.network, checkpoint.process),
         f"weights in {' and '.join(checkpoint.weight_types)}, run in float32",
         _contract_tensors(checkpoint.process),
         origin={
@@ -60,7 +61,7 @@ def inspect_foreign(path: Path, checkpoint_flags: Mapping[str, object], allow_pi
         path,
         process,
         checkpoint.origins,
-        count_module(checkpoint.network, process.sample.chw),
+        _counts(checkpoint.network, process),
         "run in float32",
         _contract_tensors(process),
         origin={
@@ -73,13 +74,20 @@ def inspect_foreign(path: Path, checkpoint_flags: Mapping[str, object], allow_pi
     )
 
 
+def _counts(network: torch.nn.Module, process: Process) -> NetworkCounts:
+    """Of a network as it was trained: guidance, which an exporter adds, calls it twice."""
+    return count_module(network, process.sample.chw, process.without_guidance().conditions)
+
+
 def _contract_tensors(process: Process) -> dict[str, str]:
     channels, height, width = process.sample.chw
-    return {
-        "x": f"float32 [N, {channels}, {height}, {width}]",
-        "t": "float32 [N]",
-        "prediction": f"float32 [N, {process.prediction_channels}, {height}, {width}]",
-    }
+    specs = (
+        TensorSpec("x", "float32", ("N", channels, height, width)),
+        TensorSpec("t", "float32", ("N",)),
+        *condition_specs(process.conditions),
+        TensorSpec("prediction", "float32", ("N", process.prediction_channels, height, width)),
+    )
+    return {each.name: spelled(each) for each in specs}
 
 
 def inspect_onnx(path: Path, flags: ProcessFlags) -> Inspection:

@@ -194,6 +194,9 @@ class DeviceChain(Chain):
         self._buffers.control["draw"][:] = draw_number(None)
         self._buffers.upload(self.stream)
 
+    def _write_rows(self, first: int, coefficients: np.ndarray) -> None:
+        self._buffers.write_rows(first, coefficients, self._timesteps, self.stream)
+
     def _fill(self, slots: np.ndarray, x_init: np.ndarray | None, *, others_idle: bool) -> None:
         address, stream = self._buffers.address, self.stream
         elements = int(np.prod(self._shape[1:]))

@@ -130,6 +130,22 @@ class ChainBuffers:
         """Bring the host's copy of the control block up to date, after what is on the stream."""
         self._memory.to_host(self._block, self.address("control"), stream)
 
+    def write_rows(self, first: int, coefficients: np.ndarray, timesteps: np.ndarray, stream: int) -> None:
+        """Send rows of coefficients, float32 [R, 13], and their timesteps, after what is on the stream.
+
+        Args:
+            first: their place.
+            coefficients: of these rows.
+            timesteps: of all rows, int32.
+            stream: for the copies.
+        """
+        last = first + len(coefficients)
+        at = self.address("coefficients") + coefficients.itemsize * len(COLUMNS) * first
+        self._memory.to_device(at, np.ascontiguousarray(coefficients), stream)
+        self._memory.to_device(
+            self.address("timesteps") + timesteps.itemsize * first, np.ascontiguousarray(timesteps[first:last]), stream
+        )
+
     def free(self) -> None:
         """Give the memory back; nothing may be running on it."""
         if self._base:

@@ -47,8 +47,9 @@ class HostChain(Chain):
         self._threads = threads
         self._given = neutral_conditions(self._conditions, batch_size)
         self._call: Callable[[], None] = engine.bind(self._x, self._slots["t"], self._prediction, self._given)
+        self._coefficients = table.cast()
         step = import_kernels().HostStep(
-            table.cast(),
+            self._coefficients,
             self._timesteps,
             histories=table.histories,
             learned=table.learned,
@@ -101,6 +102,9 @@ class HostChain(Chain):
 
     def _upload(self) -> None:
         """The step reads the arrays themselves."""
+
+    def _write_rows(self, first: int, coefficients: np.ndarray) -> None:
+        self._coefficients[first : first + len(coefficients)] = coefficients  # the step reads the array itself
 
     def _fill(self, slots: np.ndarray, x_init: np.ndarray | None, *, others_idle: bool) -> None:
         if others_idle:  # what the network reads in an idle slot is finite, and not the last run's

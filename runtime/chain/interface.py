@@ -27,6 +27,9 @@ class Chain(abc.ABC):
         chain.enqueue(rows), chain.wait()                    # every sample goes on by so many rows
         chain.begin([seed], [sample_index], slots=[3])       # a new sample in slot 3
 
+    Several tables may stand in the chain's rows one after the other, see `write_rows`: a sample then begins at the
+    first row of its own, and whoever runs the chain makes it idle after its last.
+
     Args:
         engine: the network.
         table: the rows.
@@ -55,8 +58,9 @@ class Chain(abc.ABC):
         x_init: np.ndarray | None = None,
         slots: Sequence[int] | None = None,
         conditions: Sequence[np.ndarray] = (),
+        first_rows: Sequence[int] | None = None,
     ) -> None:
-        """Put n new samples into slots, at row 0.
+        """Put n new samples into slots, at the first row of the table, or at a row of their own.
 
         A sample begins with x_T ~ N(0, I) by its seed and index, or with a given state.
 
@@ -66,9 +70,10 @@ class Chain(abc.ABC):
             slots: n different ones, while the samples of the others go on; None for the first n, and the others become
                 idle.
             conditions: [n, …] for each condition of the process, in its order and of its type; they stay.
+            first_rows: n rows to begin at; None for row 0.
 
         Raises:
-            InputError: more samples than slots, no such slot, a state of another shape, or other conditions.
+            InputError: more samples than slots, no such slot or row, a state of another shape, or other conditions.
         """
         num = len(seeds)
         if not 0 < num <= self.batch_size:
@@ -78,9 +83,13 @@ class Chain(abc.ABC):
         places = np.arange(num) if slots is None else np.array(slots, dtype=np.int64)
         if slots is not None and not (len(places) == num == len(np.intersect1d(places, np.arange(self.batch_size)))):
             raise InputError(f"slots are {list(slots)}, expected {num} different ones, 0 to {self.batch_size - 1}")
+        rows = np.zeros(num, np.int64) if first_rows is None else np.array(first_rows, dtype=np.int64)
+        if len(rows) != num or rows.min() < 0 or rows.max() >= len(self._timesteps):
+            raise InputError(f"first rows are {first_rows}, expected {num} of them, 0 to {len(self._timesteps) - 1}")
         self._check_conditions(conditions, num)
         control = self._control(current=slots is not None)
         if slots is None:
+            self.rows_left = 0
             for values in control.values():
                 values[:] = 0
             control["row"][:] = -1
@@ -88,13 +97,32 @@ class Chain(abc.ABC):
         # Named, because NumPy makes float64 of a list with integers on both sides of 2⁶³.
         control["seed"][places] = np.array(seeds, dtype=np.uint64)
         control["sample_index"][places] = np.array(sample_indices, dtype=np.uint64)
-        control["row"][places] = 0
+        control["row"][places] = rows
         control["flag"][places] = 0
-        control["t"][places] = self._timesteps[0]
+        control["t"][places] = self._timesteps[rows]
         self._upload()
         self._fill(places, x_init, others_idle=slots is None)
         self._condition(places, conditions, others_idle=slots is None)
-        self.rows_left = len(self._timesteps)
+        self.rows_left = max(self.rows_left, len(self._timesteps) - int(rows.min()))
+
+    def write_rows(self, first: int, table: StepTable) -> None:
+        """Put the rows of another table in the place of some of the chain's, while none of them is enqueued.
+
+        The chain's own table says how its rows are applied: the clip, the histories, whether the variance is learned.
+        That they apply to this table too is for the caller to see to (`runtime.serve.table_rows`).
+
+        Args:
+            first: row of the chain that becomes row 0 of the table.
+            table: the rows.
+
+        Raises:
+            InputError: they do not fit.
+        """
+        last = first + len(table)
+        if not 0 <= first < last <= len(self._timesteps):
+            raise InputError(f"{len(table)} rows at {first} do not fit into the {len(self._timesteps)} of the chain")
+        self._timesteps[first:last] = table.timesteps
+        self._write_rows(first, table.cast())
 
     def _check_conditions(self, conditions: Sequence[np.ndarray], num: int) -> None:
         if len(conditions) != len(self._conditions):
@@ -173,6 +201,10 @@ class Chain(abc.ABC):
         """bool [N]: which samples may be used."""
         return np.asarray(self._control()["flag"] == 0)
 
+    def broken_rows(self) -> np.ndarray:
+        """int32 [N]: the row in which each sample broke; −1 where it did not."""
+        return np.asarray(self._control()["flag"] - 1)
+
     def non_finite(self) -> list[NonFiniteSample]:
         """The samples that broke, in the order of their slots."""
         control = self._control()
@@ -200,6 +232,10 @@ class Chain(abc.ABC):
     @abc.abstractmethod
     def _upload(self) -> None:
         """Let the chain see what was written into `_control`."""
+
+    @abc.abstractmethod
+    def _write_rows(self, first: int, coefficients: np.ndarray) -> None:
+        """Let the chain see rows of coefficients, float32 [R, 13], and what `_timesteps` has there."""
 
     @abc.abstractmethod
     def _fill(self, slots: np.ndarray, x_init: np.ndarray | None, *, others_idle: bool) -> None:

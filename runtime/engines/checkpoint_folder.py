@@ -156,9 +156,11 @@ def _process_of_files(
     path = (folder if scheduler_name is None else _part(folder, "scheduler")) / SCHEDULER_CONFIG
     # diffusers writes -Infinity for the lambda_min_clipped of its DPM-Solvers.
     config = effective_fields(_read_json(path, with_infinity=True), str(path))
+    if scheduler_name is None and "_class_name" not in config:
+        raise InputError(f"{path}: _class_name is missing, expected that of a scheduler; {_ANOTHER}")
+    if "_class_name" in config:  # the class that wrote it may be of another process
+        scheduler_class(config, str(path))
     if scheduler_name is not None:
-        if "_class_name" in config:  # the class that wrote it may be of another process
-            scheduler_class(config, str(path))
         config["_class_name"] = scheduler_name  # as diffusers takes it
     process = process_from_diffusers(config, unet_config, source=str(path), unet_source=str(unet_path))
     process = replace(process, conditions=_label(unet_path, unet_config))

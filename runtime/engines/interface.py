@@ -112,8 +112,11 @@ class Engine(abc.ABC):
         num, sample = len(x), self.process.sample
         described = self.process.conditions
         if len(conditions) != len(described):
-            names = ", ".join(each.name for each in described) or "none"
-            raise InputError(f"{self.path or self.name}: found {len(conditions)} conditions, expected {names}")
+            names = ", ".join(each.name for each in described) or "no conditions"
+            raise InputError(
+                f"{self.path or self.name}: takes {names} and was given {len(conditions)} conditions; what does not "
+                "ask for them needs an unconditional network"
+            )
         predicted = (num, self.process.prediction_channels, sample.height, sample.width)
         for name, array, kind, shape in (
             ("x", x, "float32", (num, *sample.chw)),

@@ -194,7 +194,7 @@ def test_a_measurement_alone_needs_a_gpu_or_what_stands_for_it(tmp_path, capsys,
     absent = DriverFacts(None, None, (), "the NVIDIA driver finds no GPU")
     monkeypatch.setattr("runtime.device.driver.driver_facts", lambda: absent)
     assert command.main(["bandwidth"]) == 4
-    assert "benchmarks.device: no NVIDIA GPU found: the NVIDIA driver finds no GPU" in capsys.readouterr().err
+    assert "bandwidth: no NVIDIA GPU found: the NVIDIA driver finds no GPU" in capsys.readouterr().err
     left = []
     monkeypatch.setattr(command, "leave", left.append)
     monkeypatch.setenv("DDPM_RT_GPU_MACHINE", "builtins:str")

@@ -169,6 +169,21 @@ def test_a_guided_file_makes_an_engine_again(files: Path, tmp_path: Path) -> Non
     assert relative_error(one, other) < 1e-5
 
 
+def test_somebody_elses_guidance_is_left_as_it_is(files: Path, tmp_path: Path) -> None:
+    """Rewrites see 2N samples and prove nothing of them; what cannot be folded is said."""
+    model = onnx.load(str(files / "unet.onnx"))
+    for node in model.graph.node:
+        node.name = f"theirs_{node.name}"
+    described = [entry for entry in model.metadata_props if entry.key == "ddpm-rt"]
+    del model.metadata_props[:]
+    model.metadata_props.extend(described)
+    path = tmp_path / "theirs.onnx"
+    onnx.save(model, str(path))
+    with pytest.raises(InputError, match="expected one row for each; give --no-fold-time"):
+        export_openvino(tmp_path / "unet.xml", onnx_file=path)
+    assert export_openvino(tmp_path / "unet.xml", onnx_file=path, fold=False).verification.passed
+
+
 def test_the_time_path_ends_where_the_label_is_added(source: Source) -> None:
     folded, folding = fold_time(source.model, T)
     assert folding.num_gathers == 1  # the embedding; the projections of its sum with the label's stay

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import onnx
 import pytest
 import torch
 
+from diffusion.conditions import Condition
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import Process, SampleShape
 from diffusion.samplers import make_table
@@ -19,7 +21,9 @@ from diffusion.samplers.user_table import table_to_json
 from export import ExportRequest, export_onnx, export_openvino
 from export.inspect import main
 from runtime import sample
+from runtime.engines.checkpoint_folder import read_checkpoint_folder
 from runtime.engines.torch_checkpoint import TorchEngine
+from runtime.formats.train_record import TrainRecord
 from tests.checkpoints import save_tiny_checkpoint
 from tests.export.checkpoints.lucidrains_networks import make_diffusion
 from tests.gaussian import GaussianNetwork
@@ -82,6 +86,22 @@ def test_a_network_alone_takes_flags(made: Path, tmp_path: Path, inspected: Any)
     found = inspected(alone, *flags)
     assert found.fields["process"]["schedule"] == {"kind": "laplace", "num_train_timesteps": 1000}
     assert found.fields["process_origins"]["schedule"] == "--beta-schedule"
+
+
+def test_a_network_with_classes_and_guidance(tmp_path: Path, inspected: Any) -> None:
+    folder = save_tiny_checkpoint(tmp_path / "checkpoint", num_train_timesteps=60, unet={"num_class_embeds": 5})
+    plain = read_checkpoint_folder(folder).process
+    TrainRecord(replace(plain, conditions=(Condition("y", "int64", classes=4, null=4),))).write(folder)
+    found = inspected(folder).fields
+    assert [each["name"] for each in found["conditions"]] == ["y", "guidance"]
+    assert found["tensors"]["y"] == "int64 [N]"
+    export_onnx(ExportRequest(tmp_path / "unet.onnx", folder))
+    graph = inspected(tmp_path / "unet.onnx")
+    assert graph.fields["conditions"] == found["conditions"]
+    assert graph.fields["tensors"]["guidance"] == "float32 [N]"
+    # The network is called for the class and for the null class.
+    assert graph.fields["flops_per_image"] == 2 * found["flops_per_image"]
+    assert "name y" in graph.row("condition")
 
 
 def test_an_onnx_file_of_ours(made: Path, inspected: Any) -> None:

@@ -35,6 +35,7 @@ QUICK = {
     "benchmarks.quality": "--data images.npz --num 8 --steps 2 --samplers ddpm --seeds 2 --rounds 1",
     "benchmarks.compare": "--checkpoint ckpt --batch-sizes 1 --steps 2 --rounds 1 --peers nobody",
     "benchmarks.chain": "--engine unet.onnx --batch-sizes 2 --steps 2 --rounds 1",
+    "benchmarks.guidance": "--checkpoint ckpt --batch-sizes 1 --rounds 1 --num 1 --steps 2",
     "benchmarks.kernels": "--shape 1 1 4 4 --threads 1 --rounds 1",
     "benchmarks.swiss_roll": "--num 4 --steps 2",
 }

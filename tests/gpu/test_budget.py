@@ -13,33 +13,21 @@ from tests.gpu.machines import STAND_IN
 PLANTED = os.environ.get("DDPM_RT_PLANTED_TEST", "")
 
 
-def planted(name):
-    return pytest.mark.skipif(name != PLANTED, reason="planted by the tests below")
+if PLANTED:
 
+    @pytest.mark.gpu
+    def test_that_passes(findings):
+        findings.record("figure", 7)
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not PLANTED, reason="planted by the tests below")
-def test_that_passes(findings):
-    findings.record("figure", 7)
-
-
-@pytest.mark.gpu
-@planted("fails")
-def test_that_fails():
-    assert [1, 2] == [1, 3], "3 of 4 differ"
-
-
-@pytest.mark.gpu
-@planted("lacks")
-def test_that_lacks_something():
-    raise SkippedError("diffusers cannot be imported")
-
-
-@pytest.mark.gpu
-@pytest.mark.budget(1.0 / REHEARSAL_PATIENCE)
-@planted("hangs")
-def test_that_hangs():
-    time.sleep(60)
+    @pytest.mark.gpu
+    @pytest.mark.budget(1.0 / REHEARSAL_PATIENCE)
+    def test_that_is_planted():
+        if PLANTED == "fails":
+            assert [1, 2] == [1, 3], "3 of 4 differ"
+        elif PLANTED == "lacks":
+            raise SkippedError("diffusers cannot be imported")
+        else:
+            time.sleep(60)
 
 
 @pytest.fixture
@@ -57,9 +45,9 @@ def run(tmp_path, monkeypatch):
     return run_planted
 
 
-def test_a_test_that_fails_is_a_check_that_does_not_hold(run):
+def test_a_test_that_is_planted_is_a_check_that_does_not_hold(run):
     entry = run("fails")
-    assert (entry["status"], entry["reason"]) == ("failed", "1 checks: test_budget.py::test_that_fails")
+    assert (entry["status"], entry["reason"]) == ("failed", "1 checks: test_budget.py::test_that_is_planted")
     passed, failed = entry["checks"]
     assert passed == {"name": "test_budget.py::test_that_passes", "passed": True}
     assert "3 of 4 differ" in failed["found"]
@@ -67,17 +55,17 @@ def test_a_test_that_fails_is_a_check_that_does_not_hold(run):
     assert exit_code([entry], 3) == 3
 
 
-def test_a_test_that_lacks_something_is_skipped_with_the_reason(run):
+def test_a_test_that_is_planted_is_skipped_with_the_reason(run):
     entry = run("lacks")
     assert entry["status"] == "passed"
-    assert "test_budget.py::test_that_lacks_something: diffusers cannot be imported" in entry["figures"]["skipped"]
+    assert "test_budget.py::test_that_is_planted: diffusers cannot be imported" in entry["figures"]["skipped"]
 
 
 def test_a_test_that_outlasts_its_budget_ends_its_process_and_is_named(run):
     entry = run("hangs")
     assert entry["status"] == "error"
-    assert entry["reason"].endswith("in tests/gpu/test_budget.py::test_that_hangs")
+    assert entry["reason"].endswith("in tests/gpu/test_budget.py::test_that_is_planted")
     assert entry["seconds"] < 50
-    assert any("time.sleep" in line or "test_that_hangs" in line for line in entry["log_tail"])
+    assert any("test_that_is_planted" in line for line in entry["log_tail"])
     assert {"name": "test_budget.py::test_that_passes", "passed": True} in entry["checks"]
     assert exit_code([entry], 3) == 3

@@ -64,19 +64,41 @@ def original_network(name: str) -> torch.nn.Module | HoNetwork:
         factors = tuple(int(factor) for factor in flags["ch_mult"].split(","))
         level = {32: 1, 64: 2, 256: 4}[flags["image_size"]]  # of 16x16, which attends
         return HoNetwork(flags["ch"], factors, flags["num_res_blocks"], (level,))
-    package = "guided_diffusion" if name.startswith("guided") else "improved_diffusion_for_SMLM.improved_diffusion"
-    module = original(f"{package}.script_util")
-    create = module.sr_create_model if "large_size" in flags else module.create_model
-    names = create.__code__.co_varnames[: create.__code__.co_argcount]
-    plain = {"use_checkpoint": False, "dropout": 0.0, "num_heads_upsample": -1, "num_heads": 4, "num_head_channels": -1}
-    if package != "guided_diffusion":
-        plain.pop("num_head_channels")
-    if "use_fp16" in names:
-        plain["use_fp16"] = False
-    arguments = {key: value for key, value in {**plain, **flags}.items() if key in names}
+    return randomize(openai_network(name).to_empty(device="cpu"), 0)
+
+
+def openai_network(name: str) -> torch.nn.Module:
+    """The network of OpenAI's own code, without memory for its weights.
+
+    The package of improved-diffusion has other multipliers in its script than the project: there the network is made
+    of its class.
+    """
+    flags = OPENAI.models[name]
+    size, enlarges = flags.get("image_size", flags.get("large_size")), "large_size" in flags
+    if name.startswith("guided"):
+        module = original("guided_diffusion.script_util")
+        plain = {"num_heads": 4, "num_head_channels": -1, "num_heads_upsample": -1, "dropout": 0.0}
+        arguments = {**plain, **flags, "use_checkpoint": False, "use_fp16": False}
+        create = module.sr_create_model if enlarges else module.create_model
+        names = create.__code__.co_varnames[: create.__code__.co_argcount]
+        known = {key: value for key, value in arguments.items() if key in names and key != "channel_mult"}
+        with torch.device("meta"):
+            guided: torch.nn.Module = create(**known)
+        return guided
+    module = original("improved_diffusion_for_SMLM.improved_diffusion.unet")
     with torch.device("meta"):
-        network = create(**arguments)
-    return randomize(network.to_empty(device="cpu"), 0)
+        improved: torch.nn.Module = (module.SuperResModel if enlarges else module.UNetModel)(
+            in_channels=3,
+            model_channels=flags["num_channels"],
+            out_channels=6,
+            num_res_blocks=flags["num_res_blocks"],
+            attention_resolutions=tuple(size // int(each) for each in flags["attention_resolutions"].split(",")),
+            channel_mult=tuple(int(factor) for factor in flags["channel_mult"].split(",")),
+            num_classes=1000 if flags["class_cond"] else None,
+            num_heads=flags["num_heads"],
+            use_scale_shift_norm=flags["use_scale_shift_norm"],
+        )
+    return improved
 
 
 def compare(name: str, path: Path) -> dict[str, Any]:

@@ -36,6 +36,10 @@ GUIDED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"attention_resolutions": (1, 2), "num_head_channels": 16, "use_new_attention_order": True},
         {"num_head_channels": 16, "use_new_attention_order": True},
     ),
+    "widths that one width of a head does not divide": (
+        {"attention_resolutions": (1, 2), "channel_mult": (3, 4)},
+        {},
+    ),
     "attention in the middle alone": ({"attention_resolutions": ()}, {}),
     "narrower than the embedding": ({"channel_mult": (0.5, 1), "model_channels": 64}, {}),
     "gray, fixed variance": ({"in_channels": 1, "out_channels": 1}, {}),
@@ -156,10 +160,10 @@ def test_a_published_model_that_it_is_not(tmp_path: Path) -> None:
 
 
 def test_the_multipliers_betray_the_size_of_the_image(tmp_path: Path) -> None:
-    network = improved_network(channel_mult=(1, 2, 2, 2), attention_resolutions=(4,))
-    says = "image_size is 128, but its channel multipliers 1,2,2,2 are those of 32 or 64"
+    network = improved_network(channel_mult=(1, 2, 3, 4), attention_resolutions=(4,))
+    says = "image_size is 128, but its channel multipliers 1,2,3,4 are those of 64"
     assert says in refused(network, tmp_path, FLAGS | {"image_size": 128})
-    for flags in ({"image_size": 32}, {"image_size": 64}, {"image_size": 128, "channel_mult": "1,2,2,2"}):
+    for flags in ({"image_size": 48}, {"image_size": 64}, {"image_size": 128, "channel_mult": "1,2,3,4"}):
         assert read(network, tmp_path, **flags).process.sample.height == flags["image_size"]
 
 

@@ -140,3 +140,11 @@ def test_a_classifier(tmp_path: Path) -> None:
 def test_a_diffusers_file_without_its_folder(tmp_path: Path) -> None:
     torch.save({"conv_in.weight": T(1), "time_embedding.linear_1.weight": T(1)}, tmp_path / "weights.bin")
     assert "the folder of a diffusers pipeline" in refused(tmp_path / "weights.bin")
+
+
+def test_tensors_larger_than_their_file(tmp_path: Path) -> None:
+    """One number that is shown as many, labels of a billion classes: no memory is taken for them."""
+    tensors = guided_network().state_dict()
+    tensors["label_emb.weight"] = T(1, 1).expand(2**30, 128)
+    torch.save(tensors, tmp_path / "model.pt")
+    assert "parameters in float32: needs 512.0 GiB of memory" in refused(tmp_path / "model.pt")

@@ -37,6 +37,7 @@ def engine_fields(
         "inputs": {
             "x": {"type": io_type, "shape": ["N", channels, height, width]},
             "t": {"type": t_type, "shape": ["N"]},
+            **{each.name: {"type": each.type, "shape": ["N", *each.shape]} for each in network.process.conditions},
         },
         "outputs": {
             "prediction": {"type": io_type, "shape": ["N", network.process.prediction_channels, height, width]}

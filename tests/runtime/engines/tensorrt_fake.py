@@ -51,6 +51,8 @@ def make_module(
     sizes = shape_of_x or network.process.sample.chw
     out_sizes = (network.process.prediction_channels, *network.process.sample.chw[1:])
     host_type = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16}[io_type]
+    given = {each.name: each for each in network.process.conditions}
+    input_sizes = {"x": sizes, "t": (), **{each: of.shape for each, of in given.items()}}
 
     class Strict:
         """Neither read nor written but by the names that are listed."""
@@ -147,26 +149,27 @@ def make_module(
             return "set_runtime_cache" not in broken
 
     class ICudaEngine(Strict):
-        num_io_tensors = 3
+        num_io_tensors = 3 + len(given)
         num_optimization_profiles = len(profiles)
 
         def __init__(self, log):
             self._log = log
 
         def get_tensor_name(self, place):
-            return ("t", "prediction", "x")[place]
+            return (*given, "t", "prediction", "x")[place]
 
         def get_tensor_mode(self, tensor):
             return TensorIOMode.OUTPUT if tensor == "prediction" else TensorIOMode.INPUT
 
         def get_tensor_dtype(self, tensor):
             io = {"float32": DataType.FLOAT, "float16": DataType.HALF, "bfloat16": DataType.BF16}[io_type]
-            return {"float32": DataType.FLOAT, "int64": DataType.INT64}[t_type] if tensor == "t" else io
+            types = {"t": t_type, **{each: of.type for each, of in given.items()}}
+            return {"float32": DataType.FLOAT, "int64": DataType.INT64}[types[tensor]] if tensor in types else io
 
         def get_tensor_shape(self, tensor):
             static = profiles[0][0] == profiles[0][2] and len(profiles) == 1
             batch = profiles[0][0] if static else -1
-            return [batch, *{"x": sizes, "t": (), "prediction": out_sizes}[tensor]]
+            return [batch, *(input_sizes | {"prediction": out_sizes})[tensor]]
 
         def create_runtime_config(self):
             return IRuntimeConfig()
@@ -193,11 +196,11 @@ def make_module(
             least, _, most = profiles[self._profile]
             assert isinstance(shape, tuple)
             self._shapes[tensor] = shape
-            right = least <= shape[0] <= most and shape[1:] == {"x": sizes, "t": ()}[tensor]
+            right = least <= shape[0] <= most and shape[1:] == input_sizes[tensor]
             return right and not fails("set_input_shape", self._log)
 
         def update_device_memory_size_for_shapes(self):
-            assert set(self._shapes) == {"x", "t"}
+            assert set(self._shapes) == set(input_sizes)
             if fails("update_device_memory_size_for_shapes", self._log):
                 return 0
             self._needed = WORKSPACE_PER_SAMPLE * self._shapes["x"][0]
@@ -211,7 +214,7 @@ def make_module(
 
         def set_tensor_address(self, tensor, address):
             assert address % ADDRESS_UNIT == 0
-            assert tensor in ("x", "t", "prediction")
+            assert tensor in (*input_sizes, "prediction")
             self._addresses[tensor] = address
             return not fails("set_tensor_address", self._log)
 
@@ -230,7 +233,8 @@ def make_module(
             t = at_address(self._addresses["t"], (batch,), t_type)
             out = at_address(self._addresses["prediction"], (batch, *out_sizes), host_type)
             assert np.all((t >= 0) & (t < network.process.schedule.num_train_timesteps)), "outside the tables"
-            out[:] = to_element_type(network(to_float32(x, io_type), t), io_type)
+            conditions = [at_address(self._addresses[each], (batch, *of.shape), of.type) for each, of in given.items()]
+            out[:] = to_element_type(network(to_float32(x, io_type), t, *conditions), io_type)
             return True
 
     made = [value for value in locals().values() if isinstance(value, type) and value is not Strict]

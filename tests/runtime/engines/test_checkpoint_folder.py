@@ -267,6 +267,12 @@ def test_a_scheduler_beside_the_network_tells_its_process(folder: Path, tmp_path
     expected = read_checkpoint_folder(folder).process
     (folder / "scheduler" / "scheduler_config.json").rename(folder / "unet" / "scheduler_config.json")
     assert read_checkpoint_folder(folder / "unet", FLAGS).process == expected
+    scheduler = folder / "unet" / "scheduler_config.json"
+    config = json.loads(scheduler.read_text())
+    scheduler.write_text(json.dumps({name: value for name, value in config.items() if name != "_class_name"}))
+    with pytest.raises(InputError, match="_class_name is missing, expected that of a scheduler"):
+        read_checkpoint_folder(folder / "unet")
+    scheduler.write_text(json.dumps(config))
     edit(folder / "unet" / "config.json", _class_name="UNet1DModel")
     with pytest.raises(InputError, match="_class_name is 'UNet1DModel', expected UNet2DModel"):
         read_checkpoint_folder(folder / "unet")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from commands.errors import DeviceUnavailableError
+from diffusion.conditions import Condition
 from diffusion.errors import InputError
 from diffusion.process import Process, SampleShape
 from diffusion.samplers import make_table
@@ -111,6 +112,45 @@ def test_activations_are_ours_and_are_given_back(accepted):
     del host_call
     gc.collect()
     assert (len(memory.blocks), len(memory.streams)) == (3, 0)
+
+
+class Labeled:
+    """A network with a class label and a scale."""
+
+    process = replace(
+        PROCESS, conditions=(Condition("y", "int64", classes=4, null=4), Condition("guidance", "float32"))
+    )
+
+    def __call__(self, x, t, y, guidance):
+        return NETWORK(x, t) + (guidance * y).astype(np.float32).reshape(-1, 1, 1, 1)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_conditions_are_inputs_of_their_own_types(accepted, precision):
+    network = Labeled()
+    engine = TensorRtEngine(accepted(precision=precision, network=network, plan=network), memory=HostMemory())
+    assert engine.process.conditions == network.process.conditions
+    for num in (5, 1):
+        x, t = states(num)
+        y, guidance = np.arange(num) % 5, np.linspace(0.5, 2, num, dtype=np.float32)
+        prediction = np.full_like(x, np.nan)
+        call = engine.bind(x, t, prediction, (y, guidance))
+        for _ in range(2):
+            call()
+            expected = network(x.astype(np.float64), t, y, guidance)
+            assert relative_error(prediction, expected) < PRECISIONS[precision].tolerance
+            y[:] = y[::-1].copy()
+
+
+def test_a_plan_with_other_conditions_than_its_process_is_refused(accepted):
+    network = Labeled()
+    plan = accepted(network=network, plan=network)
+    tensors = plan.plan.tensors
+    for other in (tensors.conditions[:1], tensors.conditions[::-1]):
+        described = replace(plan.plan, tensors=replace(tensors, conditions=other))
+        wrong = replace(plan, sidecar=replace(plan.sidecar, engine=described))
+        with pytest.raises(InputError, match="holds conditions .*, but its sidecar says"):
+            TensorRtEngine(wrong, memory=HostMemory())
 
 
 PROFILES = [{"min": 1, "opt": 1, "max": 4}, {"min": 2, "opt": 4, "max": 8}, {"min": 32, "opt": 64, "max": 64}]

@@ -1,0 +1,1 @@
+"""The service: requests join the chain at any step."""
