@@ -12,6 +12,7 @@ import pytest
 from diffusion.errors import InputError
 from runtime.chain.host import HostChain
 from runtime.formats.run_manifest import NonFiniteSample
+from runtime.runs import shard_drawing
 from runtime.runs.journal import Journal, KeptBatch
 from runtime.runs.shard_folder import identity_sha256
 from tests.runtime.runs.sharded_runs import draw, hidden, identity_of, images_of, visible
@@ -69,6 +70,7 @@ class Disk:
 
 @pytest.fixture
 def disk(monkeypatch):
+    monkeypatch.setattr(shard_drawing, "WORK_PER_WRITING", 0.0)  # as of batches that take seconds
     return Disk(monkeypatch)
 
 
@@ -168,7 +170,7 @@ def test_of_a_journal_that_is_cut_or_damaged_anywhere_the_batches_before_are_rea
     batches, ends = [batch(4, 6), batch(6, 9, (7,)), batch(9, 10, (9,))], [0]
     writing = journal(path)
     for each in batches:
-        writing.add(each)
+        writing.add([each])
         ends.append(path.stat().st_size)
     whole = path.read_bytes()
     expected = [(each.first, each.end, each.images.tobytes(), each.non_finite) for each in batches]
@@ -184,7 +186,7 @@ def test_of_a_journal_that_is_cut_or_damaged_anywhere_the_batches_before_are_rea
     path.write_bytes(whole[:-1])
     again = journal(path)
     again.read()
-    again.add(batches[2])
+    again.add([batches[2]])
     assert path.read_bytes() == whole
 
 
@@ -203,6 +205,27 @@ def test_the_identity_of_a_run_is_in_what_it_keeps(folder):
     assert draw("run", run=RUN) == 0
     digest = identity_sha256(identity_of("run"))
     assert digest in Path("run/shard-000000000-000000005.json").read_text()
+
+
+def test_small_batches_are_kept_together_and_all_of_them_after_ctrl_c(folder, batches, monkeypatch, capsys):
+    assert draw("whole", run=RUN) == 0
+    of_run = len(batches)
+    batches.clear()
+    add, added = Journal.add, []
+    monkeypatch.setattr(Journal, "add", lambda self, kept: (added.append(len(kept)), add(self, kept))[1])
+    begin = HostChain.begin
+
+    def interrupted(chain, *arguments, **options):
+        begin(chain, *arguments, **options)
+        if len(batches) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(HostChain, "begin", interrupted)
+    assert draw("run", run=RUN) == 130
+    assert added == [2]
+    assert draw("run", "--resume", run=RUN) == 0
+    assert len(batches) == of_run + 1
+    assert images_of("run") == images_of("whole")
 
 
 def test_runs_that_are_killed_at_random_moments(folder):

@@ -45,7 +45,7 @@ def test_a_killed_workers_shard_goes_to_another(folder):
     assert draw("one", run=LONG) == 0
     run = started(*LONG, "--workers", "2", "--out", "run")
     workers = wait_for(lambda: workers_of(run.pid), "workers")
-    wait_for(lambda: list(Path("run").glob(".shard-*.part")), "a batch that is kept")
+    wait_for(lambda: list(Path("run").glob(".shard-*.lock")), "a shard that is being drawn")
     os.kill(workers[0], signal.SIGKILL)
     _, err = run.communicate(timeout=120)
     assert run.returncode == 0, err
@@ -58,7 +58,7 @@ def test_a_killed_workers_shard_goes_to_another(folder):
 def test_workers_end_with_their_parent_and_resume_goes_on(folder, how):
     run = started(*LONG, "--workers", "2", "--out", "run")
     workers = wait_for(lambda: (found := workers_of(run.pid)) and len(found) == 2 and found, "two workers")
-    wait_for(lambda: list(Path("run").glob(".shard-*.part")), "a batch that is kept")
+    wait_for(lambda: list(Path("run").glob(".shard-*.lock")), "a shard that is being drawn")
     run.send_signal(how)
     _, err = run.communicate(timeout=60)
     if how == signal.SIGKILL:
