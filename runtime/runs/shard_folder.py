@@ -18,12 +18,13 @@ from commands.joint_writers import joint_writer
 from commands.program import say
 from commands.whole_files import cannot_write, sole_writer
 from diffusion.errors import InputError
+from diffusion.number_checks import is_whole, shown
 from diffusion.process import SampleShape
 from runtime.formats.run_manifest import MANIFEST, NonFiniteSample, RunManifest
 from runtime.formats.shard_record import ShardRecord
 from runtime.runs.folder import RunFolder
 from runtime.runs.journal import Journal
-from runtime.runs.shard_files import content_facts, file_name, write_shard
+from runtime.runs.shard_files import SHARD_FORMATS, content_facts, file_name, write_shard
 from runtime.runs.shards import Shard, ShardPlan
 
 _FILES = ("shard-[0-9]*-[0-9]*", ".shard-[0-9]*-[0-9]*")
@@ -203,6 +204,32 @@ class ShardFolder:
                 if say_damage:
                     say(f"note: {error}")
         return found
+
+
+def find_shards(path: Path) -> tuple[ShardFolder, dict[Shard, ShardRecord]]:
+    """The run in shards that a folder holds, with a shape that is not known yet, and the shards that are done.
+
+    Raises:
+        InputError: it holds no such run.
+    """
+    manifest = RunManifest.read(path)
+    if manifest is None:
+        raise InputError(f"{path}: holds no {MANIFEST}, expected the folder of a run in shards")
+    numbers = []
+    for name, lowest in (("start", 0), ("num", 1), ("shard_size", 1), ("batch_size", 1)):
+        value = manifest.identity.get(name)
+        if not is_whole(value) or value < lowest:
+            raise InputError(
+                f"{path / MANIFEST}: its {name} is {shown(value)}, expected a whole number of at least {lowest}, as "
+                "of a run in shards; `python -m runtime.sample --shard-size` makes one"
+            )
+        numbers.append(int(value))
+    format_ = manifest.identity.get("format")
+    if format_ not in SHARD_FORMATS:
+        raise InputError(f"{path / MANIFEST}: its format is {shown(format_)}, expected npz, png or tar")
+    plan = ShardPlan(*numbers)
+    folder = ShardFolder(path, manifest.identity, plan, SampleShape(1, 1, 1))
+    return folder, folder.done(list(plan))
 
 
 def _journal_name(shard: Shard) -> str:

@@ -9,8 +9,9 @@ import sys
 from pathlib import Path
 
 from runtime.formats.run_manifest import RunManifest
-from runtime.gather import open_run
+from runtime.gather import with_shape
 from runtime.runs.shard_files import kept_indices, read_shard
+from runtime.runs.shard_folder import find_shards
 from runtime.sample import main
 
 ROOT = Path(__file__).parents[3]
@@ -23,7 +24,8 @@ def draw(out: str, *flags: str, run: list[str] = RUN) -> int:
 
 def images_of(folder: str | Path) -> list[tuple[int, str]]:
     """(sample index, SHA-256 of its image), through the shards' records, whose hashes are checked."""
-    run, done = open_run(Path(folder))
+    run, done = find_shards(Path(folder))
+    run = with_shape(run, done)
     listed = []
     for shard in run.plan:
         if shard in done:
