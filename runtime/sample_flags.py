@@ -127,7 +127,7 @@ def sample_parser() -> OneLineParser:
     chain.add_argument("--invert", action="store_true", help=_INVERT_HELP)
     chain.add_argument("--from-timestep", type=int, metavar="t", help="begin there, and space --steps over 0..t")
     result = parser.add_argument_group("result")
-    result.add_argument("--out", type=Path, default=Path("samples"), help="folder (default: samples)")
+    result.add_argument("--out", type=_folder, default=Path("samples"), help="folder (default: samples)")
     result.add_argument("--format", choices=(*FORMATS, "tar"), help=_FORMAT_HELP)
     result.add_argument(
         "--trajectory",
@@ -227,6 +227,14 @@ def _condition(text: str) -> tuple[str, str]:
     if not (name and equals and value):
         raise argparse.ArgumentTypeError(f"found {text!r}, expected NAME=FILE or NAME=NUMBER")
     return name, value
+
+
+def _folder(text: str) -> Path:
+    if "://" in text:  # which would become a folder of that name
+        raise argparse.ArgumentTypeError(
+            f"found {text!r}, a URL, expected a folder; mount the store there, or copy the folder to it afterwards"
+        )
+    return Path(text)
 
 
 def _batch_size(text: str) -> int | str:
