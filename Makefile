@@ -23,6 +23,7 @@ help:
 	@echo "make gpu-rehearsal   gpu-check as on a borrowed machine, on a device in software: from a bare folder to the report"
 	@echo "make planted-faults   faults planted into the CUDA code, one at a time: which test catches each"
 	@echo "make kernel-coverage  the lines of the CUDA sources that the tests run"
+	@echo "make torture    runs in shards, killed a hundred times at random moments and resumed"
 	@echo "make clean      remove what was built; the environment, runs/ and samples/ stay"
 	@echo "PYTHON=python3.12 chooses another interpreter for $(VENV)"
 
@@ -59,13 +60,19 @@ demo: build
 	$(BIN)/python -m export.to_onnx
 	$(BIN)/python -m runtime.sample
 
+# A file is one worker's, so the files that take minutes begin first; xdist would begin with those of many tests.
+LONG_TESTS := tests/test_docs.py tests/test_no_network.py tests/test_extras.py tests/test_wheel.py
 # OpenVINO's threads have kept a worker of pytest-xdist from ending, so its tests run without workers.
 OPENVINO_TESTS := tests/export/test_to_openvino.py tests/runtime/engines/test_openvino_cpu.py tests/fuzz
-# A file is one worker's, so the files that take minutes begin first; xdist would begin with those of many tests.
-LONG_TESTS := tests/gpu/test_rehearsal.py tests/test_docs.py tests/test_no_network.py tests/test_extras.py tests/test_wheel.py tests/benchmarks/test_compare.py
+OTHER_TESTS := $(filter-out $(LONG_TESTS) tests/train/ tests/fuzz/ tests/__pycache__/,$(wildcard tests/*/ tests/test_*.py))
 test: check
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(addprefix --ignore=,tests/train $(OPENVINO_TESTS)) $(LONG_TESTS) tests
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile tests/train
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(addprefix --ignore=,$(OPENVINO_TESTS)) $(LONG_TESTS) $(OTHER_TESTS)
+	$(MAKE) --jobs $(JOBS) --output-sync=target --no-print-directory test-train test-openvino
+
+test-train:
+	$(BIN)/python -m pytest tests/train
+
+test-openvino:
 	for file in $(OPENVINO_TESTS); do $(BIN)/python -m pytest $$file || exit 1; done
 
 check: build
@@ -101,6 +108,9 @@ planted-faults: build
 
 kernel-coverage: build
 	$(BIN)/python -m tests.kernels.line_coverage
+
+torture: build
+	$(BIN)/python -m tests.runtime.runs.torture
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis $(VENV)/.built

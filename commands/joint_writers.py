@@ -8,8 +8,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from commands.whole_files import lock_place, open_locked
-from diffusion.errors import InputError
+from commands.whole_files import BusyError, lock_place, open_locked
 
 # The first of many that start together needs some milliseconds alone.
 _WAIT_SECONDS = 5.0
@@ -30,7 +29,7 @@ def joint_writer(path: Path, prepare: Callable[[bool], None]) -> Iterator[None]:
         InputError: a sole writer is at work, the folder cannot be written, or as `prepare` does.
     """
     descriptor = None
-    with contextlib.suppress(InputError):  # which is said when the shared lock is not to be had either
+    with contextlib.suppress(BusyError):  # which is said when the shared lock is not to be had either
         descriptor = open_locked(path, fcntl.LOCK_EX)
     alone = descriptor is not None
     if descriptor is None:
@@ -43,7 +42,9 @@ def joint_writer(path: Path, prepare: Callable[[bool], None]) -> Iterator[None]:
         prepare(False)
         yield
     finally:
-        with contextlib.suppress(OSError):  # others are at work: the last one removes the name
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            lock_place(path).unlink(missing_ok=True)
-        os.close(descriptor)
+        try:
+            with contextlib.suppress(OSError):  # others are at work: the last one removes the name
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock_place(path).unlink(missing_ok=True)
+        finally:
+            os.close(descriptor)

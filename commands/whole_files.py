@@ -18,6 +18,10 @@ _SECONDS_BETWEEN_TRIES = 0.05
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
+class BusyError(InputError):
+    """Another program is writing there."""
+
+
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is synced and renamed to `path`, else removed.
@@ -40,7 +44,8 @@ def whole_file(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise cannot_write(path, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a disk that fails: what is at `path` is whole all the same
+            temporary.unlink(missing_ok=True)
 
 
 def check_name(path: Path) -> None:
@@ -112,8 +117,11 @@ def sole_writer(path: Path, wait_seconds: float = 0.0) -> Iterator[None]:
     try:
         yield
     finally:
-        place.unlink(missing_ok=True)
-        os.close(descriptor)
+        try:
+            with contextlib.suppress(OSError):  # a name that stays locks nothing
+                place.unlink(missing_ok=True)
+        finally:
+            os.close(descriptor)
 
 
 def check_room(path: Path, needed_bytes: int) -> None:
@@ -175,7 +183,8 @@ def open_locked(path: Path, kind: int, wait_seconds: float = 0.0) -> int:
         wait_seconds: for another writer.
 
     Raises:
-        InputError: another program is writing it, or the folder cannot be written.
+        BusyError: another program is writing it.
+        InputError: the folder cannot be written.
     """
     place, last = lock_place(path), time.monotonic() + wait_seconds
     try:
@@ -190,17 +199,21 @@ def open_locked(path: Path, kind: int, wait_seconds: float = 0.0) -> int:
                 if time.monotonic() < last:
                     time.sleep(_SECONDS_BETWEEN_TRIES)
                     continue
-                raise InputError(
+                raise BusyError(
                     f"{path}: another program is writing it (process {owner or 'unknown'}); wait for it, or choose "
                     "another place with --out"
                 ) from None
-            # Whoever held it before may have removed the name since: then this lock is of no file that others see.
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(descriptor), place.stat()):
-                    if kind == fcntl.LOCK_EX:
-                        os.ftruncate(descriptor, 0)
-                        os.pwrite(descriptor, str(os.getpid()).encode("ascii"), 0)
-                    return descriptor
+            try:
+                # Whoever held it before may have removed the name since: then this lock is of no file that others see.
+                with contextlib.suppress(FileNotFoundError):
+                    if os.path.samestat(os.fstat(descriptor), place.stat()):
+                        if kind == fcntl.LOCK_EX:
+                            os.ftruncate(descriptor, 0)
+                            os.pwrite(descriptor, str(os.getpid()).encode("ascii"), 0)
+                        return descriptor
+            except BaseException:
+                os.close(descriptor)
+                raise
             os.close(descriptor)
     except OSError as error:
         raise InputError(

@@ -23,6 +23,7 @@ from runtime.formats.run_manifest import MANIFEST, RunManifest
 from runtime.formats.sidecar import sidecar_path
 from runtime.formats.train_record import TRAIN_JSON
 from runtime.process_flags import ProcessFlags, add_process_flags, process_flags
+from runtime.runs.shard_folder import find_shards
 
 EXPECTED = (
     "a checkpoint (a diffusers folder, a .pt, .ckpt or .safetensors file), an ONNX file, an engine (.xml, .plan), its "
@@ -115,14 +116,21 @@ def _table(path: Path, fields: Mapping[str, Any]) -> Inspection:
 def _run(path: Path) -> Inspection:
     manifest = RunManifest.read(path)
     assert manifest is not None
+    done, non_finite, shards = manifest.done, manifest.non_finite, {}
+    if "shard_size" in manifest.identity:  # what is done is what lies there
+        folder, records = find_shards(path)
+        done = sum(record.num for record in records.values())
+        non_finite = tuple(sample for record in records.values() for sample in record.non_finite)
+        shards = {"shards": len(folder.plan), "shards_done": len(records)}
     return Inspection(
         "run of samples",
         path,
         hashes={name.removesuffix("_sha256"): str(manifest.identity[name])
                 for name in ("engine_sha256", "table_sha256") if name in manifest.identity},
         more={
-            "done": manifest.done,
-            "non_finite": [vars(sample) for sample in manifest.non_finite],
+            "done": done,
+            **shards,
+            "non_finite": [vars(sample) for sample in non_finite],
             "files": list(manifest.files),
             "identity": manifest.identity,
         },

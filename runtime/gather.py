@@ -7,7 +7,8 @@ import io
 import os
 import sys
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,11 @@ from commands.program import OneLineParser, make_parser, run_program, say
 from commands.progress import progress_bar
 from commands.whole_files import check_name, sole_writer, whole_file
 from diffusion.errors import InputError
-from diffusion.number_checks import is_whole, shown
 from diffusion.process import SampleShape
-from runtime.formats.run_manifest import MANIFEST, RunManifest
 from runtime.formats.shard_record import ShardRecord
-from runtime.runs.shard_files import SHARD_FORMATS, kept_indices, read_shard, shard_shape
-from runtime.runs.shard_folder import ShardFolder
-from runtime.runs.shards import Shard, ShardPlan
+from runtime.runs.shard_files import kept_indices, read_shard, shard_shape
+from runtime.runs.shard_folder import ShardFolder, find_shards
+from runtime.runs.shards import Shard
 
 _EXAMPLES = """examples:
   python -m runtime.gather run                         run/samples.npz: arr_0, uint8 NHWC, in the order of the indices
@@ -64,7 +63,8 @@ def gather(args: argparse.Namespace) -> dict[str, Any]:
     check_name(out)
     if os.path.lexists(out) and not args.overwrite:
         raise InputError(f"{out}: is in the way; give another --out, or --overwrite to replace it")
-    folder, done = open_run(args.run)
+    folder, done = find_shards(args.run)
+    folder = with_shape(folder, done)
     missing = [shard for shard in folder.plan if shard not in done]
     broken = [sample for record in done.values() for sample in record.non_finite]
     if missing and not args.partial:
@@ -113,32 +113,13 @@ def write_array(path: Path, shape: tuple[int, ...], parts: Iterable[np.ndarray])
             entry.write(np.ascontiguousarray(part).data)
 
 
-def open_run(path: Path) -> tuple[ShardFolder, dict[Shard, ShardRecord]]:
-    """The folder, and its shards that are done."""
-    manifest = RunManifest.read(path)
-    if manifest is None:
-        raise InputError(f"{path}: holds no {MANIFEST}, expected the folder of a run in shards")
-    identity = manifest.identity
-    numbers = []
-    for name, lowest in (("start", 0), ("num", 1), ("shard_size", 1), ("batch_size", 1)):
-        value = identity.get(name)
-        if not is_whole(value) or value < lowest:
-            raise InputError(
-                f"{path / MANIFEST}: its {name} is {shown(value)}, expected a whole number of at least {lowest}, as "
-                "of a run in shards; `python -m runtime.sample --shard-size` makes one"
-            )
-        numbers.append(int(value))
-    if identity.get("format") not in SHARD_FORMATS:
-        raise InputError(f"{path / MANIFEST}: its format is {shown(identity.get('format'))}, expected npz, png or tar")
-    plan = ShardPlan(*numbers)
-    folder = ShardFolder(path, identity, plan, SampleShape(1, 1, 1))
-    done = folder.done(list(plan))
+def with_shape(folder: ShardFolder, done: Mapping[Shard, ShardRecord]) -> ShardFolder:
+    """The folder, with the shape that the samples of its first shard have."""
     for shard, record in done.items():
-        if len(record.non_finite) < shard.num:
+        if indices := kept_indices(shard, record):
             _verified(folder, shard)
-            shape = shard_shape(folder.file(shard), folder.format, kept_indices(shard, record))
-            return ShardFolder(path, identity, plan, shape), done
-    return folder, done
+            return replace(folder, shape=shard_shape(folder.file(shard), folder.format, indices))
+    return folder
 
 
 def _contents(folder: ShardFolder, shards: list[Shard], done: dict[Shard, ShardRecord]) -> Iterable[np.ndarray]:

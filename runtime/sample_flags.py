@@ -19,6 +19,7 @@ from runtime.runs.files import FORMATS
 from runtime.runs.shards import SHARDED_ABOVE, USUAL_SHARD_SIZE
 
 DEFAULT_NUM = 64
+AUTO = "auto"
 _EXAMPLES = """examples:
   python -m runtime.sample                                       64 samples of unet.onnx, samples/grid.png
   python -m runtime.sample --steps 50 --num 256                  a twentieth of the network calls
@@ -89,9 +90,10 @@ def sample_parser() -> OneLineParser:
     parser.add_argument("--start", type=int, default=0, help="index of the first sample (default: 0)")
     parser.add_argument(
         "--batch-size",
-        type=int,
+        type=_batch_size,
         metavar="N",
-        help="samples per network call (default: chosen by size, or the batch that the file fixes)",
+        help="samples per network call (default: chosen by size, or the batch that the file fixes); "
+        "auto: the fastest one by a short measurement",
     )
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: all this process may use)")
     asked = parser.add_argument_group(
@@ -125,7 +127,7 @@ def sample_parser() -> OneLineParser:
     chain.add_argument("--invert", action="store_true", help=_INVERT_HELP)
     chain.add_argument("--from-timestep", type=int, metavar="t", help="begin there, and space --steps over 0..t")
     result = parser.add_argument_group("result")
-    result.add_argument("--out", type=Path, default=Path("samples"), help="folder (default: samples)")
+    result.add_argument("--out", type=_folder, default=Path("samples"), help="folder (default: samples)")
     result.add_argument("--format", choices=(*FORMATS, "tar"), help=_FORMAT_HELP)
     result.add_argument(
         "--trajectory",
@@ -161,7 +163,7 @@ def check_flags(args: argparse.Namespace) -> None:
     # How many --x-init holds is known, and checked, where it is read.
     num_unsaid = DEFAULT_NUM if args.x_init is None else 1
     check_seed_range(args.seed, args.start, num_unsaid if args.num is None else args.num)
-    if args.batch_size is not None and args.batch_size < 1:
+    if args.batch_size not in (None, AUTO) and args.batch_size < 1:
         raise InputError(f"--batch-size is {args.batch_size}, expected at least 1")
     if args.shard_size is not None and args.shard_size < 1:
         raise InputError(f"--shard-size is {args.shard_size}, expected at least 1")
@@ -225,6 +227,21 @@ def _condition(text: str) -> tuple[str, str]:
     if not (name and equals and value):
         raise argparse.ArgumentTypeError(f"found {text!r}, expected NAME=FILE or NAME=NUMBER")
     return name, value
+
+
+def _folder(text: str) -> Path:
+    if "://" in text:  # which would become a folder of that name
+        raise argparse.ArgumentTypeError(
+            f"found {text!r}, a URL, expected a folder; mount the store there, or copy the folder to it afterwards"
+        )
+    return Path(text)
+
+
+def _batch_size(text: str) -> int | str:
+    try:
+        return AUTO if text == AUTO else int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a whole number or {AUTO}") from None
 
 
 def _timesteps(text: str) -> list[int]:

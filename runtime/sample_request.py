@@ -8,10 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from diffusion.errors import InputError
+from diffusion.number_checks import is_whole
 from runtime.conditions import GivenConditions
+from runtime.formats.run_manifest import RunManifest
 from runtime.initial_states import load_conditions, load_initial_states
 from runtime.process_flags import process_flags
-from runtime.sample_flags import DEFAULT_NUM
+from runtime.runs.batch_choice import choose_batch
+from runtime.sample_flags import AUTO, DEFAULT_NUM
 from runtime.sampler import Sampler
 
 
@@ -35,7 +38,7 @@ class SampleRequest:
 
 
 def open_request(args: argparse.Namespace) -> SampleRequest:
-    """Open the engine, and read what the flags name.
+    """Open the engine, and read what the flags name. `--batch-size auto` becomes a number in `args`.
 
     Raises:
         InputError, DeviceUnavailableError, VerificationError: as `Sampler`, `load_conditions` and
@@ -53,7 +56,7 @@ def open_request(args: argparse.Namespace) -> SampleRequest:
         eta=args.eta,
         use_clipped_model_output=args.use_clipped_model_output,
         invert=args.invert,
-        batch_size=args.batch_size,
+        batch_size=None if args.batch_size == AUTO else args.batch_size,
         threads=args.threads,
         flags=process_flags(args),
         allow_pickle=args.allow_pickle,
@@ -68,6 +71,11 @@ def open_request(args: argparse.Namespace) -> SampleRequest:
     if num is None:
         each = 1 if given.classes is None else len(given.classes)
         num = DEFAULT_NUM if each > DEFAULT_NUM else each * -(-DEFAULT_NUM // each)
+    if args.batch_size == AUTO:
+        args.batch_size = _measured_batch(args, sampler, given)
+        sampler = Sampler(
+            sampler.engine, sampler=sampler.table, batch_size=args.batch_size, threads=args.threads, force=args.force
+        )
     if args.x_init is None:
         if sampler.begins_with_data:
             raise InputError(f"{args.sampler}: its chain runs from data to noise; give the images with --x-init")
@@ -75,3 +83,12 @@ def open_request(args: argparse.Namespace) -> SampleRequest:
     begins_at = None if sampler.begins_with_data else int(sampler.table.timesteps[0])
     x_init, sha256 = load_initial_states(args.x_init, process, begins_at, args.num, args.seed, args.start)
     return SampleRequest(sampler, len(x_init), given, x_init, sha256)
+
+
+def _measured_batch(args: argparse.Namespace, sampler: Sampler, given: GivenConditions) -> int:
+    """The batch of the run that is resumed, or else the fastest one."""
+    found = RunManifest.read(args.out) if args.resume else None
+    said = None if found is None else found.identity.get("batch_size")
+    if is_whole(said) and said > 0:
+        return said
+    return choose_batch(sampler, given, args.x_init is not None, args.shard_size, args.threads)

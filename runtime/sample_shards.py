@@ -65,6 +65,7 @@ def sample_in_shards(args: argparse.Namespace, request: SampleRequest) -> dict[s
         check_fits("npz", args.out, shape, max(1, part_num))
     with folder.claimed(args.resume, args.overwrite):
         done = folder.done(shards, args.verify) if args.resume else {}
+        folder.tidy(done)
         left = [shard for shard in shards if shard not in done]
         announced = announce(args, request.sampler, request.num, with_x_init=request.x_init is not None)
         of_part = "" if part.count == 1 else f", of which part {part} draws {len(shards)}"

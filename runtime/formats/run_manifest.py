@@ -36,8 +36,9 @@ class RunManifest:
     Attributes:
         identity: everything that decides the samples and their files; equal identities mean equal samples.
         files: names of the files that hold results, relative to the folder; a trailing * stands for any.
-        done: how many of the run's samples are finished and on disk, counted from the first.
-        non_finite: those among them that broke and were not written.
+        done: how many of the run's samples are finished and on disk, counted from the first; 0 in a run in shards,
+            whose records say it.
+        non_finite: those among them that broke and were not written; as `done`.
     """
 
     identity: dict[str, Any]

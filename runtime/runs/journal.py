@@ -1,4 +1,4 @@
-"""The batches of a shard that is not whole yet: a file that grows, of which a kill costs the last batch at most."""
+"""The batches of a shard that is not whole yet: a file that grows, of which a kill costs what is not in it yet."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -70,22 +70,16 @@ class Journal:
             raise InputError(f"{self._path}: cannot be read ({error.strerror}); remove it") from error
         return batches
 
-    def add(self, batch: KeptBatch) -> None:
-        """Write a batch; it is on disk when this returns. Raises InputError if it cannot be written."""
-        content = batch.images.tobytes()
-        facts = {
-            "identity_sha256": self._identity_sha256,
-            "first": batch.first,
-            "end": batch.end,
-            "non_finite": [vars(sample) for sample in batch.non_finite],
-        }
-        line = json.dumps(facts).encode("ascii")
-        digest = hashlib.sha256(line + b"\n" + content).hexdigest().encode("ascii")
+    def add(self, batches: Sequence[KeptBatch]) -> None:
+        """Write batches; they are on disk when this returns. Raises InputError if they cannot be written."""
+        content = b"".join(self._content(batch) for batch in batches)
+        if not content:
+            return
         try:
             descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT, 0o666)
             try:
                 os.ftruncate(descriptor, self._size)  # what a kill left of a batch
-                self._write(descriptor, digest + b" " + line + b"\n" + content)
+                self._write(descriptor, content)
                 os.fdatasync(descriptor)
             finally:
                 os.close(descriptor)
@@ -100,6 +94,18 @@ class Journal:
         except OSError as error:
             raise cannot_write(self._path, error) from error
 
+    def _content(self, batch: KeptBatch) -> bytes:
+        images = batch.images.tobytes()
+        facts = {
+            "identity_sha256": self._identity_sha256,
+            "first": batch.first,
+            "end": batch.end,
+            "non_finite": [vars(sample) for sample in batch.non_finite],
+        }
+        line = json.dumps(facts).encode("ascii")
+        digest = hashlib.sha256(line + b"\n" + images).hexdigest().encode("ascii")
+        return digest + b" " + line + b"\n" + images
+
     def _write(self, descriptor: int, content: bytes) -> None:
         written = 0
         while written < len(content):  # a disk that is almost full takes a part
@@ -109,7 +115,7 @@ class Journal:
     def _batches(self, file: BinaryIO) -> Iterator[KeptBatch]:
         self._size, next_index = 0, self._first
         whole = os.fstat(file.fileno()).st_size
-        while line := file.readline(_LONGEST_LINE):
+        while (line := file.readline(_LONGEST_LINE)).endswith(b"\n"):
             try:
                 digest, _, facts_text = line.rstrip(b"\n").partition(b" ")
                 facts = parse_json(facts_text)

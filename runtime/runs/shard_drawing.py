@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
+from types import TracebackType
 from typing import Protocol
 
 import numpy as np
@@ -10,11 +12,16 @@ import numpy as np
 from runtime.chain.pool import Batch
 from runtime.formats.shard_record import ShardRecord
 from runtime.images import quantize
-from runtime.runs.journal import KeptBatch
+from runtime.runs.journal import Journal, KeptBatch
 from runtime.runs.shard_folder import ShardFolder
-from runtime.runs.shards import Shard
+from runtime.runs.shards import Shard, ShardPlan
 
 AfterStep = Callable[[int], None]
+
+WORK_PER_WRITING = 300.0
+"""Seconds of drawing for each second in which the journal is written: it takes no more than a third of a percent."""
+
+_USUAL_WRITING_SECONDS = 0.005
 
 
 class BatchSource(Protocol):
@@ -58,15 +65,13 @@ def draw_shard(
         if kept and after_batch is not None:
             after_batch(begin - shard.first)
         if begin < shard.end:
-            first, end = folder.plan.whole_batches(begin, shard.end)
-            size = folder.plan.batch_size
-            for place, batch in enumerate(source(first, end - first, after_step)):
-                place_end = first + (place + 1) * size
-                kept.append(_within(batch, max(begin, first + place * size), min(shard.end, place_end)))
-                if kept[-1].end < shard.end:  # the last one goes into the shard at once
-                    journal.add(kept[-1])
-                if after_batch is not None:
-                    after_batch(kept[-1].end - kept[-1].first)
+            with _Keeping(journal) as keep:
+                for batch in _left_batches(source, folder.plan, begin, shard.end, after_step):
+                    kept.append(batch)
+                    if batch.end < shard.end:  # the last one goes into the shard at once
+                        keep(batch)
+                    if after_batch is not None:
+                        after_batch(batch.end - batch.first)
         record = folder.publish(
             shard,
             [index for each in kept for index in each.indices],
@@ -75,6 +80,43 @@ def draw_shard(
         )
         journal.remove()
     return record
+
+
+def _left_batches(
+    source: BatchSource, plan: ShardPlan, begin: int, end: int, after_step: AfterStep | None
+) -> Iterator[KeptBatch]:
+    first, last = plan.whole_batches(begin, end)
+    for place, batch in enumerate(source(first, last - first, after_step)):
+        at = first + place * plan.batch_size
+        yield _within(batch, max(begin, at), min(end, at + plan.batch_size))
+
+
+class _Keeping:
+    """Adds batches to a journal: each one, or several together where they take no time compared with the writing.
+
+    So a kill costs a batch, or as much work as the disk makes worth keeping: with one that takes 5 ms, 1.5 seconds.
+    """
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal, self._waiting = journal, list[KeptBatch]()
+        self._added_at, self._writing_seconds = time.monotonic(), _USUAL_WRITING_SECONDS
+
+    def __enter__(self) -> _Keeping:
+        return self
+
+    def __call__(self, batch: KeptBatch) -> None:
+        self._waiting.append(batch)
+        began = time.monotonic()
+        if began - self._added_at >= WORK_PER_WRITING * self._writing_seconds:
+            self._journal.add(self._waiting)
+            self._waiting, self._added_at = [], time.monotonic()
+            self._writing_seconds = self._added_at - began
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        if isinstance(error, KeyboardInterrupt):
+            self._journal.add(self._waiting)
 
 
 def _within(batch: Batch, first: int, end: int) -> KeptBatch:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,13 @@ from commands.joint_writers import joint_writer
 from commands.program import say
 from commands.whole_files import cannot_write, sole_writer
 from diffusion.errors import InputError
+from diffusion.number_checks import is_whole, shown
 from diffusion.process import SampleShape
 from runtime.formats.run_manifest import MANIFEST, NonFiniteSample, RunManifest
 from runtime.formats.shard_record import ShardRecord
 from runtime.runs.folder import RunFolder
 from runtime.runs.journal import Journal
-from runtime.runs.shard_files import content_facts, file_name, write_shard
+from runtime.runs.shard_files import SHARD_FORMATS, content_facts, file_name, write_shard
 from runtime.runs.shards import Shard, ShardPlan
 
 _FILES = ("shard-[0-9]*-[0-9]*", ".shard-[0-9]*-[0-9]*")
@@ -68,7 +69,7 @@ class ShardFolder:
     def journal(self, shard: Shard) -> Journal:
         """Of a shard that is being drawn."""
         height, width, channels = self.shape.height, self.shape.width, self.shape.channels
-        path = self.path / f".{shard.name}.part"
+        path = self.path / _journal_name(shard)
         return Journal(path, identity_sha256(self.identity), shard.first, (height, width, channels))
 
     @contextlib.contextmanager
@@ -86,10 +87,10 @@ class ShardFolder:
             found = RunManifest.read(self.path)
             if found is not None and found.identity == self.identity:
                 return
-            if not alone and overwrite and found is not None:
+            if not alone and (overwrite or found is None):
+                what = "has removed its run.json" if found is None else "is drawing another run into it"
                 raise InputError(
-                    f"{self.path}: another program is drawing another run into it; wait for it, or choose another "
-                    "place with --out"
+                    f"{self.path}: another program {what}; wait for it, or choose another place with --out"
                 )
             RunFolder.claim(self.path, self.identity, list(_FILES), resume, overwrite)
 
@@ -169,6 +170,13 @@ class ShardFolder:
             raise InputError(f"{file}: is damaged, it is not what {path.name} says; --resume draws it again")
         return record
 
+    def tidy(self, done: Iterable[Shard]) -> None:
+        """Remove the journals of shards that are done: a kill came between. Raises InputError as `Journal.remove`."""
+        left = {entry.name for entry in os.scandir(self.path) if entry.name.startswith(".")}
+        for shard in done:
+            if _journal_name(shard) in left:
+                self.journal(shard).remove()
+
     def done(self, shards: Sequence[Shard], verify: bool = False, say_damage: bool = True) -> dict[Shard, ShardRecord]:
         """Those of `shards` that are done.
 
@@ -196,6 +204,36 @@ class ShardFolder:
                 if say_damage:
                     say(f"note: {error}")
         return found
+
+
+def find_shards(path: Path) -> tuple[ShardFolder, dict[Shard, ShardRecord]]:
+    """The run in shards that a folder holds, with a shape that is not known yet, and the shards that are done.
+
+    Raises:
+        InputError: it holds no such run.
+    """
+    manifest = RunManifest.read(path)
+    if manifest is None:
+        raise InputError(f"{path}: holds no {MANIFEST}, expected the folder of a run in shards")
+    numbers = []
+    for name, lowest in (("start", 0), ("num", 1), ("shard_size", 1), ("batch_size", 1)):
+        value = manifest.identity.get(name)
+        if not is_whole(value) or value < lowest:
+            raise InputError(
+                f"{path / MANIFEST}: its {name} is {shown(value)}, expected a whole number of at least {lowest}, as "
+                "of a run in shards; `python -m runtime.sample --shard-size` makes one"
+            )
+        numbers.append(int(value))
+    format_ = manifest.identity.get("format")
+    if format_ not in SHARD_FORMATS:
+        raise InputError(f"{path / MANIFEST}: its format is {shown(format_)}, expected npz, png or tar")
+    plan = ShardPlan(*numbers)
+    folder = ShardFolder(path, manifest.identity, plan, SampleShape(1, 1, 1))
+    return folder, folder.done(list(plan))
+
+
+def _journal_name(shard: Shard) -> str:
+    return f".{shard.name}.part"
 
 
 class ForeignShardError(InputError):

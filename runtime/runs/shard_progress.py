@@ -89,7 +89,11 @@ class RunProgress:
     def _say(self) -> None:
         self._said_at = self._now()
         share = min(1.0, self._samples / self._all_samples)
-        left = "" if share in (0.0, 1.0) else f", {_duration(self.seconds * (1.0 - share) / share)} left"
+        left = (
+            ""
+            if share == 0.0 or self._before + self.drawn >= self._num
+            else f", {_duration(self.seconds * (1.0 - share) / share)} left"
+        )
         print(
             f"sampling: {self._before + self.drawn:,} of {self._num:,} images, {self.rate:.3g} images/s, "
             f"{_duration(self.seconds)}{left}",

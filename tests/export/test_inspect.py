@@ -181,6 +181,17 @@ def test_a_run(made: Path, tmp_path: Path, inspected: Any) -> None:
         assert found.fields["sha256"]["engine"] == hashlib.sha256((made / "unet.onnx").read_bytes()).hexdigest()
 
 
+def test_a_run_in_shards_is_what_lies_there(made: Path, tmp_path: Path, inspected: Any) -> None:
+    out = tmp_path / "out"
+    words = ["--engine", str(made / "unet.onnx"), "--num", "7", "--steps", "2", "--out", str(out), "--shard-size", "3"]
+    assert sample.main(words) == 0
+    found = inspected(out).fields
+    assert (found["done"], found["shards"], found["shards_done"]) == (7, 3, 3)
+    (out / "shard-000000003-000000005.json").unlink()
+    found = inspected(out / "run.json").fields
+    assert (found["done"], found["shards"], found["shards_done"]) == (4, 3, 2)
+
+
 def test_a_checkpoint_of_another_project(tmp_path: Path, inspected: Any) -> None:
     diffusion = make_diffusion(unet_channels=1, size=8)
     torch.save(diffusion.state_dict(), tmp_path / "model-1.pt")

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 from runtime.formats.run_manifest import RunManifest
-from runtime.gather import open_run
+from runtime.gather import with_shape
 from runtime.runs.shard_files import kept_indices, read_shard
+from runtime.runs.shard_folder import find_shards
 from runtime.sample import main
 
+ROOT = Path(__file__).parents[3]
 RUN = ["--num", "23", "--start", "5", "--batch-size", "4", "--steps", "2", "--backend", "onnxruntime"]
 
 
@@ -19,7 +24,8 @@ def draw(out: str, *flags: str, run: list[str] = RUN) -> int:
 
 def images_of(folder: str | Path) -> list[tuple[int, str]]:
     """(sample index, SHA-256 of its image), through the shards' records, whose hashes are checked."""
-    run, done = open_run(Path(folder))
+    run, done = find_shards(Path(folder))
+    run = with_shape(run, done)
     listed = []
     for shard in run.plan:
         if shard in done:
@@ -44,3 +50,23 @@ def identity_of(folder: str | Path) -> dict:
     manifest = RunManifest.read(Path(folder))
     assert manifest is not None
     return manifest.identity
+
+
+def started(*arguments: str) -> subprocess.Popen[str]:
+    """`runtime.sample` in a process of its own."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "runtime.sample", *arguments]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def workers_of(process: int) -> list[int]:
+    """Its children that draw, not the one that multiprocessing keeps for what they share."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rsplit(")", 1)[1].split()
+            if int(fields[1]) == process and "spawn_main" in (stat.parent / "cmdline").read_text():
+                found.append(int(stat.parent.name))
+        except OSError:
+            continue
+    return found

@@ -54,6 +54,27 @@ def test_every_batch_has_the_runs_shape(folder, monkeypatch):
     assert set(shapes) == {4}
 
 
+def test_not_even_a_library_that_mixes_samples_shows_where_a_run_was_cut(folder, monkeypatch):
+    """As if rounding depended on the place in the batch, and on what stands in the others."""
+    enqueue = HostChain.enqueue
+
+    def mixing(chain, num_rows):
+        enqueue(chain, num_rows)
+        chain._x += 0.1 * chain._x.mean(axis=0) + 0.1 * np.arange(len(chain._x), dtype=np.float32)[:, None, None, None]
+
+    monkeypatch.setattr(HostChain, "enqueue", mixing)
+    assert draw("whole", "--shard-size", "100") == 0
+    expected = images_of("whole")
+    for size in (1, 2, 7):
+        assert draw(f"run{size}", "--shard-size", str(size)) == 0
+        assert images_of(f"run{size}") == expected
+    assert draw("late", "--start", "11", "--num", "17", "--shard-size", "7") == 0
+    assert images_of("late") == expected[6:]
+    assert main([*RUN, "--format", "npz", "--out", "one"]) == 0
+    with np.load("one/samples.npz") as file:  # in which other samples stand together
+        assert hashlib.sha256(file["arr_0"][0].tobytes()).hexdigest() != expected[0][1]
+
+
 def test_large_runs_are_in_shards_by_themselves(folder, capsys):
     large = ["--steps", "1", "--backend", "onnxruntime", "--num", "4097"]
     assert main([*large, "--out", "run", "--json"]) == 0

@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,29 +11,9 @@ from diffusion.errors import InputError
 from runtime.runs import workers as workers_module
 from runtime.sample_flags import sample_parser
 from runtime.sample_worker import WorkerPlace, worker_places
-from tests.runtime.runs.sharded_runs import RUN, draw, hidden, images_of, visible
+from tests.runtime.runs.sharded_runs import RUN, draw, hidden, images_of, started, visible, workers_of
 
-ROOT = Path(__file__).parents[3]
 LONG = ["--num", "60", "--batch-size", "2", "--steps", "400", "--backend", "onnxruntime", "--shard-size", "6"]
-
-
-def started(*arguments: str) -> subprocess.Popen:
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "runtime.sample", *arguments]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def children_of(process: int) -> list[int]:
-    """Its workers, not the process that multiprocessing keeps for what they share."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rsplit(")", 1)[1].split()
-            if int(fields[1]) == process and "spawn_main" in (stat.parent / "cmdline").read_text():
-                found.append(int(stat.parent.name))
-        except OSError:
-            continue
-    return found
 
 
 def wait_for(condition, what: str):
@@ -66,8 +44,8 @@ def test_any_number_of_workers_draws_the_same_images(folder, count):
 def test_a_killed_workers_shard_goes_to_another(folder):
     assert draw("one", run=LONG) == 0
     run = started(*LONG, "--workers", "2", "--out", "run")
-    workers = wait_for(lambda: children_of(run.pid), "workers")
-    wait_for(lambda: list(Path("run").glob(".shard-*.part")), "a batch that is kept")
+    workers = wait_for(lambda: workers_of(run.pid), "workers")
+    wait_for(lambda: list(Path("run").glob(".shard-*.lock")), "a shard that is being drawn")
     os.kill(workers[0], signal.SIGKILL)
     _, err = run.communicate(timeout=120)
     assert run.returncode == 0, err
@@ -79,8 +57,8 @@ def test_a_killed_workers_shard_goes_to_another(folder):
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_workers_end_with_their_parent_and_resume_goes_on(folder, how):
     run = started(*LONG, "--workers", "2", "--out", "run")
-    workers = wait_for(lambda: (found := children_of(run.pid)) and len(found) == 2 and found, "two workers")
-    wait_for(lambda: list(Path("run").glob(".shard-*.part")), "a batch that is kept")
+    workers = wait_for(lambda: (found := workers_of(run.pid)) and len(found) == 2 and found, "two workers")
+    wait_for(lambda: list(Path("run").glob(".shard-*.lock")), "a shard that is being drawn")
     run.send_signal(how)
     _, err = run.communicate(timeout=60)
     if how == signal.SIGKILL:
