@@ -31,7 +31,7 @@ help:
 $(VENV)/.environment: pyproject.toml constraints/cpu.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python constraints/requirements.py bench rtx lean dev > $(VENV)/requirements.txt
+	$(BIN)/python constraints/requirements.py bench serve rtx lean dev > $(VENV)/requirements.txt
 	$(BIN)/python -m pip install --quiet -c constraints/cpu.txt -r $(VENV)/requirements.txt
 	touch $@
 
@@ -60,13 +60,19 @@ demo: build
 	$(BIN)/python -m export.to_onnx
 	$(BIN)/python -m runtime.sample
 
+# A file is one worker's, so the files that take minutes begin first; xdist would begin with those of many tests.
+LONG_TESTS := tests/test_docs.py tests/test_no_network.py tests/test_extras.py tests/test_wheel.py
 # OpenVINO's threads have kept a worker of pytest-xdist from ending, so its tests run without workers.
 OPENVINO_TESTS := tests/export/test_to_openvino.py tests/runtime/engines/test_openvino_cpu.py tests/fuzz
-# A file is one worker's, so the files that take minutes begin first; xdist would begin with those of many tests.
-LONG_TESTS := tests/gpu/test_rehearsal.py tests/test_docs.py tests/test_no_network.py tests/test_extras.py tests/test_wheel.py tests/benchmarks/test_compare.py
+OTHER_TESTS := $(filter-out $(LONG_TESTS) tests/train/ tests/fuzz/ tests/__pycache__/,$(wildcard tests/*/ tests/test_*.py))
 test: check
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(addprefix --ignore=,tests/train $(OPENVINO_TESTS)) $(LONG_TESTS) tests
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile tests/train
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(addprefix --ignore=,$(OPENVINO_TESTS)) $(LONG_TESTS) $(OTHER_TESTS)
+	$(MAKE) --jobs $(JOBS) --output-sync=target --no-print-directory test-train test-openvino
+
+test-train:
+	$(BIN)/python -m pytest tests/train
+
+test-openvino:
 	for file in $(OPENVINO_TESTS); do $(BIN)/python -m pytest $$file || exit 1; done
 
 check: build

@@ -43,11 +43,13 @@ COMMANDS = (
     _command("inspect", "export.inspect", "what a checkpoint, a network, an engine, a table or a run is"),
     _command("sample", "runtime.sample", "an engine and a seed to images"),
     _command("gather", "runtime.gather", "the shards of a large run to one .npz file"),
+    _command("serve", "runtime.serve", "an engine as an HTTP service", within=".__main__"),
     _command("bench compare", "benchmarks.compare", "speed beside diffusers", within=".__main__"),
     _command("bench likelihood", "benchmarks.likelihood", "bits/dim through any engine", within=".__main__"),
     _command("bench quality", "benchmarks.quality", "distance to the data against network calls", within=".__main__"),
     _command("bench kernels", "benchmarks.kernels", "the compiled step beside PyTorch's"),
     _command("bench chain", "benchmarks.chain", "what the chain costs beyond its network calls"),
+    _command("bench serve", "benchmarks.serve", "slots of the service against static batches", within=".__main__"),
     _command("bench guidance", "benchmarks.guidance", "the cost of guidance, and digits that were asked for"),
 )
 _WORDS = {command.module: " ".join(("ddpm-rt", *command.words)) for command in COMMANDS}

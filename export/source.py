@@ -21,6 +21,8 @@ from export.checkpoints.registry import check_foreign, is_foreign, read_foreign
 from export.request import DEFAULT_CHECKPOINT, ExportRequest
 from runtime.engines.checkpoint_folder import holds_network_alone, read_checkpoint_folder
 from runtime.engines.gate_conditions import gate_conditions
+from runtime.formats.onnx_seal import sealed
+from runtime.formats.precision import FP32
 from runtime.process_flags import ProcessFlags
 
 if TYPE_CHECKING:
@@ -166,7 +168,9 @@ def _from_checkpoint(request: ExportRequest, opset: int) -> Source:
     say(f"{path}: {process_line(process, origins)}")
     model = _trace(checkpoint, path, opset, request.debug)
     source = Source(path, process, model, "", checkpoint.predict, reference, process.is_guided)
-    content = source.finished(model).SerializeToString(deterministic=True)
+    content = sealed(
+        source.finished(model).SerializeToString(deterministic=True), FP32.name
+    )  # as export.to_onnx writes
     return replace(source, sha256=hashlib.sha256(content).hexdigest())
 
 

@@ -1,4 +1,4 @@
-/* Preloaded by tests/test_no_network.py: notes every look-up of a host and every connection to one, and refuses it. */
+/* Preloaded by tests/recorded_lookups.py: notes every look-up of a host and every connection to one, and refuses it. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>

@@ -29,6 +29,7 @@ COMMANDS = {
     "sample folder": "runtime.sample --engine checkpoint --num 1 --steps 2 --overwrite --out c",
     "list samplers": "runtime.sample --list-samplers",
     "inspect": "export.inspect unet.xml",
+    "serve": "runtime.serve --engine none.onnx --port 0",
     "train": "train.run --data digits --steps 1 --batch-size 2 --num-samples 0 --held-out 2 --out d",
     "swiss roll": "train.swiss_roll --steps 2 --out e",
     "heartbeat": "train.binary --steps 2 --timesteps 4 --num-samples 1 --out f",
@@ -47,6 +48,7 @@ COMMANDS = {
 WORKS_ON = {
     "": ["list samplers", "inspect"],
     "cpu": ["list samplers", "inspect", "sample onnx", "sample openvino", "openvino of onnx"],
+    "cpu,serve": ["list samplers", "sample onnx"],
     "train": ["list samplers", "inspect", "sample folder", "train", "swiss roll", "heartbeat"],
     "export": ["list samplers", "inspect", "sample onnx", "sample folder", "onnx", "onnx fp16", "mlp"],
     "cpu,export": ["list samplers", "inspect", "sample onnx", "sample openvino", "openvino", "openvino of onnx"],
@@ -54,12 +56,13 @@ WORKS_ON = {
     "rtx,export": ["list samplers", "inspect", "tensorrt"],
     "bench": ["inspect", "kernels", "likelihood", "sample openvino", "onnx", "train"],
 }
-QUICK = ("", "cpu", "rtx")  # the others import torch
+QUICK = ("", "cpu", "cpu,serve", "rtx")  # the others import torch
 # Bad input that is only noticed once everything is there.
-BAD_INPUT_ON = {"bench": ["compare", "quality", "roll"]}
+BAD_INPUT_ON = {"cpu,serve": ["serve"], "bench": ["compare", "quality", "roll"]}
 LACKING = {
     "": set(COMMANDS) - set(WORKS_ON[""]),
     "cpu": set(COMMANDS) - set(WORKS_ON["cpu"]),
+    "cpu,serve": set(),
     "train": {"sample onnx", "sample openvino", "onnx", "onnx fp16", "openvino", "mlp", "tensorrt", "likelihood",
               "compare", "quality", "roll"},
     "export": {"sample openvino", "train", "openvino", "tensorrt", "likelihood", "compare", "quality", "roll"},

@@ -1,58 +1,23 @@
 """No command looks for a host, nor does any library that it loads: under a resolver that notes it and answers none."""
 
-import os
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-ROOT = Path(__file__).parents[1]
-SHIM = Path(__file__).parent / "recording_resolver.c"
-COMPILER = shutil.which("cc") or shutil.which("gcc")
-pytestmark = [
-    pytest.mark.skipif(not sys.platform.startswith("linux") or COMPILER is None, reason="needs Linux and a C compiler"),
-]
+from export import ExportRequest, export_onnx
+from tests.checkpoints import save_tiny_checkpoint
+from tests.recorded_lookups import AVAILABLE, WHY_NOT, RecordedLookups
 
-# What a library that reports its use leaves behind at once; it looks for its host some seconds later.
-_TRACES = ("Microsoft", ".onnxruntime", "telemetry")
+pytestmark = pytest.mark.skipif(not AVAILABLE, reason=WHY_NOT)
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """Run Python as a user with an empty home would, outside any CI; what was looked up."""
     folder = tmp_path_factory.mktemp("network")
-    library, lookups, home = folder / "resolver.so", folder / "lookups", folder / "home"
-    home.mkdir()
-    subprocess.run([str(COMPILER), "-shared", "-fPIC", "-o", str(library), str(SHIM), "-ldl"], check=True)
-    kept = {name: os.environ[name] for name in ("PATH", "OMP_NUM_THREADS") if name in os.environ}
-    environment = kept | {
-        "HOME": str(home),
-        "LD_PRELOAD": str(library),
-        "RECORDED_LOOKUPS": str(lookups),
-        "PYTHONPATH": str(ROOT),
-        "MPLBACKEND": "agg",
-    }
-
-    def run_python(*arguments, cwd=folder):
-        lookups.unlink(missing_ok=True)
-        done = subprocess.run(
-            [sys.executable, *map(str, arguments)],
-            cwd=cwd,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=600,
-            check=False,
-        )
-        found = lookups.read_text().splitlines() if lookups.exists() else []
-        traces = [str(path) for path in home.rglob("*") if any(name in str(path.relative_to(home)) for name in _TRACES)]
-        return done, found + traces
-
-    return run_python
+    lookups = RecordedLookups(folder)
+    return lambda *arguments, cwd=folder: lookups.run(*arguments, cwd=cwd)
 
 
 def test_the_resolver_notes_what_is_looked_up(run):
@@ -67,22 +32,17 @@ def test_the_resolver_notes_what_is_looked_up(run):
 
 TINY = ["--steps", "2", "--batch-size", "4"]
 FEW = ["--num", "2", "--steps", "2"]
-# In the order in which each finds what it reads.
-CHAIN = [
-    ["train.run", *TINY, "--num-samples", "0"],
+# The commands that the pages show are run so by tests/test_docs.py.
+LARGE = [
     ["train.run", "--data", "images", "--out", "folder", *TINY, "--num-samples", "1"],
     ["train.run", "--data", "described", "--out", "described_run", *TINY, "--num-samples", "0"],
-    ["export.to_onnx"],
-    ["export.to_onnx", "--fp16", "--out", "fp16.onnx"],
-    ["export.to_openvino"],
+    ["export.to_onnx", "--checkpoint", "checkpoint", "--fp16", "--out", "fp16.onnx"],
     ["runtime.sample", *FEW, "--backend", "onnxruntime", "--out", "s1"],
     ["runtime.sample", *FEW, "--backend", "openvino", "--out", "s2"],
-    ["runtime.sample", *FEW, "--engine", "unet.xml", "--out", "s3"],
-    ["runtime.sample", *FEW, "--engine", "runs/digits", "--out", "s4"],
-    ["benchmarks.likelihood", "--num", "8", "--evaluations", "64"],
+    ["benchmarks.likelihood", "--num", "8", "--evaluations", "64", "--levels", "17"],
     ["benchmarks.chain", "--engine", "unet.onnx", "--steps", "2", "--rounds", "1", "--batch-sizes", "1"],
     ["benchmarks.quality", "--num", "64", "--steps", "2", "--seeds", "1", "--samplers", "ddpm", "--rounds", "1"],
-    ["benchmarks.compare", "--steps", "2", "--rounds", "1", "--batch-sizes", "1", "--checkpoint", "runs/digits"],
+    ["benchmarks.compare", "--steps", "2", "--rounds", "1", "--batch-sizes", "1", "--checkpoint", "checkpoint"],
 ]
 SMALL = [
     ["train.binary", "--steps", "2", "--timesteps", "5", "--num-samples", "1"],
@@ -94,7 +54,7 @@ SMALL = [
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("commands", [CHAIN, SMALL], ids=["chain", "small"])
+@pytest.mark.parametrize("commands", [LARGE, SMALL], ids=["large", "small"])
 def test_no_command_looks_for_a_host(run, tmp_path, commands):
     images, described = tmp_path / "images", tmp_path / "described"
     images.mkdir()
@@ -104,6 +64,9 @@ def test_no_command_looks_for_a_host(run, tmp_path, commands):
     shutil.copytree(images, described)  # with its table, a folder for the library datasets
     rows = [f"{path.name},{place}" for place, path in enumerate(sorted(described.iterdir()))]
     (described / "metadata.csv").write_text("\n".join(["file_name,label", *rows]))
+    if commands is LARGE:
+        save_tiny_checkpoint(tmp_path / "checkpoint")
+        export_onnx(ExportRequest(tmp_path / "unet.onnx", tmp_path / "checkpoint"))
     for name, *arguments in commands:
         done, found = run("-m", name, *arguments, cwd=tmp_path)
         assert found == [], name

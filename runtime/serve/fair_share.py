@@ -33,6 +33,10 @@ class FairShare:
         if ticket in self._waiting:
             self._waiting.remove(ticket)
 
+    def put_back(self, ticket: Ticket) -> None:
+        """One that was removed; it keeps its place."""
+        self._waiting.append(ticket)
+
     def next(self) -> Ticket | None:
         """The request whose sample is to get the next slot; None where none waits."""
         return min(self._waiting, key=lambda ticket: (ticket.share + ticket.granted + 1, ticket.number), default=None)

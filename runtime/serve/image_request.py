@@ -67,7 +67,12 @@ class ImageRequest:
 
     def given(self, process: Process) -> GivenConditions:
         """The values of the network's conditions. Raises InputError as `runtime.conditions.given_conditions`."""
-        return given_conditions(process, self.classes, self.guidance, self.conditions)
+        try:
+            return given_conditions(process, self.classes, self.guidance, self.conditions)
+        except InputError:
+            raise
+        except (TypeError, ValueError) as error:  # of NumPy, for lists that are no array
+            raise InputError(f"conditions are no arrays of numbers: {error}") from None
 
 
 class RequestTables:

@@ -58,6 +58,7 @@ class Slots:
     Attributes:
         occupied: of the slots.
         rows_run: network calls so far.
+        last_occupied: samples that took part in the last of them.
 
     Raises:
         InputError: a batch that the engine does not take or that does not fit into memory, or an engine that takes one
@@ -87,7 +88,7 @@ class Slots:
         self._kind: RowKind | None = None
         self._slots: list[_Occupied | None] = [None] * num_slots
         self._order = FairShare()
-        self.rows_run = 0
+        self.rows_run = self.last_occupied = 0
         kind = RowKind(np.inf if self.process.clip_sample is None else self.process.clip_sample, h2_is_x_start=False)
         if not isinstance(engine, DeviceEngine):
             check_host_batch(engine, empty_table(engine.process, kind, 1), num_slots)
@@ -180,7 +181,8 @@ class Slots:
         tickets |= {id(ticket): ticket for ticket in self._order}
         for ticket in tickets.values():
             if ticket.deadline_at is not None and now >= ticket.deadline_at:
-                self.cancel(ticket, State.EXPIRED, f"its deadline of {ticket.request.deadline_s:g} s has passed")
+                late_s = ticket.deadline_at - ticket.taken_at
+                self.cancel(ticket, State.EXPIRED, f"its deadline of {late_s:g} s has passed")
 
     def _admit(self) -> None:
         free = [number for number, slot in enumerate(self._slots) if slot is None]
@@ -225,6 +227,7 @@ class Slots:
         chain.enqueue(rows)
         chain.wait()
         self.rows_run += rows
+        self.last_occupied = len(running)
         tickets = {}
         for slot in running:
             slot.rows_left -= rows
@@ -252,8 +255,11 @@ class Slots:
         assert self._chain is not None
         x_start = self._chain.x_start
         assert x_start is not None
-        for numbers in watched.values():
+        for due in watched.values():
+            numbers = [number for number in due if np.isfinite(x_start[number]).all()]  # a broken one is no picture
             shown = [slot for number in numbers if (slot := self._slots[number]) is not None]
+            if not shown:
+                continue
             ticket = shown[0].ticket
             ticket.preview = Preview(
                 [slot.place for slot in shown], [slot.rows_done for slot in shown], x_start[numbers].copy()

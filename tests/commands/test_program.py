@@ -37,7 +37,7 @@ def raising(error: BaseException):
         (
             ModuleNotFoundError("No module named 'onnx'", name="onnx"),
             4,
-            "tool: needs the module 'onnx', which is not installed; pip install \"ddpm-rt[export]\"\n",
+            "tool: needs the module 'onnx', which is not installed; pip install \"ddpm-rt[cpu]\"\n",
         ),
         (
             ModuleNotFoundError("No module named 'runtime.x'", name="runtime.x"),

@@ -41,9 +41,9 @@ def test_a_full_disk(
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 1000))
     monkeypatch.setattr(to_trt, "_prepare", lambda *arguments: pytest.fail("it went to work"))
     assert run("--onnx", gaussian, "--out", tmp_path / "unet.plan") == EXIT_INPUT
-    error = capsys.readouterr().err
+    process_line, error = capsys.readouterr().err.splitlines()
+    assert process_line.startswith(f"{gaussian}: predicts ")
     assert "are left on that disk; make room" in error
-    assert error.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 
 
@@ -79,7 +79,7 @@ def of_the_folder(name: str, folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("name", "flags", "says"),
     [
-        ("junk.onnx", [], "ONNX Runtime cannot read it as an ONNX model"),
+        ("junk.onnx", [], "cannot be read as an ONNX model"),
         ("static.onnx", [], "takes batches of 4 only, expected an open first axis"),
         ("gelu.onnx", [], "cannot take the node mid/special of kind QuickGelu"),
         ("gelu.onnx", ["--fp16"], "cannot take the node mid/special of kind QuickGelu"),

@@ -113,7 +113,7 @@ def test_foreign_files_are_never_overwritten(folder, capsys):
     [
         (["--engine", "none.onnx"], 2, "none.onnx: no such file; make one with `python -m export.to_onnx`"),
         (["--engine", "none"], 2, "none: no such engine"),
-        (["--engine", "junk.onnx"], 2, "cannot read it as an ONNX model"),
+        (["--engine", "junk.onnx"], 2, "cannot be read as an ONNX model"),
         (["--engine", "junk.txt"], 2, "junk.txt: found the suffix '.txt'"),
         (["--steps", "0"], 2, "steps is 0, expected a whole number from 1 to 1000"),
         (["--steps", "2000"], 2, "steps is 2000, expected a whole number from 1 to 1000"),

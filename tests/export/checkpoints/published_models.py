@@ -54,7 +54,7 @@ PUBLISHED = {
 }
 MODELS = {**OPENAI.models, **HO.models}
 # A U-Net is the same at every size: compared on small images, exported at its own.
-LARGEST_COMPARED = 64
+LARGEST_COMPARED = 32
 
 
 def original_network(name: str) -> torch.nn.Module | HoNetwork:
@@ -116,7 +116,8 @@ def compare(name: str, path: Path) -> dict[str, Any]:
         return {**result, "refused": str(error).removeprefix(f"{path}: ")}
     assert checkpoint.num_parameters == result["parameters"]
     process, flags = checkpoint.process, MODELS[name]
-    side = min(process.sample.height, LARGEST_COMPARED)
+    halvings = flags.get("channel_mult", flags.get("ch_mult")).count(",")
+    side = min(process.sample.height, max(LARGEST_COMPARED, 2**halvings))
     total = process.schedule.num_train_timesteps
     scale = 1000 / total if flags.get("rescale_timesteps") else 1.0
 
@@ -186,7 +187,7 @@ def main() -> None:
                 found["export"] = export(name, path, Path(scratch))
             elif "export" in earlier:
                 found["export"] = earlier["export"]
-        report = {**measurement_facts(PROG, sys.argv[1:]), "models": {**report["models"], name: found}}
+        report = {"format": 1, **measurement_facts(PROG, sys.argv[1:]), "models": {**report["models"], name: found}}
         write_whole_text(args.out, json.dumps(report, indent=1) + "\n")
         print(name, json.dumps(found), flush=True)
 

@@ -1,0 +1,68 @@
+"""The HTTP server: one that finishes what it took when it is terminated, and stops when it is terminated twice."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from diffusion.errors import InputError
+from runtime.serve.worker import Worker
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class DrainingServer(uvicorn.Server):
+    """The first SIGTERM or SIGINT lets no new request in and waits for the others; the second stops.
+
+    Args:
+        app: the endpoints.
+        worker: of the app.
+
+    Attributes:
+        stopped: whether it was told twice.
+    """
+
+    def __init__(self, app: FastAPI, worker: Worker) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app, lifespan="off", log_config=None, access_log=False, server_header=False, timeout_keep_alive=30
+            )
+        )
+        self._worker, self.stopped = worker, False
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """As uvicorn's, which would raise the signal anew in the end; here it is answered."""
+        del frame
+        if sig not in _SIGNALS:
+            return
+        if self.should_exit:
+            self.stopped = True
+            self._worker.halt()  # the requests are answered with an error, which ends their connections
+        self._worker.drain()
+        self.should_exit = True
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens, before an engine is opened for nothing.
+
+    Raises:
+        InputError: an address that is not this machine's, or a port that is taken.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        # Python adds the address to what the system says of it, and numbers a name that is not found otherwise.
+        why = error.strerror if isinstance(error, socket.gaierror) or not error.errno else os.strerror(error.errno)
+        raise InputError(f"cannot listen on {host}:{port} ({why}); give another --host or --port") from None
+
+
+def url_of(sock: socket.socket) -> str:
+    """Where it is reached."""
+    host, port = sock.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
