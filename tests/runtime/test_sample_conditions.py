@@ -10,6 +10,7 @@ from PIL import Image
 from diffusion.conditions import Condition
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import METADATA_KEY, Process, SampleShape
+from runtime.gather import main as gather
 from runtime.sample import main
 from runtime.sampler import Sampler
 
@@ -70,6 +71,19 @@ def test_the_command_draws_what_the_sampler_draws(folder, capsys):
     np.testing.assert_array_equal(found, expected)
     alone = sampler.sample_float32(1, seed=3, start=6, classes=[2, 0, 3], guidance=2.0)
     np.testing.assert_array_equal(found[1], alone[0])
+
+
+@pytest.mark.parametrize("workers", [[], ["--workers", "2"]], ids=["one-process", "workers"])
+def test_a_run_in_shards_gives_each_sample_its_class(folder, capsys, workers):
+    asked = [*BASE, "--class", "2,0,null", "--guidance", "2.0", "--num", "11", "--seed", "3", "--start", "5"]
+    assert main([*asked, "--format", "npz", "--out", "one"]) == 0
+    assert main([*asked, "--shard-size", "4", "--batch-size", "3", "--out", "run", *workers]) == 0
+    assert gather(["run"]) == 0
+    with np.load("run/samples.npz") as found, np.load("one/samples.npz") as expected:
+        np.testing.assert_array_equal(found["arr_0"], expected["arr_0"])
+    capsys.readouterr()
+    assert main([*asked, "--class", "2,1,null", "--out", "run", "--resume"]) == 2
+    assert "its condition_y is" in capsys.readouterr().err
 
 
 def test_the_report_says_what_was_asked_for(folder, capsys):

@@ -61,12 +61,16 @@ def started(*arguments: str) -> subprocess.Popen[str]:
 
 def workers_of(process: int) -> list[int]:
     """Its children that draw, not the one that multiprocessing keeps for what they share."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rsplit(")", 1)[1].split()
-            if int(fields[1]) == process and "spawn_main" in (stat.parent / "cmdline").read_text():
-                found.append(int(stat.parent.name))
-        except OSError:
-            continue
-    return found
+    return [child for child in children_of(process) if "spawn_main" in _read(Path(f"/proc/{child}/cmdline"))]
+
+
+def children_of(process: int) -> list[int]:
+    stats = [_read(stat) for stat in Path("/proc").glob("[0-9]*/stat")]
+    return [int(stat.split()[0]) for stat in stats if stat and int(stat.rsplit(")", 1)[1].split()[1]) == process]
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:  # it has ended
+        return ""

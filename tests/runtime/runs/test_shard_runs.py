@@ -126,6 +126,15 @@ def test_resume_draws_what_is_missing_or_damaged(folder, one_run, capsys):
     assert {name: Path("run", name).stat().st_mtime_ns for name in names} == {name: before[name] for name in names}
 
 
+def test_a_picture_by_another_name_is_damage(folder, one_run):
+    assert draw("run", "--shard-size", "8", "--format", "png") == 0
+    shard = Path("run/shard-000000008-000000015")
+    (shard / "000000008.png").rename(shard / "000000007.png")
+    assert draw("run", "--resume", "--verify") == 0
+    assert images_of("run") == one_run
+    assert len(os.listdir(shard)) == 8
+
+
 @pytest.mark.parametrize("format_", ["npz", "png", "tar"])
 def test_only_verify_reads_what_is_done(folder, one_run, capsys, format_):
     assert draw("run", "--shard-size", "8", "--format", format_) == 0

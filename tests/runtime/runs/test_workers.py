@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -11,7 +13,17 @@ from diffusion.errors import InputError
 from runtime.runs import workers as workers_module
 from runtime.sample_flags import sample_parser
 from runtime.sample_worker import WorkerPlace, worker_places
-from tests.runtime.runs.sharded_runs import RUN, draw, hidden, images_of, started, visible, workers_of
+from tests.runtime.runs.sharded_runs import (
+    ROOT,
+    RUN,
+    children_of,
+    draw,
+    hidden,
+    images_of,
+    started,
+    visible,
+    workers_of,
+)
 
 LONG = ["--num", "60", "--batch-size", "2", "--steps", "400", "--backend", "onnxruntime", "--shard-size", "6"]
 
@@ -70,6 +82,44 @@ def test_workers_end_with_their_parent_and_resume_goes_on(folder, how):
     assert draw("run", "--resume", run=LONG) == 0
     assert draw("one", run=LONG) == 0
     assert images_of("run") == images_of("one")
+
+
+def test_workers_do_not_outlive_a_killed_parent_by_their_shard(folder):
+    long = ["--num", "40000", "--steps", "1000", "--backend", "onnxruntime", "--shard-size", "20000"]  # many minutes
+    run = started(*long, "--workers", "2", "--out", "run")
+    workers = []
+    try:
+        workers = wait_for(lambda: (found := workers_of(run.pid)) and len(found) == 2 and found, "two workers")
+        wait_for(lambda: len(list(Path("run").glob(".shard-*.lock"))) == 2, "two shards that are being drawn")
+        run.kill()
+        run.wait(60)
+        wait_for(lambda: all(map(ended, workers)), "the workers' end")
+    finally:
+        for worker in workers:
+            if not ended(worker):
+                os.kill(worker, signal.SIGKILL)
+        run.communicate()
+
+
+CHILD = (
+    "import os, time; from runtime.runs.workers import end_with_parent; end_with_parent(os.getppid()); time.sleep(600)"
+)
+PARENT = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', sys.argv[1]]); input()"
+
+
+def test_a_worker_in_a_long_network_call_ends_with_its_parent(folder):
+    """One that has nothing to say for minutes, and so does not see that nobody listens."""
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, CHILD], stdin=subprocess.PIPE, cwd=ROOT)
+    (child,) = wait_for(lambda: children_of(parent.pid), "the child")
+    time.sleep(2.0)  # it has imported
+    assert not ended(child)
+    parent.kill()
+    parent.communicate()
+    try:
+        wait_for(lambda: ended(child), "the child's end")
+    finally:
+        if not ended(child):
+            os.kill(child, signal.SIGKILL)
 
 
 def test_a_shard_that_kills_every_worker_is_an_error(folder, capsys, monkeypatch):
