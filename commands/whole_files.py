@@ -7,6 +7,7 @@ import errno
 import fcntl
 import os
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
@@ -52,8 +53,10 @@ def check_name(path: Path) -> None:
     """Find out before any work that a file cannot be called so.
 
     Raises:
-        InputError: it is a folder, or its name or that of its temporary file is too long for the file system.
+        InputError: it is a folder or no regular file, or its name or that of its temporary file is too long for the
+            file system.
     """
+    check_replaceable(path)
     try:
         is_folder = path.is_dir()
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # which is said when it is written
@@ -64,6 +67,21 @@ def check_name(path: Path) -> None:
         ) from error
     if is_folder:
         raise InputError(f"{path}: is a folder, expected the name of a file; choose another name with --out")
+
+
+def check_replaceable(path: Path) -> None:
+    """Find out that a rename to `path` replaces no device, pipe or socket: root would lose `/dev/null` itself.
+
+    Raises:
+        InputError: one of these is there, or a link to an open file such as `/dev/stdout`.
+    """
+    try:
+        mode = path.stat().st_mode
+        to_open_file = path.is_symlink() and path.readlink().is_relative_to("/proc")
+    except (OSError, ValueError):
+        return  # nothing is there; what is wrong with the name is said by who writes
+    if to_open_file or not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise InputError(f"{path}: is a device, a pipe or a socket, expected a regular file; choose another name")
 
 
 def write_whole_text(path: Path, text: str) -> None:
@@ -156,8 +174,9 @@ def make_temporary_name(path: Path) -> Path:
     """Create an empty file beside `path` (its folder is made if missing) and return its path.
 
     Raises:
-        InputError: the folder cannot be made or written.
+        InputError: the folder cannot be made or written, or `path` is no regular file or folder.
     """
+    check_replaceable(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)

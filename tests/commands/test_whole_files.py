@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from commands.whole_files import check_room, sole_writer, whole_file, whole_folder, write_whole_text
+from commands.whole_files import check_name, check_room, sole_writer, whole_file, whole_folder, write_whole_text
 from diffusion.errors import InputError
 
 
@@ -74,6 +74,25 @@ def test_what_cannot_be_written_is_an_input_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="its folder cannot be written .*--out"):
         write_whole_text(tmp_path / "file" / "below", "text")
+
+
+@pytest.mark.parametrize("write", [whole_file, whole_folder])
+def test_a_device_or_a_pipe_is_never_replaced(tmp_path, write):
+    """A rename would take the place of the device itself: root lost /dev/null to `--out /dev/null`."""
+    pipe, link, open_file = tmp_path / "pipe", tmp_path / "link", tmp_path / "stdout"
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    open_file.symlink_to("/proc/self/fd/1")
+    for path in (pipe, link, open_file):
+        before = path.lstat()
+        with pytest.raises(InputError, match="is a device, a pipe or a socket, expected a regular file"), write(path):
+            pytest.fail("it went to work")
+        with pytest.raises(InputError, match="expected a regular file"):
+            check_name(path)
+        assert path.lstat().st_ino == before.st_ino
+    with pytest.raises(InputError, match="expected a regular file"):
+        check_name(Path("/dev/null"))
+    assert sorted(tmp_path.iterdir()) == [link, pipe, open_file]
 
 
 def test_the_second_writer_is_refused_and_the_next_is_not(tmp_path: Path) -> None:
