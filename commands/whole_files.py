@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import secrets
 import shutil
 import stat
 import tempfile
@@ -101,20 +102,23 @@ def whole_folder(path: Path) -> Iterator[Path]:
     """
     path = Path(path)
     temporary = make_temporary_name(path)
+    # Not by the process id alone: in a container that is started again it is the one of the process that was killed.
+    aside = path.with_name(f".{path.name}.replaced.{secrets.token_hex(4)}")
     try:
         temporary.unlink()
         temporary.mkdir()
         yield temporary
-        aside = path.with_name(f".{path.name}.replaced.{os.getpid()}")
         if path.exists():
             path.replace(aside)
         temporary.replace(path)
         sync_folder(path.parent)
-        shutil.rmtree(aside, ignore_errors=True)
     except OSError as error:
         raise cannot_write(path, error) from error
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if not path.exists() and aside.exists():  # Ctrl-C, or an error, came in between
+            aside.replace(path)
+        for left in (temporary, aside):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from types import TracebackType
 
+from commands.program import say
 from commands.progress import progress_bar
 
 # A log gets a line at every tenth that takes some time, and after 30 seconds, in the course of days after 5 minutes.
@@ -94,11 +95,9 @@ class RunProgress:
             if share == 0.0 or self._before + self.drawn >= self._num
             else f", {_duration(self.seconds * (1.0 - share) / share)} left"
         )
-        print(
+        say(
             f"sampling: {self._before + self.drawn:,} of {self._num:,} images, {self.rate:.3g} images/s, "
-            f"{_duration(self.seconds)}{left}",
-            file=sys.stderr,
-            flush=True,
+            f"{_duration(self.seconds)}{left}"
         )
 
 

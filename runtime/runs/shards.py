@@ -14,6 +14,9 @@ SHARDED_ABOVE = 4096
 
 USUAL_SHARD_SIZE = 1000
 
+MAX_SHARDS = 1 << 22
+"""Of a run: more are no folder that a file system likes, and a list of them no longer fits into memory."""
+
 
 @dataclass(frozen=True)
 class Shard:
@@ -63,9 +66,18 @@ class ShardPlan:
                 f"start is {shown(self.start)}, expected start + num at most 2^64 - {self.batch_size}, so that the "
                 "last batch is a whole one"
             )
+        if self._count > MAX_SHARDS:
+            raise InputError(
+                f"{shown(self.num)} samples in shards of {shown(self.shard_size)} make {shown(self._count)} shards, "
+                f"expected at most {MAX_SHARDS:,}; give a larger --shard-size"
+            )
+
+    @property
+    def _count(self) -> int:
+        return -(-(self.start + self.num) // self.shard_size) - self.start // self.shard_size
 
     def __len__(self) -> int:
-        return -(-(self.start + self.num) // self.shard_size) - self.start // self.shard_size
+        return self._count
 
     def __getitem__(self, place: int) -> Shard:
         if not 0 <= place < len(self):

@@ -91,8 +91,13 @@ class _Worker:
         self.place = place
         self.shard: Shard | None = None
         self.ready = False
-        with _without_interrupts():
-            self.process, self.connection = start(place)
+        try:
+            with _without_interrupts():
+                self.process, self.connection = start(place)
+        except OSError as error:  # too many processes, or open files
+            raise InputError(
+                f"worker {place} cannot be started ({error.strerror or error}); give fewer --workers"
+            ) from error
 
     def send(self, order: Order | None) -> None:
         self.shard = None if order is None else order.shard

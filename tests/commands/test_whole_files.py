@@ -179,3 +179,34 @@ def test_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 0, 4 * 10**6))
     with pytest.raises(InputError, match="needs about 5 MB, and 4 MB are left on that disk; make room"):
         check_room(tmp_path / "unet.plan", 5 * 10**6)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+def test_what_comes_between_the_two_renames_leaves_the_old_folder(tmp_path, monkeypatch, error):
+    path = tmp_path / "model"
+    path.mkdir()
+    (path / "stale").write_text("old")
+    replace, renamed = Path.replace, []
+
+    def interrupted(self, target):
+        renamed.append(target)
+        if len(renamed) == 2:
+            raise error
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", interrupted)
+    with pytest.raises((KeyboardInterrupt, InputError)), whole_folder(path) as temporary:
+        (temporary / "fresh").write_text("new")
+    assert os.listdir(path) == ["stale"]
+    assert os.listdir(tmp_path) == ["model"]
+
+
+def test_what_a_killed_process_of_the_same_number_left_is_in_nobodys_way(tmp_path):
+    path = tmp_path / "model"
+    left = tmp_path / f".model.replaced.{os.getpid()}"
+    for folder in (path, left):
+        folder.mkdir()
+        (folder / "stale").write_text("old")
+    with whole_folder(path) as temporary:
+        (temporary / "fresh").write_text("new")
+    assert os.listdir(path) == ["fresh"]

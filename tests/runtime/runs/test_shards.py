@@ -1,11 +1,17 @@
 """How runs are cut, and which part of the shards a machine draws."""
 
+import errno
+import io
+import os
+import sys
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from diffusion.errors import InputError
 from runtime.runs.parts import Part
+from runtime.runs.shard_progress import RunProgress
 from runtime.runs.shards import Shard, ShardPlan, choose_sizes
 
 small = st.integers(1, 40)
@@ -107,3 +113,24 @@ def test_no_part_is_guessed(text, environment, says):
     with pytest.raises(InputError) as error:
         Part.parse(text, environment)
     assert says in str(error.value)
+
+
+@pytest.mark.parametrize("num", [10**12, 2**64 - 10])
+def test_more_shards_than_a_folder_holds_are_refused_before_they_are_listed(num):
+    with pytest.raises(InputError, match="shards, expected at most 4,194,304; give a larger --shard-size"):
+        ShardPlan(0, num, 1, 1)
+    assert len(ShardPlan(0, 1 << 22, 1, 1)) == 1 << 22
+
+
+class FullDisk(io.StringIO):
+    def write(self, text: str) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_log_on_a_full_disk_ends_no_run(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", FullDisk())
+    now = iter(range(0, 10_000, 100))
+    with RunProgress(8, 0, 4, 2, 2, now=lambda: float(next(now))) as progress:
+        progress.step(4)
+        progress.batch(4)
+    assert progress.drawn == 4

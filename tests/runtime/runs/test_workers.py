@@ -1,5 +1,6 @@
 """Shards drawn by several processes: the same images, whoever dies."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -10,7 +11,11 @@ from pathlib import Path
 import pytest
 
 from diffusion.errors import InputError
+from diffusion.process import SampleShape
 from runtime.runs import workers as workers_module
+from runtime.runs.shard_folder import ShardFolder
+from runtime.runs.shard_progress import RunProgress
+from runtime.runs.shards import ShardPlan
 from runtime.sample_flags import sample_parser
 from runtime.sample_worker import WorkerPlace, worker_places
 from tests.runtime.runs.sharded_runs import (
@@ -138,6 +143,15 @@ def test_a_shard_that_kills_every_worker_is_an_error(folder, capsys, monkeypatch
     assert "shard-000000006-000000011: 3 workers ended as they drew it, the last one by signal 9" in err
     assert "--resume goes on" in err
     assert deaths == [False, True, True]
+
+
+def test_workers_that_cannot_be_started_are_an_input_error(tmp_path):
+    def start(place):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    shard_folder = ShardFolder(tmp_path, {"format": "npz"}, ShardPlan(0, 8, 4, 4), SampleShape(1, 1, 1))
+    with pytest.raises(InputError, match=r"worker 0 cannot be started \(Too many open files\); give fewer --workers"):
+        workers_module.draw_with_workers(start, 2, shard_folder, list(shard_folder.plan), RunProgress(8, 0, 4, 1, 2))
 
 
 def test_an_error_in_a_worker_is_the_commands(folder, capsys):
