@@ -18,7 +18,7 @@ import numpy as np
 from commands.errors import DeviceUnavailableError, reason
 from commands.program import Report, make_parser, run_program, say
 from commands.progress import progress_bar
-from commands.whole_files import whole_file
+from commands.whole_files import check_name, whole_file
 from diffusion.binomial import BinomialProcess, initial_bits, reverse_states
 from diffusion.errors import InputError
 from diffusion.process import METADATA_KEY
@@ -97,6 +97,7 @@ def sample(args: argparse.Namespace) -> Report:
     check_seed_range(args.seed, args.start, args.num)
     if args.out.suffix != ".npy":
         raise InputError(f"--out is {args.out}, expected a name that ends in .npy")
+    check_name(args.out)
     network = BinomialNetwork(args.engine)
     say(f"{args.engine}: {network.process.schedule.num_train_timesteps} steps, {args.num} samples")
     began = time.perf_counter()

@@ -92,14 +92,14 @@ def make_app(engine: Engine, worker: Worker, metrics: Metrics, token: str | None
     @app.exception_handler(_Refusal)
     async def refused(_: Request, refusal: _Refusal) -> JSONResponse:
         metrics.refused(refusal.status)
-        return JSONResponse({"detail": str(refusal)}, refusal.status, refusal.headers)
+        return JSONResponse({"detail": _sendable(str(refusal))}, refusal.status, refusal.headers)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
         metrics.refused(422)
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"] if part != "body") or "body"
-        return JSONResponse({"detail": f"{place}: {first['msg']}"}, 422)
+        return JSONResponse({"detail": _sendable(f"{place}: {first['msg']}")}, 422)
 
     @app.post(
         "/v1/images",
@@ -218,6 +218,11 @@ def _format(accept: str) -> str:
         if name == "image/*":
             return PNG
     raise _Refusal(406, f"Accept is {accept}, expected one of {', '.join(FORMATS)}")
+
+
+def _sendable(text: str) -> str:
+    """Text that repeats what a client sent: JSON can name half of a surrogate pair, UTF-8 cannot."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _problem(ticket: Ticket) -> _Refusal | None:

@@ -10,6 +10,7 @@ from diffusion.errors import InputError
 from runtime.engines.onnx_opening import ONNX_BACKENDS
 from runtime.engines.opening import DEVICES
 from runtime.process_flags import add_process_flags
+from runtime.sampler import MAX_THREADS
 from runtime.serve.guard import TOKEN_VARIABLE
 from runtime.serve.worker import Limits
 
@@ -67,7 +68,8 @@ def check_serve_flags(args: argparse.Namespace) -> None:
         value = getattr(args, name)
         if value is not None and value < least:
             raise InputError(f"--{name.replace('_', '-')} is {value}, expected at least {least}")
-    if args.port > 65535:
-        raise InputError(f"--port is {args.port}, expected at most 65535")
+    for name, most in (("port", 65535), ("threads", MAX_THREADS)):
+        if getattr(args, name) > most:
+            raise InputError(f"--{name} is {getattr(args, name)}, expected at most {most}")
     if not 0 < args.deadline <= 86400:
         raise InputError(f"--deadline is {args.deadline}, expected more than 0 and at most 86400 seconds")

@@ -117,4 +117,5 @@ class RequestTables:
         )
         if self._precision != "fp32" and not self._force:
             check_conditioning(table, self._precision)
+        table.cast()  # here it is this request's error, in the slots it would be everybody's
         return table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
@@ -15,25 +16,37 @@ from runtime.serve.worker import Worker
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
+GRACE_S = 5.0
+"""Seconds in which a service that stops sends its last answers."""
+
 
 class DrainingServer(uvicorn.Server):
     """The first SIGTERM or SIGINT lets no new request in and waits for the others; the second stops.
 
+    A client that sends only half of a request, or does not read its answer, has `grace_s` from the second on.
+
     Args:
         app: the endpoints.
         worker: of the app.
+        grace_s: seconds.
 
     Attributes:
         stopped: whether it was told twice.
     """
 
-    def __init__(self, app: FastAPI, worker: Worker) -> None:
+    def __init__(self, app: FastAPI, worker: Worker, grace_s: float = GRACE_S) -> None:
         super().__init__(
             uvicorn.Config(
                 app, lifespan="off", log_config=None, access_log=False, server_header=False, timeout_keep_alive=30
             )
         )
-        self._worker, self.stopped = worker, False
+        self._worker, self._grace_s, self.stopped = worker, grace_s, False
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's."""
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """As uvicorn's, which would raise the signal anew in the end; here it is answered."""
@@ -43,8 +56,17 @@ class DrainingServer(uvicorn.Server):
         if self.should_exit:
             self.stopped = True
             self._worker.halt()  # the requests are answered with an error, which ends their connections
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(self._loop.call_later, self._grace_s, self._hang_up)
         self._worker.drain()
         self.should_exit = True
+
+    def _hang_up(self) -> None:
+        """End the connections that are left, and with them what waits for their clients."""
+        self.force_exit = True
+        for connection in list(self.server_state.connections):
+            if (transport := connection.transport) is not None:
+                transport.abort()
 
 
 def listen(host: str, port: int) -> socket.socket:

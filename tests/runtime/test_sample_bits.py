@@ -97,3 +97,12 @@ def test_mistakes_are_one_line(engine, tmp_path, capsys):
         error = capsys.readouterr().err
         assert message in error
         assert error.count("\n") == 1
+
+
+def test_a_result_that_cannot_be_written_is_said_before_the_work(tmp_path, capsys, monkeypatch):
+    path = tmp_path / "heartbeat.onnx"
+    save_network(path, PROCESS.to_json())
+    (tmp_path / "bits.npy").mkdir()
+    monkeypatch.setattr(sample_bits, "sample_bits", lambda *_: pytest.fail("it was sampled"))
+    assert main(["--engine", str(path), "--out", str(tmp_path / "bits.npy")]) == 2
+    assert "bits.npy: is a folder, expected the name of a file" in capsys.readouterr().err

@@ -54,6 +54,7 @@ class Service:
     server: DrainingServer
     url: str
     http: httpx.Client
+    thread: threading.Thread
 
     def post(self, accept: str = "application/json", **body: Any) -> httpx.Response:
         return self.http.post("/v1/images", json=body, headers={"Accept": accept})
@@ -73,14 +74,14 @@ def until(holds: Callable[[], bool], timeout_s: float = 20.0) -> None:
 
 @contextlib.contextmanager
 def running_service(
-    process: Any = None, num_slots: int = 3, token: str | None = None, **limits: Any
+    process: Any = None, num_slots: int = 3, token: str | None = None, grace_s: float = 5.0, **limits: Any
 ) -> Iterator[Service]:
     """A service on a free port."""
     engine = Gate(process or a_process())
     metrics = Metrics()
     worker = Worker(Slots(engine, num_slots), RequestTables(engine.process, "fp32"), Limits(**limits), metrics)
     metrics.watch(worker)
-    server = DrainingServer(make_app(engine, worker, metrics, token), worker)
+    server = DrainingServer(make_app(engine, worker, metrics, token), worker, grace_s)
     sock = listen("127.0.0.1", 0)
     url = url_of(sock)
     worker.start()
@@ -89,7 +90,7 @@ def running_service(
     try:
         until(lambda: server.started)
         with httpx.Client(base_url=url, timeout=30, trust_env=False) as http:
-            yield Service(engine, worker, server, url, http)
+            yield Service(engine, worker, server, url, http, thread)
     finally:
         engine.is_open.set()
         server.should_exit = server.force_exit = True

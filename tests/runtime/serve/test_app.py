@@ -11,8 +11,10 @@ import pytest
 from PIL import Image
 
 from diffusion.conditions import Condition
+from diffusion.noise_schedule import NoiseSchedule
 from runtime.images import draw_grid, quantize
 from runtime.serve.image_request import ImageRequest
+from runtime.serve.worker import MAX_FAILURES
 from tests.runtime.device.host_network import HostNetwork
 from tests.runtime.serve.conftest import running_service, until
 from tests.runtime.serve.requests_of_tests import a_process, expected_x
@@ -142,6 +144,23 @@ def test_bodies_that_are_no_request(service):
     assert post(b'{"guidance": NaN}').status_code == 422
     assert service.post("video/mp4").status_code == 406
     assert service.http.get("/healthz").status_code == 200
+
+
+def test_half_a_surrogate_pair_is_refused_as_everything_else(service):
+    for body in (rb'{"spacing": "\ud800"}', rb'{"\ud800": 1}', rb'{"conditions": {"\ud800": 1}}'):
+        answer = service.http.post("/v1/images", content=body, headers={"Content-Type": "application/json"})
+        assert answer.status_code == 422
+        assert answer.json()["detail"]
+
+
+def test_a_chain_that_float32_cannot_hold_is_refused_and_breaks_nothing():
+    schedule = NoiseSchedule.make("linear", 60, beta_start=0.9, beta_end=0.999)
+    with running_service(a_process(schedule=schedule)) as running:
+        for _ in range(MAX_FAILURES):
+            answer = running.post()
+            assert answer.status_code == 422
+            assert "too large for float32" in answer.json()["detail"]
+        assert running.post(timesteps=[5, 0]).status_code == 200
 
 
 def test_conditions():

@@ -111,6 +111,7 @@ def said(capsys):
         (["--engine", "nothing.onnx"], "nothing.onnx: no such file"),
         (["--slots", "0"], "--slots is 0, expected at least 1"),
         (["--port", "65536"], "--port is 65536, expected at most 65535"),
+        (["--threads", "1000000"], "--threads is 1000000, expected at most 1024"),
         (["--deadline", "0"], "--deadline is 0.0, expected more than 0"),
         (["--host", "0.0.0.0"], "--host is 0.0.0.0, which other machines reach, and there is no token"),
         (["--host", "images.example"], "--host is images.example, which other machines reach"),
