@@ -42,8 +42,6 @@ def load_initial_states(
         InputError: a file that cannot be read, of another shape or type, not finite, or with a number of entries
             that is neither 1 nor `num`.
     """
-    if path.exists() and not path.is_file():
-        raise InputError(f"{path}: is no file; --x-init takes .npy, .npz or a picture")
     array = _read_picture(path, process.sample.channels) if is_picture_name(path) else _read_array(path)
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     shape = process.sample
@@ -115,6 +113,8 @@ def load_conditions(given: Sequence[tuple[str, str]], process: Process) -> dict[
 
 def _read_array(path: Path, flag: str = "--x-init") -> np.ndarray:
     taken = ".npy, .npz or a picture" if flag == "--x-init" else ".npy or .npz"
+    if path.exists() and not path.is_file():  # a pipe would wait for its writer
+        raise InputError(f"{path}: is no file; {flag} takes {taken}")
     try:
         with path.open("rb") as stream:  # which NumPy leaves open where an archive is damaged
             loaded = np.load(stream, allow_pickle=False)
