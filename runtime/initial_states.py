@@ -89,6 +89,7 @@ def load_conditions(given: Sequence[tuple[str, str]], process: Process) -> dict[
         InputError: a name that is given twice, a file that cannot be read, or images of another shape.
     """
     shapes = {condition.name: condition.shape for condition in process.conditions}
+    labels = {condition.name for condition in process.conditions if condition.is_label}
     values: dict[str, object] = {}
     for name, text in given:
         if name in values:
@@ -96,9 +97,10 @@ def load_conditions(given: Sequence[tuple[str, str]], process: Process) -> dict[
         shape = shapes.get(name, ())
         if not shape:
             try:
-                values[name] = float(text)
+                values[name] = int(text) if name in labels else float(text)
             except ValueError:
-                raise InputError(f"--condition {name} is {text!r}, expected a number") from None
+                expected = "the number of a class" if name in labels else "a number"
+                raise InputError(f"--condition {name} is {text!r}, expected {expected}") from None
             continue
         array = _read_array(Path(text), "--condition")
         if array.dtype == np.uint8 and len(shape) == 3:

@@ -199,6 +199,10 @@ def test_a_file_of_another_shape_or_type_is_refused(folder, capsys, array, says)
     assert not (folder / "out").exists()
 
 
+def test_a_class_is_a_condition_too(folder):
+    np.testing.assert_array_equal(drawn("--condition", "y=2", "--num", "2"), drawn("--class", "2", "--num", "2"))
+
+
 def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "low.npy")
     process = Process(SampleShape(1, 4, 4), NoiseSchedule.make("linear", 20), conditions=(LOW_RES,))
