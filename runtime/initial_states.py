@@ -99,8 +99,8 @@ def load_conditions(given: Sequence[tuple[str, str]], process: Process) -> dict[
             try:
                 values[name] = int(text) if name in labels else float(text)
             except ValueError:
-                expected = "the number of a class" if name in labels else "a number"
-                raise InputError(f"--condition {name} is {text!r}, expected {expected}") from None
+                wanted = "the number of a class" if name in labels else "a number"
+                raise InputError(f"--condition {name} is {text!r}, expected {wanted}") from None
             continue
         array = _read_array(Path(text), "--condition")
         if array.dtype == np.uint8 and len(shape) == 3:

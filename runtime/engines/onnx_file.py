@@ -122,11 +122,11 @@ def _read_foreign(path: Path, content: bytes, sha256: str) -> OnnxFile:
 
 def _external_locations(message: Any) -> Iterator[str]:
     """The names of the files that hold tensors, wherever in a model these are."""
-    for field, value in message.ListFields():
-        if field.message_type is None:
+    for kind, value in message.ListFields():
+        if kind.message_type is None:
             continue
         for each in [value] if hasattr(value, "ListFields") else value:
-            if field.message_type.name == "TensorProto":
+            if kind.message_type.name == "TensorProto":
                 yield from (entry.value for entry in each.external_data if entry.key == "location")
             else:
                 yield from _external_locations(each)
