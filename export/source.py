@@ -119,7 +119,7 @@ def read_source(request: ExportRequest, opset: int = DEFAULT_OPSET) -> Source:
     """
     check_source(request)
     if request.onnx is not None:
-        return _from_onnx(request.onnx, request.process)
+        return _from_onnx(request.onnx, request.process, request.guidance)
     return _from_checkpoint(request, opset)
 
 
@@ -192,7 +192,7 @@ def _trace(checkpoint: Checkpoint | ForeignCheckpoint, path: Path, opset: int, d
     return finish_graph(trace_network(checkpoint, opset, debug), checkpoint.process)
 
 
-def _from_onnx(path: Path, flags: ProcessFlags) -> Source:
+def _from_onnx(path: Path, flags: ProcessFlags, guidance: bool) -> Source:
     from export.foreign_network import read_network
     from export.network_io import bring_ends_in_order
     from runtime.engines.onnx_file import read_onnx
@@ -215,6 +215,11 @@ def _from_onnx(path: Path, flags: ProcessFlags) -> Source:
     process = engine.process
     _check_batches(path, process, predict)
     if process.is_guided:
+        if not guidance:
+            raise InputError(
+                f"{path}: guidance is part of this network already, and --no-guidance is for its checkpoint; export "
+                "that with --no-guidance, or leave the flag out"
+            )
         from export.guidance import without_guidance
 
         plain = without_guidance(model, process)  # of ours, to be rewritten as the network that it is

@@ -123,7 +123,10 @@ def _values(condition: Condition, given: object) -> np.ndarray:
         return _labels(condition, given)
     if not condition.shape:
         return _numbers(condition, given)
-    array = np.asarray(given)
+    try:
+        array = np.asarray(given)
+    except (TypeError, ValueError) as error:  # of NumPy, for lists that are no array
+        raise InputError(f"condition {condition.name} is no array of numbers ({error})") from None
     if array.shape == condition.shape:
         array = array[None]
     if array.ndim != len(condition.shape) + 1 or len(array) == 0:

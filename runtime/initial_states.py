@@ -42,8 +42,6 @@ def load_initial_states(
         InputError: a file that cannot be read, of another shape or type, not finite, or with a number of entries
             that is neither 1 nor `num`.
     """
-    if path.exists() and not path.is_file():
-        raise InputError(f"{path}: is no file; --x-init takes .npy, .npz or a picture")
     array = _read_picture(path, process.sample.channels) if is_picture_name(path) else _read_array(path)
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     shape = process.sample
@@ -91,6 +89,7 @@ def load_conditions(given: Sequence[tuple[str, str]], process: Process) -> dict[
         InputError: a name that is given twice, a file that cannot be read, or images of another shape.
     """
     shapes = {condition.name: condition.shape for condition in process.conditions}
+    labels = {condition.name for condition in process.conditions if condition.is_label}
     values: dict[str, object] = {}
     for name, text in given:
         if name in values:
@@ -98,9 +97,10 @@ def load_conditions(given: Sequence[tuple[str, str]], process: Process) -> dict[
         shape = shapes.get(name, ())
         if not shape:
             try:
-                values[name] = float(text)
+                values[name] = int(text) if name in labels else float(text)
             except ValueError:
-                raise InputError(f"--condition {name} is {text!r}, expected a number") from None
+                wanted = "the number of a class" if name in labels else "a number"
+                raise InputError(f"--condition {name} is {text!r}, expected {wanted}") from None
             continue
         array = _read_array(Path(text), "--condition")
         if array.dtype == np.uint8 and len(shape) == 3:
@@ -115,6 +115,8 @@ def load_conditions(given: Sequence[tuple[str, str]], process: Process) -> dict[
 
 def _read_array(path: Path, flag: str = "--x-init") -> np.ndarray:
     taken = ".npy, .npz or a picture" if flag == "--x-init" else ".npy or .npz"
+    if path.exists() and not path.is_file():  # a pipe would wait for its writer
+        raise InputError(f"{path}: is no file; {flag} takes {taken}")
     try:
         with path.open("rb") as stream:  # which NumPy leaves open where an archive is damaged
             loaded = np.load(stream, allow_pickle=False)

@@ -19,6 +19,9 @@ from train.folder_listing import SPLITS
 LABEL = "y"
 """The name of the network's input."""
 
+MAX_CLASSES = 2**20
+"""More are numbers of something else: of images, of persons, of seconds."""
+
 
 @dataclass(frozen=True, eq=False)
 class Labels:
@@ -54,6 +57,11 @@ class Labels:
         if found.ndim != 1 or found.dtype.kind not in "iu" or not found.size:
             raise InputError(f"{where}: found {found.dtype} {list(found.shape)}, expected whole numbers of classes [N]")
         highest = int(found.max()) if names is None else len(names) - 1
+        if names is None and highest >= MAX_CLASSES:  # each has a name, and a row of weights
+            raise InputError(
+                f"{where}: the highest label is {highest}, expected less than {MAX_CLASSES} classes, numbered from 0; "
+                "number them so, or choose a column of classes"
+            )
         if int(found.min()) < 0 or int(found.max()) > highest:
             place = int(np.flatnonzero((found < 0) | (found > highest))[0])
             raise InputError(f"{where}: label {place} is {int(found[place])}, expected 0 to {max(0, highest)}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from diffusion.errors import InputError
-from diffusion.noise_schedule import NoiseSchedule
+from diffusion.noise_schedule import MAX_TRAIN_TIMESTEPS, NoiseSchedule
 from diffusion.process import Process, SampleShape
 from export.checkpoints.flags import EMA, IMAGE_SIZE, NUM_RES_BLOCKS, CheckpointFlag, GivenFlags
 from export.checkpoints.formats import Format
@@ -131,11 +131,13 @@ def _process(state: StateFile, layout: HoLayout, flags: GivenFlags) -> Process:
             "choose a checkpoint whose network predicts eps"
         )
     total, start, end = (flags.get(name) for name in ("num_diffusion_timesteps", "beta_start", "beta_end"))
+    if not 1 <= total <= MAX_TRAIN_TIMESTEPS:  # before an array of so many is made
+        raise InputError(f"{path}: --num_diffusion_timesteps is {total}, expected 1 to {MAX_TRAIN_TIMESTEPS}")
     kind = flags.get("beta_schedule")
     if kind == "const":
-        schedule = NoiseSchedule.explicit(np.full(max(total, 0), end))
+        schedule = NoiseSchedule.explicit(np.full(total, end))
     elif kind == "jsd":  # 1/T, 1/(T−1), …, 1
-        schedule = NoiseSchedule.explicit(1.0 / np.arange(max(total, 0), 0, -1.0))
+        schedule = NoiseSchedule.explicit(1.0 / np.arange(total, 0, -1.0))
     else:
         schedule = NoiseSchedule.make({"quad": "scaled_linear"}.get(kind, kind), total, start, end)
     return Process(

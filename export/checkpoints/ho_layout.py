@@ -16,7 +16,7 @@ import torch
 from diffusers import UNet2DModel
 
 from diffusion.errors import InputError
-from export.checkpoints.places import Place, Shape, layer, placed
+from export.checkpoints.places import NORM_GROUPS, Place, Shape, check_widths, layer, placed
 
 _OTHER = "expected the U-Net of Ho et al. 2020 or DDIM; choose such a checkpoint"
 
@@ -98,7 +98,7 @@ class HoLayout:
             "layers_per_block": self.num_res_blocks,
             "downsample_padding": 0,  # which pads below and to the right, as TensorFlow does
             "attention_head_dim": None,  # one head, whatever the width
-            "norm_num_groups": 32,
+            "norm_num_groups": NORM_GROUPS,
             "norm_eps": 1e-6,
         }
 
@@ -140,7 +140,7 @@ def read_ho_layout(path: Path, shapes: Mapping[str, Shape]) -> HoLayout:
         in_channels=shape("conv_in.weight", 4)[1],
         out_channels=shape("conv_out.weight", 4)[0],
         width=shape("conv_in.weight", 4)[0],
-        widths=tuple(shape(f"down.{level}.block.0.conv1.weight", 4)[0] for level in range(levels)),
+        widths=tuple(shape(f"down.{level}.block.0.conv1.weight", 4)[0] for level in range(max(1, levels))),
         num_res_blocks=blocks,
         attention=tuple(f"down.{level}.attn.0.q.weight" in shapes for level in range(levels)),
     )
@@ -149,6 +149,7 @@ def read_ho_layout(path: Path, shapes: Mapping[str, Shape]) -> HoLayout:
             f"{path}: its first level has {layout.widths[0]} channels and its first convolution {layout.width}, "
             "expected equal widths (ch_mult that begins with 1); choose another checkpoint"
         )
+    check_widths(path, layout.widths)
     return layout
 
 

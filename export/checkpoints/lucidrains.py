@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from diffusion.errors import InputError
-from diffusion.noise_schedule import NoiseSchedule
+from diffusion.noise_schedule import MAX_TRAIN_TIMESTEPS, NoiseSchedule
 from diffusion.process import Process, SampleShape
 from export.checkpoints.flags import EMA, IMAGE_SIZE, CheckpointFlag, GivenFlags
 from export.checkpoints.formats import Format
@@ -197,9 +197,9 @@ def _process(
     learned = shape.out_channels == 2 * shape.in_channels
     # Of `model`: EMA averages buffers too, and what it makes of them is no schedule.
     try:
-        schedule = _schedule(diffusion["betas"].double().numpy(), diffusion["alphas_cumprod"].double().numpy())
+        schedule = _schedule(_numbers(diffusion, "betas"), _numbers(diffusion, "alphas_cumprod"))
         # LearnedGaussianDiffusion takes the prediction for the noise whatever its objective is.
-        objective = "pred_noise" if learned else _objective(diffusion["loss_weight"].double().numpy(), schedule, flags)
+        objective = "pred_noise" if learned else _objective(_numbers(diffusion, "loss_weight"), schedule, flags)
         process = Process(
             SampleShape(shape.in_channels, size, size),
             schedule,
@@ -217,6 +217,18 @@ def _process(
         "variance_type": "channels of final_conv" if learned else the_only_one,
         "clip_sample": the_only_one,
     }
+
+
+def _numbers(diffusion: Mapping[str, torch.Tensor], name: str) -> np.ndarray:
+    """A buffer in float64. Raises InputError unless it holds at most as many numbers as there may be timesteps."""
+    found = diffusion[name]
+    is_dense = str(found.layout) == "torch.strided" and found.device.type == "cpu" and found.dtype.is_floating_point
+    if not is_dense or found.numel() > MAX_TRAIN_TIMESTEPS:
+        raise InputError(
+            f"{name} is {found.dtype} {list(found.shape)} ({found.layout}, {found.device}), expected a floating-point "
+            f"number for each of at most {MAX_TRAIN_TIMESTEPS} timesteps; the file is damaged"
+        )
+    return np.asarray(found.detach().double().numpy())
 
 
 def _schedule(betas: np.ndarray, alpha_bar: np.ndarray) -> NoiseSchedule:

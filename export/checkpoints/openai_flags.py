@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,9 +152,12 @@ def check_layout_flags(path: Path, layout: OpenAiLayout, images: Images, flags: 
 def _numbers(name: str, flags: GivenFlags) -> list[float]:
     text = flags.get(name, "")
     try:
-        return [float(part) for part in text.split(",")] if text else []
+        numbers = [float(part) for part in text.split(",")] if text else []
     except ValueError:
-        raise InputError(f"--{name} is {text!r}, expected numbers with commas between them") from None
+        numbers = [math.nan]
+    if not all(map(math.isfinite, numbers)):
+        raise InputError(f"--{name} is {text!r}, expected numbers with commas between them")
+    return numbers
 
 
 def _listed(numbers: Iterable[float]) -> str:

@@ -13,10 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diffusion.errors import InputError
-from export.checkpoints.places import Place, Shape, layer
+from export.checkpoints.places import Place, Shape, check_widths, layer
 
-# Of every group normalization in these projects.
-NORM_GROUPS = 32
 _RESIDUAL = {
     "in_layers.0": "norm1",
     "in_layers.2": "conv1",
@@ -162,11 +160,15 @@ def read_layout(path: Path, shapes: Mapping[str, Shape]) -> OpenAiLayout:
         )
     firsts = [f"input_blocks.{1 + level * per_level}" for level in range(levels)]
     widths = tuple(shape(f"{first}.0.in_layers.2.weight", 4)[0] for first in firsts)
+    check_widths(path, widths)
     embedding = shape(f"{firsts[0]}.0.emb_layers.1.weight", 2)[0]
+    model_channels = shape("time_embed.0.weight", 2)[1]
+    if model_channels < 2:
+        raise InputError(f"{path}: its timesteps are embedded in {model_channels} channels, {_OTHER}")
     return OpenAiLayout(
         in_channels=shape("input_blocks.0.0.weight", 4)[1],
         out_channels=shape("out.2.weight", 4)[0],
-        model_channels=shape("time_embed.0.weight", 2)[1],
+        model_channels=model_channels,
         widths=widths,
         num_res_blocks=per_level - 1,
         attention=tuple(f"{first}.1.qkv.weight" in shapes for first in firsts),

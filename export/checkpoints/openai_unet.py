@@ -13,8 +13,8 @@ from diffusers.models.attention_processor import Attention
 from diffusers.models.embeddings import Timesteps
 
 from diffusion.errors import InputError
-from export.checkpoints.openai_layout import NORM_GROUPS, OpenAiLayout
-from export.checkpoints.places import Place, placed
+from export.checkpoints.openai_layout import OpenAiLayout
+from export.checkpoints.places import NORM_GROUPS, Place, placed
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from diffusion.errors import InputError
 
 if TYPE_CHECKING:
     import torch
 
 Shape = tuple[int, ...]
+
+NORM_GROUPS = 32
+"""Of every group normalization in the networks of Ho et al. 2020 and of OpenAI."""
 
 
 class Place(NamedTuple):
@@ -28,6 +34,16 @@ def layer(theirs: str, ours: str, shape: Shape, how: Literal["same", "matrix"] =
     """The weight and the bias of a convolution, a linear layer or a normalization."""
     yield Place(f"{theirs}.weight", shape, f"{ours}.weight", how)
     yield Place(f"{theirs}.bias", shape[:1], f"{ours}.bias")
+
+
+def check_widths(path: Path, widths: Iterable[int]) -> None:
+    """Raises InputError if a level has no channels, or a number of them that group normalization does not divide."""
+    for width in widths:
+        if width < 1 or width % NORM_GROUPS:
+            raise InputError(
+                f"{path}: a level has {width} channels, expected a multiple of {NORM_GROUPS}, the groups of its "
+                "normalizations; the file is damaged, or of a changed network: choose another checkpoint"
+            )
 
 
 def placed(

@@ -47,6 +47,8 @@ class StateFile:
         """The table of tensors found under these keys, one inside the other; None if there is no such table."""
         found: Any = self.content
         for key in keys:
+            if isinstance(found, torch.Tensor):  # which warns of keys that are no indices
+                return None
             try:
                 found = found[key]
             except (KeyError, IndexError, TypeError):

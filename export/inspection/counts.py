@@ -133,6 +133,8 @@ def _onnx_flops(node: onnx.NodeProto, shapes: Mapping[str, Sequence[int | None]]
 
     if node.op_type not in _PRODUCTS:
         return 0
+    if len(node.input) <= max(_PRODUCTS[node.op_type]):  # somebody's own operator of that name
+        return None
     first, second = (shapes.get(node.input[place]) for place in _PRODUCTS[node.op_type])
     result = shapes.get(node.output[0])
     if first is None or second is None or result is None or None in (*first, *second, *result):

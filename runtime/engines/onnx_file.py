@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +37,7 @@ class OnnxFile:
         precision: see `runtime.engines.onnx_precision`.
         is_whole: whether all weights are in the file.
         channels_last: the values, inputs among them, that the graph brings from [N, H, W, C] into [N, C, H, W].
+        facts: size and time of the last change before it was read; None if nobody looked.
     """
 
     path: Path
@@ -44,6 +45,20 @@ class OnnxFile:
     precision: str
     is_whole: bool = True
     channels_last: frozenset[str] = frozenset()
+    facts: tuple[int, int] | None = field(default=None, compare=False)
+
+    def check_unchanged(self) -> None:
+        """To be called once a backend has opened the file, which it does by its name.
+
+        Raises:
+            InputError: it was written again since it was read: the hash may be of another network.
+        """
+        try:
+            if self.facts in (None, _facts(self.path)):
+                return
+        except OSError:  # removed since
+            pass
+        raise InputError(f"{self.path}: was written again while it was opened; wait for its writer and try again")
 
 
 def read_onnx(path: Path) -> OnnxFile:
@@ -57,7 +72,8 @@ def read_onnx(path: Path) -> OnnxFile:
     if not path.is_file():  # a pipe would wait for its writer
         raise InputError(f"{path}: no such file; make one with `python -m export.to_onnx`")
     try:
-        size = path.stat().st_size
+        facts = _facts(path)
+        size, _ = facts
         if size > MAX_BYTES:
             raise InputError(
                 f"{path}: found {size} bytes, expected at most {MAX_BYTES}, as one ONNX file can hold; save it "
@@ -71,8 +87,13 @@ def read_onnx(path: Path) -> OnnxFile:
     precision = sealed_precision(digest.hexdigest(), tail)
     digest.update(tail)
     if precision is not None:
-        return OnnxFile(path, digest.hexdigest(), precision)
-    return _read_foreign(path, content, digest.hexdigest())
+        return OnnxFile(path, digest.hexdigest(), precision, facts=facts)
+    return replace(_read_foreign(path, content, digest.hexdigest()), facts=facts)
+
+
+def _facts(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns
 
 
 def _read_foreign(path: Path, content: bytes, sha256: str) -> OnnxFile:
@@ -101,11 +122,11 @@ def _read_foreign(path: Path, content: bytes, sha256: str) -> OnnxFile:
 
 def _external_locations(message: Any) -> Iterator[str]:
     """The names of the files that hold tensors, wherever in a model these are."""
-    for field, value in message.ListFields():
-        if field.message_type is None:
+    for kind, value in message.ListFields():
+        if kind.message_type is None:
             continue
         for each in [value] if hasattr(value, "ListFields") else value:
-            if field.message_type.name == "TensorProto":
+            if kind.message_type.name == "TensorProto":
                 yield from (entry.value for entry in each.external_data if entry.key == "location")
             else:
                 yield from _external_locations(each)

@@ -72,6 +72,7 @@ class OnnxRuntimeEngine(Engine):
         self.file = file or read_onnx(path)
         self.precision, self.sha256 = self.file.precision, self.file.sha256
         self._session = _open_session(path, device, threads, self.precision)
+        self.file.check_unchanged()
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         metadata = self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
         conditions = stored_conditions(path, metadata)

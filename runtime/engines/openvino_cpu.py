@@ -113,6 +113,7 @@ class OpenVinoEngine(Engine):
                 f"{self.path}: OpenVINO cannot read it as an ONNX model ({reason(error)}); "
                 "make one with `python -m export.to_onnx`, or give --backend onnxruntime"
             ) from error
+        file.check_unchanged()
         place = ["framework", METADATA_KEY]  # where OpenVINO keeps the metadata of an ONNX file
         metadata = self._model.get_rt_info(place).astype(str) if self._model.has_rt_info(place) else None
         prediction = self._find_tensors(flags, stored_conditions(self.path, metadata))

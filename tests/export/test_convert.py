@@ -12,6 +12,7 @@ import torch
 from diffusers import DDPMPipeline
 
 from export import convert
+from export.checkpoints.checkpoint import ForeignCheckpoint
 from export.checkpoints.registry import read_foreign
 from runtime.engines.torch_checkpoint import load_checkpoint
 from tests.export.checkpoints.ho_network import HoNetwork
@@ -107,3 +108,20 @@ def test_nothing_is_written_that_differs(
     assert "nothing was written" in capsys.readouterr().err
     assert [entry.name for entry in tmp_path.iterdir()] == ["model.pt"]
     assert original <= 1e-6
+
+
+def test_every_batch_size_is_compared_and_nan_is_no_agreement(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, sizes, predict = save(guided_network(), tmp_path / "model.pt"), list[int](), ForeignCheckpoint.predict
+
+    def counted(self: ForeignCheckpoint, x: np.ndarray, t: np.ndarray) -> np.ndarray:
+        sizes.append(len(x))
+        found = predict(self, x, t)
+        return found * np.nan if len(sizes) == 2 else found
+
+    monkeypatch.setattr(ForeignCheckpoint, "predict", counted)
+    assert convert.main([str(path), "--out", str(tmp_path / "out"), *arguments(FLAGS)]) == 3
+    assert "differs by nan" in capsys.readouterr().err
+    assert sizes == [1, 2, 5, 1, 2, 5]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["model.pt"]

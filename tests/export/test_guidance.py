@@ -169,6 +169,11 @@ def test_a_guided_file_makes_an_engine_again(files: Path, tmp_path: Path) -> Non
     assert relative_error(one, other) < 1e-5
 
 
+def test_guidance_is_not_left_out_of_a_file_that_has_it(files: Path) -> None:
+    with pytest.raises(InputError, match="guidance is part of this network already, and --no-guidance is for its"):
+        read_source(ExportRequest(Path("unet.xml"), onnx=files / "unet.onnx", guidance=False))
+
+
 def test_somebody_elses_guidance_is_left_as_it_is(files: Path, tmp_path: Path) -> None:
     """Rewrites see 2N samples and prove nothing of them; what cannot be folded is said."""
     model = onnx.load(str(files / "unet.onnx"))

@@ -113,3 +113,8 @@ def test_what_cannot_be_drawn_is_one_line_with_the_way_out(process, fields, says
 def test_a_sampler_of_a_conditional_network_asks_for_its_conditions():
     with pytest.raises(InputError, match="draws by class and was given none"):
         Sampler(HostNetwork(GUIDED)).sample(2)
+
+
+def test_lists_that_are_no_array():
+    with pytest.raises(InputError, match="condition low_res is no array of numbers"):
+        given_conditions(a_process(LOW_RES), conditions={"low_res": [[[1.0, 2.0], [3.0]]]})

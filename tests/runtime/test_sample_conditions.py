@@ -1,6 +1,7 @@
 """Classes, guidance and other conditions on the command line: files, grids, resumption, and what is refused."""
 
 import json
+import os
 
 import numpy as np
 import onnx
@@ -8,9 +9,11 @@ import pytest
 from PIL import Image
 
 from diffusion.conditions import Condition
+from diffusion.errors import InputError
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import METADATA_KEY, Process, SampleShape
 from runtime.gather import main as gather
+from runtime.initial_states import load_conditions
 from runtime.sample import main
 from runtime.sampler import Sampler
 
@@ -194,6 +197,17 @@ def test_a_file_of_another_shape_or_type_is_refused(folder, capsys, array, says)
     assert main([*BASE, "--out", "out", "--condition", "low_res=low.npy"]) == 2
     assert says in capsys.readouterr().err
     assert not (folder / "out").exists()
+
+
+def test_a_class_is_a_condition_too(folder):
+    np.testing.assert_array_equal(drawn("--condition", "y=2", "--num", "2"), drawn("--class", "2", "--num", "2"))
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "low.npy")
+    process = Process(SampleShape(1, 4, 4), NoiseSchedule.make("linear", 20), conditions=(LOW_RES,))
+    with pytest.raises(InputError, match="low.npy: is no file; --condition takes .npy or .npz"):
+        load_conditions([("low_res", str(tmp_path / "low.npy"))], process)
 
 
 def test_an_unconditional_network_takes_none(folder, capsys):

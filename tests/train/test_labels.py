@@ -150,6 +150,14 @@ def test_what_has_no_such_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         load_data(DataRequest(**fields, classes=True))
 
 
+@pytest.mark.parametrize("highest", [2**20, 2**63 - 1])
+def test_numbers_that_are_no_classes(highest: int) -> None:
+    """No names are made for as many classes as a time stamp is high."""
+    assert len(Labels.from_numbers([2**20 - 1], "test").names) == 2**20
+    with pytest.raises(InputError, match=f"test: the highest label is {highest}, expected less than 1048576 classes"):
+        Labels.from_numbers([0, highest], "test")
+
+
 def test_batches_name_the_class_of_each_image_and_drop_one_in_ten() -> None:
     numbers = np.arange(40) % 3
     images = ImageSet.from_array("test", marked(numbers).transpose(0, 3, 1, 2)).with_labels(

@@ -94,6 +94,10 @@ def test_the_process(tmp_path: Path) -> None:
         ({"image_size": 15}, "image_size is 15, expected a multiple of 2"),
         ({"ch": 64}, "--ch is 64 .--ch., but conv_in.weight says 32"),
         ({"ch_mult": "1,2,2"}, "--ch_mult is 1,2,2 .* but down says 1,2"),
+        (
+            {"beta_schedule": "const", "num_diffusion_timesteps": 10**15},
+            "--num_diffusion_timesteps is 1000000000000000, expected 1 to 1048575",
+        ),
         ({"num_res_blocks": 2}, "--num_res_blocks is 2 .* says 1"),
         ({"var_type": "learned"}, "--var_type is 'learned', expected one of fixedsmall, fixedlarge"),
         ({"noise_schedule": "linear"}, "--noise_schedule is no flag of Ho et al. 2020 or DDIM"),
@@ -116,6 +120,10 @@ def test_what_is_missing_is_asked_for(tmp_path: Path) -> None:
     ("change", "says"),
     [
         (lambda tensors: tensors.pop("down.0.downsample.conv.weight"), "resamp_with_conv"),
+        (
+            lambda tensors: [tensors.pop(name) for name in list(tensors) if name.startswith("down.")],
+            "lacks down.0.block.0.conv1.weight",
+        ),
         (lambda tensors: tensors.pop("up.1.block.0.norm1.bias"), r"lacks up.1.block.0.norm1.bias \[128\]"),
         (lambda tensors: tensors.update(extra=torch.zeros(2, 3)), r"also holds extra \[2, 3\]"),
         (lambda tensors: tensors["mid.attn_1.q.weight"].fill_(torch.nan), "mid.attn_1.q.weight holds values that are"),

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 from diffusers import UNet2DModel
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from diffusion.errors import InputError
 from export.checkpoints.ho_layout import HoLayout, read_ho_layout
 from export.checkpoints.openai_layout import OpenAiLayout, read_layout
 from export.checkpoints.openai_unet import Heads, OpenAiNetwork, make_unet, unet_arguments, why_not_plain
@@ -45,6 +47,15 @@ def ho_layouts(draw: st.DrawFn) -> HoLayout:
         num_res_blocks=draw(st.integers(1, 3)),
         attention=tuple(draw(st.booleans()) for _ in range(num)),
     )
+
+
+@pytest.mark.parametrize("width", [0, 16, 48])
+def test_widths_that_group_normalization_does_not_divide(width: int) -> None:
+    openai = OpenAiLayout(3, 3, 32, (width, width), 1, (False, True), True, False, None)
+    ho = HoLayout(3, 3, width, (width, width), 1, (False, True))
+    for layout, read in ((openai, read_layout), (ho, read_ho_layout)):
+        with pytest.raises(InputError, match=f"model.pt: a level has {width} channels, expected a multiple of 32"):
+            read(PATH, {place.name: place.shape for place in layout.places()})
 
 
 @given(openai_layouts())

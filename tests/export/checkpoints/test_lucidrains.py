@@ -217,6 +217,8 @@ def spoil(name: str, change: Any) -> Any:
         (lambda state: state.pop("model.mid_block1.block1.norm.g"), "of a version before 2.0"),
         (spoil("betas", lambda each: each * torch.nan), r"beta\[0\] is nan"),
         (spoil("betas", lambda each: each * 0.9), r"alphas_cumprod\[\d+\] is .*the file is damaged"),
+        (spoil("betas", lambda each: each.to_sparse()), r"betas is torch.float32 \[1000\] \(torch.sparse_coo, cpu\)"),
+        (spoil("betas", lambda each: each[:1].expand(2**40)), "betas is .* of at most 1048575 timesteps"),
         (spoil("betas", lambda each: each[:7]), r"betas has shape \[7\] and alphas_cumprod \[1000\]"),
         (spoil("loss_weight", lambda each: each**2), r"loss_weight is of no objective that is known; give --objective"),
         (spoil("loss_weight", lambda each: each[:7]), r"loss_weight has shape \[7\]"),

@@ -140,6 +140,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "number": ({"num_heads": "four"}, "--num_heads is 'four', expected a whole number"),
     "truth": ({"use_new_attention_order": "maybe"}, "expected True or False"),
     "numbers": ({"channel_mult": "1;2"}, "--channel_mult is '1;2', expected numbers with commas between them"),
+    "endless": ({"attention_resolutions": "8,inf"}, "'8,inf', expected numbers with commas between them"),
     "model": ({"model": "guided-1024"}, "--model is 'guided-1024', expected one of guided-64,"),
     "another project": ({"beta_schedule": "linear"}, "--beta_schedule is no flag of OpenAI's improved- or guided-diff"),
     "no project": ({"colour": 3}, "no checkpoint has a flag 'colour'"),
@@ -283,6 +284,10 @@ TENSORS: dict[str, tuple[Any, str]] = {
     "infinity": (lambda tensors: tensors["out.0.bias"][3:4].fill_(torch.inf), "out.0.bias holds values that are not"),
     "integers": (lambda tensors: tensors.update({"out.0.bias": torch.zeros(32).int()}), "is of type int32"),
     "volumes": (lambda tensors: tensors.update({"out.2.weight": torch.zeros(6, 32, 3, 3, 3)}), "expected 4 axes"),
+    "no embedding": (
+        lambda tensors: tensors.update({"time_embed.0.weight": torch.zeros(128, 0)}),
+        "its timesteps are embedded in 0 channels",
+    ),
     "no end": (lambda tensors: tensors.pop("out.2.weight"), "lacks out.2.weight"),
     "half of it": (
         lambda tensors: [tensors.pop(name) for name in list(tensors) if name.startswith("output_blocks.3.")],

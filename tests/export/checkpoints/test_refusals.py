@@ -112,6 +112,7 @@ OTHERS: dict[str, tuple[Any, str]] = {
     "nothing known": ({"conv1.weight": T(1), "fc.weight": T(1)}, "holds conv1.weight, fc.weight, expected a checkp"),
     "a list": ([1, 2], "holds list, expected a checkpoint"),
     "a tensor": (T(3), "holds Tensor, expected a checkpoint"),
+    "a matrix": (T(3, 2), "holds Tensor, expected a checkpoint"),
     "an empty table": ({}, "holds nothing, expected a checkpoint"),
 }
 

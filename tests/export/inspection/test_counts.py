@@ -113,6 +113,14 @@ def test_a_size_that_is_not_known_is_not_guessed() -> None:
     assert count_onnx(make_graph(nodes, {"w": (F, (3, 4))})).flops_per_image is None
 
 
+def test_an_operator_of_somebody_elses_with_a_known_name() -> None:
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 18, "my" : 1]>
+        net (float[N,1,4,4] x, float[N] t) => (float[N,1,4,4] prediction) { prediction = my.MatMul(x) }"""
+    )
+    assert count_onnx(model).flops_per_image is None
+
+
 def test_linear_attention_is_counted_too() -> None:
     network = Network(random_network(0, out_channels=1, sample_size=8, in_channels=1, block_out_channels=(8, 8),
                                      down_block_types=("AttnDownBlock2D",) * 2, up_block_types=("AttnUpBlock2D",) * 2,

@@ -109,8 +109,9 @@ class Chain {
     const size_t bytes = (size_t)(kSamples * kind_.elements) * size_of(kind_.type);
     void* scratch = nullptr;
     check(cudaMalloc(&scratch, bytes), "cudaMalloc");
-    const software::Network network{input,          job.t, const_cast<void*>(job.prediction), scratch, kSamples,
-                                    kind_.elements, width(), kind_.type, kind_.t_is_int64, kind_.learned};
+    const software::Network network{input,           job.t,      const_cast<void*>(job.prediction), scratch,
+                                    nullptr,         nullptr,    kSamples,                          kind_.elements,
+                                    width(),         kind_.type, kind_.t_is_int64,                  kind_.learned};
     cudaGraph_t call;
     check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "cudaStreamBeginCapture");
     check(software::enqueue(network, stream), "cudaLaunchKernel");

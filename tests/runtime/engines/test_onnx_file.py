@@ -19,7 +19,9 @@ from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import METADATA_KEY, Process, SampleShape
 from runtime.engines import onnx_file
 from runtime.engines.onnx_file import read_onnx
+from runtime.engines.onnx_runtime import OnnxRuntimeEngine
 from runtime.engines.opening import open_engine
+from runtime.engines.openvino_cpu import OpenVinoEngine
 from runtime.formats.onnx_seal import SEAL_BYTES, SEAL_KEY, sealed, sealed_precision
 from runtime.formats.precision import ENGINE_PRECISIONS
 from runtime.formats.sidecar import sidecar_path
@@ -57,6 +59,18 @@ def test_a_run_is_not_resumed_with_other_weights(tmp_path, monkeypatch, capsys, 
     assert (tmp_path / "unet.onnx").read_bytes() == content
     assert main([*flags, "--resume"]) == 2
     assert "its engine_sha256 is" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["OnnxRuntimeEngine", "OpenVinoEngine"])
+def test_a_file_that_is_written_again_while_it_is_opened(tmp_path, kind):
+    """A backend opens it by its name, so the hash would be of the network before."""
+    path = save(tmp_path, 0.5)
+    file = read_onnx(path)
+    engines = {"OnnxRuntimeEngine": OnnxRuntimeEngine, "OpenVinoEngine": OpenVinoEngine}
+    assert engines[kind](path, file=file).sha256 == file.sha256
+    os.utime(path, ns=(0, 1))
+    with pytest.raises(InputError, match="unet.onnx: was written again while it was opened"):
+        engines[kind](path, file=file)
 
 
 def test_an_engine_of_openvino_is_its_weights_too(tmp_path):
