@@ -265,7 +265,7 @@ def test_stopping_while_sampling_keeps_the_trained_state(
 ) -> None:
     def interrupted(*arguments: Any) -> np.ndarray:
         os.kill(os.getpid(), signal.SIGINT)
-        arguments[-1]()  # what is called after every step of sampling
+        arguments[-2]()  # what is called after every step of sampling
         raise AssertionError("went on sampling")
 
     with monkeypatch.context() as patch:
