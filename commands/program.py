@@ -45,7 +45,8 @@ class OneLineParser(argparse.ArgumentParser):
     """An argument parser whose usage errors are one line, with exit code 2."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(EXIT_INPUT, f"{self.prog}: {message}; see `{self.prog} --help`\n")
+        one_line = " ".join(message.split())  # an argument may hold line breaks
+        self.exit(EXIT_INPUT, f"{self.prog}: {one_line}; see `{self.prog} --help`\n")
 
 
 def make_parser(prog: str, description: str, epilog: str | None = None) -> OneLineParser:

@@ -194,3 +194,9 @@ def test_a_program_with_such_a_terminal() -> None:
     done = subprocess.run(run, env=environment, capture_output=True, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
     assert b"8.6,8.9,..." in done.stdout
+
+
+def test_a_usage_error_is_one_line_whatever_was_given(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        make_parser("tool", "of a test").parse_args(["new\nline"])
+    assert capsys.readouterr().err == "tool: unrecognized arguments: new line; see `tool --help`\n"

@@ -9,11 +9,12 @@ from tests.fuzz.outcome import run
 from tests.fuzz.work_folder import copy_folder
 
 # Of these a case takes seconds: they have their share in the long run alone.
-SLOW = ("export.to_onnx", "export.to_trt", "benchmarks.compare")
+SLOW = ("export.to_onnx", "export.to_trt", "benchmarks.compare", "benchmarks.serve")
+SERVER = "runtime.serve"  # it goes on until it is told to stop; tests/runtime/serve has its bad input
 
 
 def test_a_command_line_is_obeyed_or_refused(fuzz, work_folder, tmp_path, pytestconfig):
-    names = sorted(commands())
+    names = sorted(set(commands()) - {SERVER})
     if pytestconfig.getoption("--fuzz-examples") < 1000:
         names = [name for name in names if name not in SLOW]
 
@@ -27,5 +28,5 @@ def test_a_command_line_is_obeyed_or_refused(fuzz, work_folder, tmp_path, pytest
 
 
 def test_every_command_is_found_and_has_a_quick_form():
-    assert set(commands()) - set(QUICK) == {"benchmarks.gpu_check", "benchmarks.device"}
+    assert set(commands()) - set(QUICK) == {"benchmarks.gpu_check", "benchmarks.device", SERVER}
     assert set(QUICK) <= set(commands())
