@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from diffusion.process import Process
-from runtime.engines.torch_guidance import guided
+from runtime.engines.torch_guidance import predict_in_float32
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,13 +47,5 @@ class ForeignCheckpoint:
         return sum(parameter.numel() for parameter in self.network.parameters())
 
     def predict(self, x: np.ndarray, t: np.ndarray, *conditions: np.ndarray) -> np.ndarray:
-        """The reference prediction, float32 [N, C or 2C, H, W], for x [N, C, H, W] and t [N], float32.
-
-        Args:
-            x, t: float32.
-            conditions: one array [N, …] for each of the process's.
-        """
-        network = guided(self.network, self.process)
-        with torch.inference_mode():
-            prediction: np.ndarray = network(*map(torch.from_numpy, (x, t, *conditions))).numpy()
-        return prediction
+        """As `predict_in_float32`, of this network."""
+        return predict_in_float32(self.network, self.process, x, t, *conditions)

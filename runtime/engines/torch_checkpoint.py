@@ -23,7 +23,7 @@ from diffusion.process import Process
 from runtime.engines.checkpoint_folder import UNET_CONFIG, read_checkpoint_folder
 from runtime.engines.interface import Engine
 from runtime.engines.torch_call import without_tf32
-from runtime.engines.torch_guidance import guided
+from runtime.engines.torch_guidance import guided, predict_in_float32
 from runtime.engines.torch_weights import fill, load_weights
 from runtime.process_flags import ProcessFlags
 
@@ -75,16 +75,8 @@ class Checkpoint:
         return Network(self.unet)
 
     def predict(self, x: np.ndarray, t: np.ndarray, *conditions: np.ndarray) -> np.ndarray:
-        """The reference prediction, float32 [N, C or 2C, H, W], for x [N, C, H, W] and t [N], float32.
-
-        Args:
-            x, t: float32.
-            conditions: one array [N, …] for each of the process's.
-        """
-        network = guided(self.network, self.process)
-        with torch.inference_mode():
-            prediction: np.ndarray = network(*map(torch.from_numpy, (x, t, *conditions))).numpy()
-        return prediction
+        """As `predict_in_float32`, of this network."""
+        return predict_in_float32(self.network, self.process, x, t, *conditions)
 
 
 class TorchEngine(Engine):

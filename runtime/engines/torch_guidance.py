@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from diffusion.conditions import GUIDANCE
@@ -13,6 +14,22 @@ from diffusion.process import Process
 def guided(network: torch.nn.Module, process: Process) -> torch.nn.Module:
     """A network under the contract of `process`: guided where that is."""
     return Guided(network, process) if process.is_guided else network
+
+
+def predict_in_float32(
+    network: torch.nn.Module, process: Process, x: np.ndarray, t: np.ndarray, *conditions: np.ndarray
+) -> np.ndarray:
+    """The reference prediction, float32 [N, C or 2C, H, W], on the CPU.
+
+    Args:
+        network: under the contract of `process`, without guidance.
+        process: guided or not.
+        x, t: float32 [N, C, H, W] and [N].
+        conditions: one array [N, …] for each of the process's.
+    """
+    with torch.inference_mode():
+        prediction: np.ndarray = guided(network, process)(*map(torch.from_numpy, (x, t, *conditions))).numpy()
+    return prediction
 
 
 class Guided(torch.nn.Module):

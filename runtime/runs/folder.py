@@ -110,11 +110,11 @@ class RunFolder:
             )
         if found is None and not overwrite:
             for pattern in files:
-                for foreign in path.glob(pattern):
+                for foreign in _found(path, pattern):
                     raise InputError(f"{foreign}: is in the way; give another --out, or --overwrite to replace it")
         if found is not None and not mine:
             for pattern in found.files:
-                for old in path.glob(pattern):
+                for old in _found(path, pattern):
                     _remove(old)
         return cls(path, RunManifest(identity, tuple(files)))
 
@@ -143,6 +143,11 @@ def sole_run(path: Path) -> Iterator[None]:
         raise InputError(f"{path}: is a file, expected a folder; give another --out")
     with sole_writer(path / MANIFEST):
         yield
+
+
+def _found(path: Path, pattern: str) -> list[Path]:
+    """The files of a pattern; of pictures, those whose names are sample indices: `3-best.png` is the user's."""
+    return [each for each in path.glob(pattern) if each.suffix != ".png" or "[" not in pattern or each.stem.isdecimal()]
 
 
 def _remove(result: Path) -> None:
