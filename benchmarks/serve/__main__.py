@@ -2,8 +2,8 @@
 
 Three parts. *Rate*: on a clock that counts rows, where the schedule alone matters, the requests a second that each
 policy serves while 95 % of them take no longer than a limit. *Wall*: the same requests on this machine's clock with a
-real engine, the policies by turns. *Overhead*: a full batch through the slots against the same chain alone, by turns, in
-seconds of the CPU.
+real engine, the policies by turns. *Overhead*: CPU seconds of a full batch through the slots and of the same chain
+alone, by turns.
 """
 
 from __future__ import annotations
