@@ -45,7 +45,7 @@ _EXTRAS: dict[str, tuple[str, ...]] = {
     "onnxruntime": ("cpu", "export", "bench"),
     "openvino": ("cpu", "bench"),
     "matplotlib": ("bench",),
-"mlxtend": ("mnist", "bench"),
+    "mlxtend": ("mnist", "bench"),
     "httpx": ("bench",),
     "fastapi": ("serve", "ray", "bench"),
     "pydantic": ("serve", "ray", "bench"),
