@@ -59,7 +59,7 @@ def publish(
     with whole_folder(folder / "unet") as temporary:
         network.save_pretrained(temporary, safe_serialization=True)
         _settle_files(temporary)
-        sha256 = hash_file(temporary / WEIGHTS)
+        sha256, config_sha256 = hash_file(temporary / WEIGHTS), hash_file(temporary / "config.json")
     with whole_folder(folder / "scheduler") as temporary:
         pipeline.scheduler.save_pretrained(temporary)
         _settle_files(temporary)
@@ -71,7 +71,7 @@ def publish(
         with whole_file(folder / SAMPLES) as temporary:
             samples.save(temporary)
     process = dataclasses.replace(process, checkpoint_sha256=sha256)
-    TrainRecord(process, {**facts, "versions": _versions()}).write(folder)
+    TrainRecord(process, {**facts, "versions": _versions()}, config_sha256=config_sha256).write(folder)
 
 
 def hash_file(path: Path) -> str:
