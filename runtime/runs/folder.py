@@ -113,6 +113,7 @@ class RunFolder:
                 for foreign in _found(path, pattern):
                     raise InputError(f"{foreign}: is in the way; give another --out, or --overwrite to replace it")
         if found is not None and not mine:
+            replace(found, done=0, non_finite=()).write(path)  # so that it never claims what is gone
             for pattern in found.files:
                 for old in _found(path, pattern):
                     _remove(old)
