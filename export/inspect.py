@@ -12,7 +12,6 @@ from typing import Any
 from commands.program import Report, make_parser, run_program
 from diffusion.errors import InputError
 from diffusion.json_text import read_json_object
-from diffusion.samplers.user_table import table_from_json
 from export.checkpoints.flags import parsed_flags
 from export.checkpoints.registry import FILE_SUFFIXES, add_checkpoint_flags
 from export.inspection.engines import inspect_openvino, inspect_plan
@@ -21,6 +20,7 @@ from export.inspection.record import Inspection
 from runtime.engines.checkpoint_folder import MODEL_INDEX, UNET_CONFIG
 from runtime.formats.run_manifest import MANIFEST
 from runtime.formats.sidecar import sidecar_path
+from runtime.formats.table_file import TableFile
 from runtime.formats.train_record import TRAIN_JSON
 from runtime.process_flags import ProcessFlags, add_process_flags, process_flags
 from runtime.runs.places import ObjectUrl, Place, place_argument
@@ -102,7 +102,9 @@ def _json(path: Path) -> Inspection:
 
 
 def _table(path: Path, fields: Mapping[str, Any]) -> Inspection:
-    table = table_from_json(fields, str(path))
+    file = TableFile.from_json(fields, str(path))
+    table = file.table
+    fitted = {} if file.fitted is None else {"checkpoint_sha256": table.checkpoint_sha256, **file.fitted.to_json()}
     return Inspection(
         "table of a sampler",
         path,
@@ -115,6 +117,8 @@ def _table(path: Path, fields: Mapping[str, Any]) -> Inspection:
             "histories": table.histories,
             "learned": table.learned,
             "notes": list(table.notes),
+            "digest": "fits" if file.sealed else "none",
+            **fitted,
         },
     )
 

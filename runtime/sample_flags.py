@@ -45,7 +45,10 @@ _CLIPPED_HELP = (
 _LAMBDA_MIN_HELP = "leave out the timesteps with half-log-SNR below L, the noisiest; -5.1 suits a cosine schedule"
 _X_INIT_HELP = "begin with these: float32 states as they are, or uint8 images (.npy, .npz, a picture) noised first"
 _INVERT_HELP = "run ddim upwards: from --x-init, images, to the noise that ddim makes them from (--format npy)"
-_FORCE_HELP = "sample although the steps turn the rounding of a low-precision engine into visible error"
+_FORCE_HELP = (
+    "sample although the steps turn the rounding of a low-precision engine into visible error, or the table was fitted "
+    "to another checkpoint"
+)
 _FORMAT_HELP = (
     "grid: grid.png (default); png: one file each; npz: samples.npz, arr_0, uint8 NHWC; "
     "npy: samples.npy, float32 NCHW before quantization; in shards: npz (default), png, or tar for WebDataset"

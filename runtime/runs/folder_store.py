@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from commands.joint_writers import joint_writer
-from commands.whole_files import cannot_write, sole_writer, write_whole_text
+from commands.locks import sole_writer
+from commands.whole_files import cannot_write, write_whole_text
 from diffusion.errors import InputError
 from diffusion.json_text import read_json_bytes
 from runtime.formats.run_manifest import MANIFEST, RunManifest

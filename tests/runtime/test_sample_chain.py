@@ -1,6 +1,7 @@
 """Which chain `python -m runtime.sample` runs: samplers, timesteps, tables of one's own, what it begins with."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from diffusion.process import SampleShape
 from diffusion.reference_loop import initial_noise, reference_loop
 from diffusion.samplers import SAMPLERS, make_table
 from diffusion.samplers.user_table import table_to_json
+from runtime.formats.table_file import FittedRecord, TableFile
 from runtime.images import dequantize, quantize
 from runtime.sample import main
 from runtime.trajectory import Trajectory
@@ -141,6 +143,22 @@ def test_a_table_of_ones_own_draws_what_its_sampler_draws(folder, capsys):
     named, mine = (json.loads(line) for line in capsys.readouterr().out.splitlines())
     assert (mine["sampler"], mine["steps"]) == (named["sampler"], named["steps"]) == ("unipc", 7)
     assert mine["conditioning"] == named["conditioning"] == make_table(PROCESS, "unipc", 7, "logsnr").conditioning
+
+
+def test_a_fitted_table_of_another_checkpoint_is_refused(folder, capsys):
+    table = replace(make_table(PROCESS, "ddim", 3), checkpoint_sha256="ab12" * 16)
+    TableFile(table, FittedRecord("data", 0, "ddim, trailing"), sealed=True).write(Path("fitted.json"))
+    words = ["--sampler", "fitted.json", "--num", "1", "--format", "npy"]
+    assert main([*words, "--out", "none"]) == 2
+    said = capsys.readouterr().err
+    assert "table of ddim: was fitted to checkpoint ab12ab12ab12, that of this network is not known" in said
+    assert "--force" in said
+    assert said.count("\n") == 1
+    assert not Path("none").exists()
+    assert main([*words, "--force", "--out", "forced"]) == 0
+    assert "note: table of ddim: was fitted to checkpoint ab12" in capsys.readouterr().err
+    assert main(["--sampler", "ddim", "--steps", "3", *words[2:], "--out", "named"]) == 0
+    np.testing.assert_array_equal(np.load("forced/samples.npy"), np.load("named/samples.npy"))
 
 
 def test_a_table_that_runs_upwards_begins_with_images_as_they_are(folder, capsys):
