@@ -8,12 +8,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from commands.file_sets import FileSet
 from commands.whole_files import write_whole_text
 from diffusion.process import Process
 from runtime.formats.fields import read_fields
 
 TRAIN_JSON = "train.json"
 TRAIN_FORMAT = 1
+METRICS, SAMPLES = "metrics.jsonl", "samples.png"
+_ENTRIES = ("model_index.json", "unet", "scheduler", TRAIN_JSON, METRICS, SAMPLES)
+
+
+def checkpoint_files(folder: Path) -> FileSet:
+    """What `train.run` publishes in a folder, all at once."""
+    return FileSet(folder, "checkpoint", _ENTRIES)
 
 
 @dataclass(frozen=True)
@@ -40,7 +48,7 @@ class TrainRecord:
         Raises:
             InputError: another file of this name, of another version, or a process that makes no sense.
         """
-        path = folder / TRAIN_JSON
+        path = checkpoint_files(folder).current(TRAIN_JSON)
         if not path.exists():
             return None
         values = read_fields(path, TRAIN_FORMAT, "copy or train the checkpoint again").values

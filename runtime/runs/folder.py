@@ -101,6 +101,7 @@ class RunFolder:
         if resume and found is not None:
             return cls(path, replace(found, files=tuple(files)))
         if found is not None and not mine:
+            replace(found, done=0, non_finite=()).write(path)  # so that it never claims what is gone
             for pattern in found.files:
                 for old in _found(path, pattern):
                     _remove(old)
