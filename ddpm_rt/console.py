@@ -51,6 +51,7 @@ COMMANDS = (
     _command("bench kernels", "benchmarks.kernels", "the compiled step beside PyTorch's"),
     _command("bench chain", "benchmarks.chain", "what the chain costs beyond its network calls"),
     _command("bench serve", "benchmarks.serve", "slots of the service against static batches", within=".__main__"),
+    _command("bench load", "benchmarks.load", "the service under load over HTTP", within=".__main__"),
     _command("bench guidance", "benchmarks.guidance", "the cost of guidance, and digits that were asked for"),
 )
 _WORDS = {command.module: " ".join(("ddpm-rt", *command.words)) for command in COMMANDS}

@@ -37,6 +37,7 @@ QUICK = {
     "export.convert": "ckpt",
     "export.inspect": "unet.onnx",
     "benchmarks.serve": "--engine unet.onnx --requests 2 --rounds 1 --steps 2",
+    "benchmarks.load": "--engine none.onnx --seconds 0.1 --grace 0.1 --clients 1 --parts",
     "benchmarks.likelihood": "--data images.npz --split all --num 3 --evaluations 40 --batch-size 8",
     "benchmarks.quality": "--data images.npz --num 8 --steps 2 --samplers ddpm --seeds 2 --rounds 1",
     "benchmarks.compare": "--checkpoint ckpt --batch-sizes 1 --steps 2 --rounds 1 --peers nobody",
