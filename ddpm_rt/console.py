@@ -36,6 +36,7 @@ def _command(words: str, module: str, summary: str, function: str = "main", with
 
 COMMANDS = (
     _command("train", "train.run", "images to a checkpoint folder, which diffusers loads, too", function="run"),
+    _command("fit-table", "train.fit_table", "a sampler's table of few calls, fitted to a checkpoint", function="run"),
     _command("export onnx", "export.to_onnx", "a checkpoint folder to an ONNX file"),
     _command("export openvino", "export.to_openvino", "a checkpoint folder or an ONNX file to an engine for the CPU"),
     _command("export trt", "export.to_trt", "a checkpoint folder or an ONNX file to a TensorRT plan"),
