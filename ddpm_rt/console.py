@@ -48,6 +48,7 @@ COMMANDS = (
     _command("bench compare", "benchmarks.compare", "speed beside diffusers", within=".__main__"),
     _command("bench likelihood", "benchmarks.likelihood", "bits/dim through any engine", within=".__main__"),
     _command("bench quality", "benchmarks.quality", "distance to the data against network calls", within=".__main__"),
+    _command("bench report", "benchmarks.report", "one page on one model, from those results", within=".__main__"),
     _command("bench kernels", "benchmarks.kernels", "the compiled step beside PyTorch's"),
     _command("bench chain", "benchmarks.chain", "what the chain costs beyond its network calls"),
     _command("bench serve", "benchmarks.serve", "slots of the service against static batches", within=".__main__"),

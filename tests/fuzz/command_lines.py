@@ -40,6 +40,7 @@ QUICK = {
     "benchmarks.load": "--engine none.onnx --seconds 0.1 --grace 0.1 --clients 1 --parts",
     "benchmarks.likelihood": "--data images.npz --split all --num 3 --evaluations 40 --batch-size 8",
     "benchmarks.quality": "--data images.npz --num 8 --steps 2 --samplers ddpm --seeds 2 --rounds 1",
+    "benchmarks.report": "--quality junk.json",
     "benchmarks.compare": "--checkpoint ckpt --batch-sizes 1 --steps 2 --rounds 1 --peers nobody",
     "benchmarks.chain": "--engine unet.onnx --batch-sizes 2 --steps 2 --rounds 1",
     "benchmarks.guidance": "--checkpoint ckpt --batch-sizes 1 --rounds 1 --num 1 --steps 2",
