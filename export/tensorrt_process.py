@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any
 
 from commands.errors import DeviceUnavailableError
+from commands.signals import end_with_parent
 from ddpm_rt.own_packages import command_of_own_process
 from diffusion.errors import InputError
 from export.tensorrt_build import Built, build_plan, check_operators
@@ -57,10 +58,11 @@ class BuildProcess:
                 "make room, or set TMPDIR to a folder with more"
             ) from error
         self._process = subprocess.Popen(
-            command_of_own_process("export.tensorrt_process", str(folder)),
+            command_of_own_process("export.tensorrt_process", str(folder), str(os.getpid())),
             stdin=subprocess.DEVNULL,
             stdout=2,  # whatever the builder prints is no result
             process_group=0,  # Ctrl-C reaches the process that asked, which ends this one
+            restore_signals=False,  # what it says may have no reader
             env=os.environ | {"PYTHONPATH": os.pathsep.join(part or str(Path.cwd()) for part in sys.path)},
         )
 
@@ -133,4 +135,5 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
+    end_with_parent(int(sys.argv[2]))
     main(Path(sys.argv[1]))

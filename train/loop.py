@@ -15,6 +15,7 @@ import torch
 from commands.errors import StoppedError
 from commands.program import say
 from commands.progress import progress_bar
+from commands.signals import ENDING, note_signal
 from diffusion.errors import InputError
 from train.batches import Batches
 from train.evaluation import HeldOutLoss
@@ -29,7 +30,7 @@ _SAME_SIGNAL_SECONDS = 1.0
 
 
 class StopRequest:
-    """While open, turns the first SIGINT or SIGTERM into a request; a second one raises KeyboardInterrupt.
+    """While open, turns the first signal that ends a program into a request; a second one raises KeyboardInterrupt.
 
     Attributes:
         requested: whether a signal came.
@@ -41,8 +42,9 @@ class StopRequest:
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopRequest:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._previous[number] = signal.signal(number, self._handle)
+        for number in ENDING:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._previous[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(
@@ -61,6 +63,7 @@ class StopRequest:
         return bool(accelerator.reduce(asked, reduction="sum").item())
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        note_signal(number)
         now = time.monotonic()
         if self.requested and now - self._requested_at > _SAME_SIGNAL_SECONDS:
             raise KeyboardInterrupt
