@@ -65,7 +65,8 @@ def publish(
         # safetensors lets only the owner read; every file must follow the umask, as the JSON files do.
         weights_file.chmod((temporary / METRICS).stat().st_mode)
         process = dataclasses.replace(process, checkpoint_sha256=hash_file(weights_file))
-        TrainRecord(process, {**facts, "versions": _versions()}).write(temporary)
+        config_sha256 = hash_file(temporary / "unet" / "config.json")
+        TrainRecord(process, {**facts, "versions": _versions()}, config_sha256=config_sha256).write(temporary)
 
 
 @contextlib.contextmanager
