@@ -1,6 +1,7 @@
 """Shards drawn by several processes: the same images, whoever dies."""
 
 import errno
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -10,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from commands.errors import DeviceUnavailableError, VerificationError
 from diffusion.errors import InputError
 from diffusion.process import SampleShape
+from runtime import sample_worker
 from runtime.runs import workers as workers_module
 from runtime.runs.shard_folder import ShardFolder
 from runtime.runs.shard_progress import RunProgress
@@ -207,3 +210,36 @@ def test_devices_are_those_this_process_may_see(monkeypatch, flags, visible_devi
             worker_places(args, FakeDeviceEngine())
     else:
         assert worker_places(args, FakeDeviceEngine()) == [WorkerPlace(0, device) for device in expected]
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "says"),
+    [
+        (
+            OSError(errno.ENOSPC, "No space left on device", "run/x.npz"),
+            InputError,
+            "run/x.npz: No space left on device",
+        ),
+        (
+            ModuleNotFoundError("No module named 'onnxruntime'", name="onnxruntime"),
+            DeviceUnavailableError,
+            "ddpm-rt.cpu.",
+        ),
+        (MemoryError(), InputError, "a worker has too little memory"),
+        (VerificationError("wrong"), VerificationError, "wrong"),
+        (KeyError("x"), RuntimeError, "in a worker: KeyError: 'x'"),
+        (OSError(errno.EIO, "Input/output error"), RuntimeError, "in a worker: OSError"),
+    ],
+)
+def test_an_error_in_a_worker_is_what_it_is_in_one_process(monkeypatch, error, kind, says):
+    def fails(*arguments):
+        raise error
+
+    monkeypatch.setattr(sample_worker, "_draw", fails)
+    monkeypatch.setattr(sample_worker, "end_with_parent", lambda parent: None)
+    monkeypatch.setattr(sample_worker.signal, "signal", lambda number, handler: None)
+    here, there = multiprocessing.Pipe()
+    sample_worker._work(there, os.getpid(), None, 0)
+    failed = here.recv()
+    with pytest.raises(kind, match=says):
+        workers_module._raise(failed)
