@@ -11,7 +11,7 @@ from typing import NamedTuple
 from ddpm_rt.own_packages import PACKAGES, import_own_packages
 
 # As commands.errors has it, which is not imported for help.
-_EXIT_DONE, _EXIT_INPUT, _EXIT_DEVICE = 0, 2, 4
+_EXIT_DONE, _EXIT_INPUT, _EXIT_DEVICE, _EXIT_INTERRUPTED = 0, 2, 4, 130
 
 
 class Command(NamedTuple):
@@ -79,6 +79,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                     raise
                 print(f"ddpm-rt {' '.join(command.words)}: {missing}", file=sys.stderr)
                 return _EXIT_DEVICE
+            except KeyboardInterrupt:  # while modules are imported; the command itself answers it later
+                print(f"ddpm-rt {' '.join(command.words)}: interrupted", file=sys.stderr)
+                return _EXIT_INTERRUPTED
             return entry(arguments[len(command.words) :])
     return _not_a_command(arguments)
 
