@@ -23,7 +23,7 @@ help:
 	@echo "make gpu-rehearsal   gpu-check as on a borrowed machine, on a device in software: from a bare folder to the report"
 	@echo "make planted-faults   faults planted into the CUDA code, one at a time: which test catches each"
 	@echo "make kernel-coverage  the lines of the CUDA sources that the tests run"
-	@echo "make torture    runs in shards, killed a hundred times at random moments and resumed; a service with 10,000 clients"
+	@echo "make torture    the long sweeps: kills and resumption of runs, 10,000 clients of a service, every variant of every operator"
 	@echo "make clean      remove what was built; the environment, runs/ and samples/ stay"
 	@echo "PYTHON=python3.12 chooses another interpreter for $(VENV)"
 
@@ -113,6 +113,7 @@ torture: build
 	$(BIN)/python -m tests.runtime.runs.torture
 	$(BIN)/python -m tests.changed_bytes --out benchmarks/results/byte_flips.json
 	DDPM_RT_SOAK=170 $(BIN)/python -m pytest tests/runtime/serve/test_soak.py
+	$(BIN)/python -m pytest -n $(JOBS) -m sweep tests/runtime/engines
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis $(VENV)/.built

@@ -28,7 +28,7 @@ from diffusion.errors import InputError
 from diffusion.json_text import read_json_object
 from diffusion.number_checks import shown, whole_number
 from diffusion.process import Process
-from runtime.formats.train_record import TRAIN_JSON, TrainRecord
+from runtime.formats.train_record import TRAIN_JSON, TrainRecord, checkpoint_files
 from runtime.process_flags import ProcessFlags
 
 MODEL_INDEX, UNET_CONFIG, SCHEDULER_CONFIG = "model_index.json", "config.json", "scheduler_config.json"
@@ -92,7 +92,7 @@ def read_checkpoint_folder(folder: Path, flags: ProcessFlags | None = None) -> C
             f"{folder}: no such checkpoint folder, expected one that holds model_index.json; "
             "train one with `python -m train.run`, or name another"
         )
-    index_path = folder / MODEL_INDEX
+    index_path = _index(folder)
     if not index_path.exists() and (folder / "state").is_dir():
         raise InputError(
             f"{folder}: holds a training run that is not finished, expected model_index.json; "
@@ -117,7 +117,11 @@ def read_checkpoint_folder(folder: Path, flags: ProcessFlags | None = None) -> C
 
 
 def _is_no_pipeline(folder: Path) -> bool:
-    return not (folder / MODEL_INDEX).exists() and (folder / UNET_CONFIG).is_file()
+    return not _index(folder).exists() and (folder / UNET_CONFIG).is_file()
+
+
+def _index(folder: Path) -> Path:
+    return checkpoint_files(folder).current(MODEL_INDEX)
 
 
 def _scheduler_in(index_path: Path) -> str:
@@ -149,7 +153,8 @@ def _scheduler_in(index_path: Path) -> str:
 
 def _part(folder: Path, name: str) -> Path:
     """Where diffusers looks for a part of a pipeline: its sub-folder, or the root where there is none."""
-    return folder / name if (folder / name).is_dir() else folder
+    part = checkpoint_files(folder).current(name)
+    return part if part.is_dir() else folder
 
 
 def _process_of_files(

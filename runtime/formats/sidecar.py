@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 
+from commands.file_sets import FileSet
 from commands.whole_files import write_whole_text
 from diffusion.errors import InputError
 from diffusion.process import Process
@@ -86,6 +87,18 @@ def golden_path(engine: Path) -> Path:
     return engine.with_name(engine.name + ".golden.npz")
 
 
+def weights_path(engine: Path) -> Path:
+    """Where the weights of an OpenVINO engine's file are."""
+    return engine.with_suffix(".bin")
+
+
+def engine_files(engine: Path) -> FileSet:
+    """The files of an engine, which are published together; the first is its own."""
+    weights = (weights_path(engine).name,) if engine.suffix == ".xml" else ()
+    names = (engine.name, *weights, golden_path(engine).name, sidecar_path(engine).name)
+    return FileSet(engine.parent, engine.name, names)
+
+
 def read_sidecar(engine: Path, kind: type[Description]) -> Sidecar[Description]:
     """Read and check the sidecar of an engine's file.
 
@@ -97,7 +110,7 @@ def read_sidecar(engine: Path, kind: type[Description]) -> Sidecar[Description]:
         InputError: it is missing, was changed, is not a sidecar of this version or of such an engine, or of one that
             failed its verification.
     """
-    path, remedy = sidecar_path(engine), f"make it again with `{kind.rebuild}`"
+    path, remedy = engine_files(engine).current(sidecar_path(engine).name), f"make it again with `{kind.rebuild}`"
     missing = f"expected the description of {engine.name} beside it; copy both, or {remedy}"
     fields = read_fields(path, SIDECAR_FORMAT, remedy, missing)
     sha256, golden_sha256 = (fields.get(name, str, "a hash") for name in ("sha256", "golden_sha256"))
@@ -120,12 +133,19 @@ def read_sidecar(engine: Path, kind: type[Description]) -> Sidecar[Description]:
     return sidecar
 
 
-def read_hashed(path: Path, expected_sha256: object, rebuild: str) -> np.ndarray:
+def read_hashed(engine: Path, path: Path, expected_sha256: object, rebuild: str) -> np.ndarray:
     """The bytes of a file whose hash a sidecar tells, uint8.
+
+    Args:
+        engine: the engine's file.
+        path: of the file, which is one of `engine_files`.
+        expected_sha256: its SHA-256 by the sidecar.
+        rebuild: the command that makes such engines, for errors.
 
     Raises:
         InputError: it is missing, or its SHA-256 is another.
     """
+    path = engine_files(engine).current(path.name)
     try:
         content = np.fromfile(path, dtype=np.uint8)
     except OSError as error:

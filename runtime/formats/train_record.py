@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from commands.file_sets import FileSet
 from commands.whole_files import write_whole_text
 from diffusion.process import Process
 from runtime.formats.digest import sealed_text
@@ -17,9 +18,16 @@ TRAIN_FORMAT = 2
 UNDIGESTED_TRAIN_FORMAT = 1
 """Of earlier versions: it has no digest, and is read."""
 REMEDY = "copy or train the checkpoint again"
+METRICS, SAMPLES = "metrics.jsonl", "samples.png"
 
+_ENTRIES = ("model_index.json", "unet", "scheduler", TRAIN_JSON, METRICS, SAMPLES)
 _CONFIG_SHA256 = "config_sha256"
 _OWN = ("format", "process", _CONFIG_SHA256)
+
+
+def checkpoint_files(folder: Path) -> FileSet:
+    """What `train.run` publishes in a folder, all at once."""
+    return FileSet(folder, "checkpoint", _ENTRIES)
 
 
 @dataclass(frozen=True)
@@ -52,7 +60,7 @@ class TrainRecord:
         Raises:
             InputError: another file of this name, of another version or changed, or a process that makes no sense.
         """
-        path = folder / TRAIN_JSON
+        path = checkpoint_files(folder).current(TRAIN_JSON)
         if not path.exists():
             return None
         fields = read_fields(path, TRAIN_FORMAT, REMEDY, undigested=UNDIGESTED_TRAIN_FORMAT)

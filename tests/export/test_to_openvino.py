@@ -159,10 +159,13 @@ def test_a_wrong_conversion_is_not_published(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_no_reader_takes_a_mixed_set(gaussian: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_export_leaves_the_old_engine_and_no_reader_takes_a_mixed_set(
+    gaussian: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "unet.xml"
     assert run("--onnx", gaussian, "--out", out) == 0
     assert run("--onnx", gaussian, "--out", tmp_path / "other.xml", "--no-fold-time") == 0
+    old = out.read_bytes(), OpenVinoEngine(out).sha256
     published: list[str] = []
 
     class Killed(BaseException):
@@ -176,6 +179,8 @@ def test_no_reader_takes_a_mixed_set(gaussian: Path, tmp_path: Path, monkeypatch
     with pytest.raises(Killed):
         to_openvino.export_openvino(ExportRequest(out, onnx=gaussian, fold=False))
     assert published == ["unet.xml.json"]
+    assert (out.read_bytes(), OpenVinoEngine(out).sha256) == old
+    (tmp_path / "other.xml").replace(out)
     with pytest.raises(ValueError, match="but its sidecar was written for"):
         OpenVinoEngine(out)
 
