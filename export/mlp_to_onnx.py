@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from commands.locks import sole_writer
 from commands.program import Report, make_parser, run_program, say
-from commands.whole_files import sole_writer, whole_file
+from commands.whole_files import whole_file
 from ddpm_rt.own_packages import import_own_packages
 from diffusion.binomial import BinomialProcess
 from diffusion.process import METADATA_KEY, Process

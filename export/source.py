@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from commands.locks import sole_writer
 from commands.program import say
 from commands.system import let_idle_threads_sleep
-from commands.whole_files import check_room, sole_writer
+from commands.whole_files import check_room
 from diffusion.errors import InputError
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import Process

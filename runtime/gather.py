@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from commands.errors import VerificationError
+from commands.locks import sole_writer
 from commands.program import OneLineParser, make_parser, run_program, say
 from commands.progress import progress_bar
-from commands.whole_files import check_name, sole_writer, whole_file
+from commands.whole_files import check_name, whole_file
 from diffusion.errors import InputError
 from diffusion.process import SampleShape
 from runtime.formats.shard_record import ShardRecord

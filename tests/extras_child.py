@@ -1,8 +1,8 @@
 """Runs commands in a process where only some extras are installed: everything else cannot be imported.
 
-    python extras_child.py ALLOWED.json COMMANDS.json RESULT.json
+    python extras_child.py ABSENT.json COMMANDS.json RESULT.json
 
-ALLOWED is a list of top-level modules, COMMANDS a list of [module, argument, …]. RESULT becomes a list of
+ABSENT is a list of top-level modules, COMMANDS a list of [module, argument, …]. RESULT becomes a list of
 [exit code, last line on standard error].
 """
 
@@ -15,11 +15,9 @@ import runpy
 import sys
 from collections.abc import Iterable, Sequence
 from importlib.machinery import PathFinder
-from importlib.metadata import Distribution, DistributionFinder, packages_distributions
+from importlib.metadata import Distribution, DistributionFinder
 from pathlib import Path
 from types import ModuleType
-
-OURS = {"ddpm_rt", "commands", "diffusion", "train", "export", "runtime", "benchmarks", "_distutils_hack"}
 
 
 class OnlyInstalled:
@@ -51,9 +49,8 @@ def run(words: list[str]) -> list:
 
 
 if __name__ == "__main__":
-    allowed, commands = (json.loads(Path(path).read_text()) for path in sys.argv[1:3])
+    absent, commands = (json.loads(Path(path).read_text()) for path in sys.argv[1:3])
     result = Path(sys.argv[3])
-    absent = set(packages_distributions()) - set(allowed) - OURS
-    sys.meta_path[:] = [OnlyInstalled(absent) if finder is PathFinder else finder for finder in sys.meta_path]
+    sys.meta_path[:] = [OnlyInstalled(set(absent)) if finder is PathFinder else finder for finder in sys.meta_path]
     sys.path.remove(str(Path(__file__).parent))  # which holds packages of our packages' names
     result.write_text(json.dumps([run(words) for words in commands]))

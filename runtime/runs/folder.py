@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from commands.whole_files import sole_writer
+from commands.locks import sole_writer
 from diffusion.errors import InputError
 from diffusion.number_checks import shown
 from diffusion.step_table import StepTable

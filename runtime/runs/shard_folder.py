@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from commands.joint_writers import joint_writer
+from commands.locks import sole_writer
 from commands.program import say
-from commands.whole_files import cannot_write, sole_writer
+from commands.whole_files import cannot_write
 from diffusion.errors import InputError
 from diffusion.number_checks import is_whole, shown
 from diffusion.process import SampleShape

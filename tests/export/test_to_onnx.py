@@ -23,16 +23,9 @@ from export import ExportRequest, network_trace, to_onnx
 from runtime.engines import torch_checkpoint
 from runtime.engines.torch_checkpoint import load_checkpoint
 from runtime.formats.onnx_seal import SEAL_KEY
-from tests.checkpoints import save_tiny_checkpoint
+from tests.checkpoints import LEAST, save_tiny_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
-# The least network that diffusers makes: for what is not about the network.
-LEAST: dict[str, Any] = {
-    "down_block_types": ("DownBlock2D", "DownBlock2D"),
-    "up_block_types": ("UpBlock2D", "UpBlock2D"),
-    "add_attention": False,
-    "mid_block_type": None,
-}
 # As google/ddpm-celebahq-256 is built, in small: a single head of attention at the last but one level.
 CELEBAHQ_LIKE: dict[str, Any] = {
     "block_out_channels": (8, 8, 16, 16),

@@ -15,7 +15,7 @@ import openvino as ov
 import pytest
 
 from commands.errors import EXIT_DEVICE, EXIT_INPUT, EXIT_VERIFICATION, VerificationError
-from commands.whole_files import sole_writer
+from commands.locks import sole_writer
 from diffusion.process import Process
 from export import ExportRequest, export_onnx, to_openvino
 from export.openvino_graph import Rewriting
