@@ -9,7 +9,7 @@ PACKAGES := ddpm_rt commands diffusion train export runtime benchmarks
 
 .DEFAULT_GOAL := help
 .PHONY: FORCE help demo test check build lint docs clean benchmark gpu-check gpu-check-long gpu-rehearsal planted-faults \
-  kernel-coverage
+  kernel-coverage triton-check
 
 help:
 	@echo "make demo       environment, build, train on digits, export, sample -> samples/grid.png"
@@ -24,6 +24,7 @@ help:
 	@echo "make planted-faults   faults planted into the CUDA code, one at a time: which test catches each"
 	@echo "make kernel-coverage  the lines of the CUDA sources that the tests run"
 	@echo "make torture    runs in shards, killed a hundred times at random moments and resumed; a service with 10,000 clients"
+	@echo "make triton-check  a model repository in the real Triton server, on the CPU"
 	@echo "make clean      remove what was built; the environment, runs/ and samples/ stay"
 	@echo "PYTHON=python3.12 chooses another interpreter for $(VENV)"
 
@@ -112,6 +113,10 @@ kernel-coverage: build
 torture: build
 	$(BIN)/python -m tests.runtime.runs.torture
 	DDPM_RT_SOAK=170 $(BIN)/python -m pytest tests/runtime/serve/test_soak.py
+
+# In an environment of its own, build/triton: the server is 55 MB.
+triton-check: build
+	$(BIN)/python -m tests.runtime.serve.triton_check
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis $(VENV)/.built

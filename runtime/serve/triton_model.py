@@ -1,13 +1,14 @@
 """What Triton Inference Server's Python backend runs: the slots, whose responses come as a request proceeds.
 
-A request has one input, REQUEST: the JSON of `POST /v1/images`. Its responses are decoupled: with `preview_every`, how
-far it has come and new previews of x_start; at the end its images. Images are those of `runtime.sample`, bit for bit.
+A request has one input, REQUEST: the JSON of `POST /v1/images`. Its responses are decoupled: with `preview_every`, new
+previews of x_start and how far it has come; at the end its images. Images are those of `runtime.sample`, bit for bit.
 `python -m export.to_triton` writes the repository that this model is part of.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import queue
 import threading
 import time
@@ -30,6 +31,8 @@ from runtime.serve.slots import Slots
 from runtime.serve.ticket import FINAL, Preview, State, Ticket
 from runtime.serve.worker import BusyError, Limits, StoppingError, Worker
 
+_log = logging.getLogger("runtime.serve")
+
 _LOOK_S = 0.25  # how often it is asked whether the client is still there
 
 
@@ -39,7 +42,6 @@ class _Answer:
 
     sender: Any
     ticket: Ticket | None = None
-    told: int = -1  # rows
     preview: Preview | None = None
     is_done: bool = False
 
@@ -111,7 +113,7 @@ class TritonPythonModel:
                     return
                 if answer.ticket is not None and not answer.is_done:
                     going.add(answer)
-                    self._send(answer, answer.ticket)
+                    self._try_to_send(answer, answer.ticket)
             if time.monotonic() >= look_at:
                 going = {each for each in going if not each.is_done}
                 for each in going:
@@ -119,8 +121,16 @@ class TritonPythonModel:
                         self._worker.cancel(each.ticket)
                 look_at = time.monotonic() + _LOOK_S
 
+    def _try_to_send(self, answer: _Answer, ticket: Ticket) -> None:
+        try:
+            self._send(answer, ticket)
+        except Exception:  # of Triton, whose client may be gone; the others go on
+            _log.exception("a response could not be sent")
+            answer.is_done = True
+            self._worker.cancel(ticket)
+
     def _send(self, answer: _Answer, ticket: Ticket) -> None:
-        state, rows = ticket.state, ticket.rows_done
+        state, newest = ticket.state, ticket.preview
         if state in FINAL:
             if ticket.problem:
                 gone = state in (State.CANCELLED, State.EXPIRED)
@@ -130,11 +140,9 @@ class TritonPythonModel:
             answer.is_done = True
             response = self._response(ticket, ticket.rows, images=quantize(ticket.x))
             answer.sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
-        elif ticket.request.preview_every and rows != answer.told:
-            newest = ticket.preview
-            shown, answer.told = newest if newest is not answer.preview else None, rows
+        elif newest is not answer.preview:
             answer.preview = newest
-            answer.sender.send(self._response(ticket, rows, shown))
+            answer.sender.send(self._response(ticket, ticket.rows_done, newest))
 
     def _response(
         self, ticket: Ticket, rows: int, preview: Preview | None = None, images: np.ndarray | None = None
