@@ -48,6 +48,7 @@ _EXTRAS: dict[str, tuple[str, ...]] = {
     "httpx": ("bench",),
     "mlxtend": ("mnist", "bench"),
     "fastapi": ("serve", "ray", "bench"),
+    "fastapi_offline": ("serve", "bench"),
     "pydantic": ("serve", "ray", "bench"),
     "uvicorn": ("serve", "ray", "bench"),
     "prometheus_client": ("serve", "bench"),

@@ -11,6 +11,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi_offline import FastAPIOffline
 
 from diffusion.errors import InputError
 from diffusion.samplers import SAMPLERS
@@ -18,7 +19,7 @@ from diffusion.spacing import SPACINGS
 from runtime.engines.interface import Engine
 from runtime.images import DRAWABLE_CHANNELS
 from runtime.serve.bodies import ImagesAnswer, ImagesBody, Problem, first_problem, images_answer, images_npz, images_png
-from runtime.serve.guard import Guard
+from runtime.serve.guard import DOCS_FILES, Guard
 from runtime.serve.metrics import CONTENT_TYPE, Metrics
 from runtime.serve.ticket import State, Ticket
 from runtime.serve.watching import Signal, event, progress_events, until_ended
@@ -78,11 +79,12 @@ def make_app(engine: Engine, worker: Worker, metrics: Metrics, token: str | None
         token: that a client must have; None where only this machine is served.
     """
     version = importlib.metadata.version("ddpm-rt")
-    app = FastAPI(
+    app = FastAPIOffline(  # its /docs need no CDN
         title="ddpm-rt",
         version=version,
         summary="Images of one network. Equal requests give equal images, bit for bit.",
         redoc_url=None,
+        static_url=DOCS_FILES,
         max_body_size=MAX_BODY,
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
