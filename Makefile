@@ -23,7 +23,7 @@ help:
 	@echo "make gpu-rehearsal   gpu-check as on a borrowed machine, on a device in software: from a bare folder to the report"
 	@echo "make planted-faults   faults planted into the CUDA code, one at a time: which test catches each"
 	@echo "make kernel-coverage  the lines of the CUDA sources that the tests run"
-	@echo "make torture    runs in shards, killed a hundred times at random moments and resumed; a service with 10,000 clients"
+	@echo "make torture    the long sweeps: kills and resumption of runs, 10,000 clients of a service, every variant of every operator"
 	@echo "make triton-check  a model repository in the real Triton server, on the CPU"
 	@echo "make page-check  the page of the service in a real Chromium, by keyboard -> build/page/"
 	@echo "make clean      remove what was built; the environment, runs/ and samples/ stay"
@@ -114,6 +114,7 @@ kernel-coverage: build
 torture: build
 	$(BIN)/python -m tests.runtime.runs.torture
 	DDPM_RT_SOAK=170 $(BIN)/python -m pytest tests/runtime/serve/test_soak.py
+	$(BIN)/python -m pytest -n $(JOBS) -m sweep tests/runtime/engines
 
 # In an environment of its own, build/triton: the server is 55 MB.
 triton-check: build

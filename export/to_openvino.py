@@ -19,7 +19,7 @@ from export.request import ExportRequest, add_request_flags, as_request, check_o
 from export.source import Source, open_source
 from runtime.formats.openvino_description import OpenVinoDescription
 from runtime.formats.precision import BF16, FLOAT32, FP32, INT64
-from runtime.formats.sidecar import Sidecar
+from runtime.formats.sidecar import Sidecar, weights_path
 from runtime.formats.tensor_spec import NetworkTensors, TensorSpec, condition_specs
 from runtime.formats.verification_record import VerificationRecord
 from runtime.process_flags import ProcessFlags
@@ -48,7 +48,7 @@ def export_openvino(
 ) -> Exported:
     """Convert, verify and publish an OpenVINO engine: `….xml`, its `.bin`, its reference predictions and its sidecar.
 
-    The sidecar comes last. Until it is there its hashes do not fit, so a reader sees a whole engine or none.
+    A reader sees the old engine or the new one, whatever ends this program.
 
     Args:
         out: the file to write, `….xml`; or a request, which holds all that follows.
@@ -93,7 +93,7 @@ def _exported(request: ExportRequest, source: Source) -> Exported:
         model, folding = fold_time(model, source.process.schedule.num_train_timesteps, str(source.path))
     network, weights, rewriting = _convert(model, source)
     sidecar, golden, verification = _verified(source, folding, rewriting, request, network, weights)
-    publish_engine(out, sidecar, golden, {out.with_suffix(".bin"): weights, out: network})
+    publish_engine(out, sidecar, golden, {weights_path(out): weights, out: network})
     size_bytes = len(network) + len(weights)
     report = {
         "summary": (

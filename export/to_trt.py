@@ -75,7 +75,7 @@ def export_trt(
     allow_pickle: bool = False,
     debug: bool = False,
 ) -> Exported:
-    """Build, verify and publish a TensorRT plan: `….plan`, its reference predictions and, last, its sidecar.
+    """Build, verify and publish a TensorRT plan: `….plan`, its reference predictions and its sidecar.
 
     Args:
         out: the file to write, `….plan`; or a request, which holds what follows but the options.

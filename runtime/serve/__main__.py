@@ -58,6 +58,8 @@ def serve(args: argparse.Namespace, make_slots: Callable[..., Slots] = Slots) ->
         server = DrainingServer(make_app(engine, worker, metrics, token), worker)
         worker.start()
         url = url_of(sock)
+        if (note := engine.digest_note()) is not None:
+            say(f"note: {note}")
         say(f"{args.engine}: {engine.name}, {slots.num_slots} slots: {url}")
         try:
             server.run(sockets=[sock])
