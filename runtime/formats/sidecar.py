@@ -7,6 +7,7 @@ before a backend sees them, and nothing is opened that no exporter has verified.
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
@@ -14,9 +15,11 @@ from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 import numpy as np
 
 from commands.file_sets import FileSet
+from commands.system import check_memory
 from commands.whole_files import write_whole_text
 from diffusion.errors import InputError
 from diffusion.process import Process
+from diffusion.regular_files import open_regular, unreadable
 from runtime.formats.digest import sealed_text
 from runtime.formats.fields import Fields, read_fields
 from runtime.formats.verification_record import VerificationRecord
@@ -146,12 +149,15 @@ def read_hashed(engine: Path, path: Path, expected_sha256: object, rebuild: str)
         InputError: it is missing, or its SHA-256 is another.
     """
     path = engine_files(engine).current(path.name)
-    try:
-        content = np.fromfile(path, dtype=np.uint8)
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be read ({error.strerror}); copy the whole engine, or make it again with `{rebuild}`"
-        ) from None
+    remedy = f"copy the whole engine, or make it again with `{rebuild}`"
+    with open_regular(path, remedy) as file:
+        size = os.fstat(file.fileno()).st_size
+        check_memory(f"{path}: the file", size, "run it on a machine with more")
+        content = np.empty(size, dtype=np.uint8)
+        try:
+            content = content[: file.readinto(content.data)]
+        except OSError as error:
+            raise unreadable(path, error, remedy) from None
     found = hashlib.sha256(content.data).hexdigest()
     if found != expected_sha256:
         raise InputError(

@@ -124,7 +124,7 @@ def test_a_damaged_state(tmp_path: Path, content: bytes) -> None:
     folder = make_folder(tmp_path)
     save(folder, 4)
     (folder.path / "state" / "state.pt").write_bytes(content)
-    with pytest.raises(InputError, match=r"state\.pt: cannot be read .*start over with --overwrite"):
+    with pytest.raises(InputError, match=r"state\.pt: .*; start over with --overwrite"):
         folder.inspect(resume=True, overwrite=False)
 
 
