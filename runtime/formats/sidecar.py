@@ -18,6 +18,7 @@ from commands.file_sets import FileSet
 from commands.system import check_memory
 from commands.whole_files import write_whole_text
 from diffusion.errors import InputError
+from diffusion.number_checks import shown
 from diffusion.process import Process
 from diffusion.regular_files import open_regular, unreadable
 from runtime.formats.digest import sealed_text
@@ -116,12 +117,12 @@ def read_sidecar(engine: Path, kind: type[Description]) -> Sidecar[Description]:
     path, remedy = engine_files(engine).current(sidecar_path(engine).name), f"make it again with `{kind.rebuild}`"
     missing = f"expected the description of {engine.name} beside it; copy both, or {remedy}"
     fields = read_fields(path, SIDECAR_FORMAT, remedy, missing)
-    sha256, golden_sha256 = (fields.get(name, str, "a hash") for name in ("sha256", "golden_sha256"))
+    sha256, golden_sha256 = (fields.sha256(name) for name in ("sha256", "golden_sha256"))
     process, description = fields.get("process", dict), fields.get("engine", dict)
     verification = fields.get("verification", dict)
     if verification.get("passed") is not True:
         raise InputError(
-            f"{path}: verification.passed is {verification.get('passed')!r}, expected true: "
+            f"{path}: verification.passed is {shown(verification.get('passed'))}, expected true: "
             f"{engine.name} has not passed verification; {remedy}"
         )
     record = VerificationRecord.from_json(Fields(verification, path, remedy, "verification: "))
