@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import pkgutil
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -41,7 +42,8 @@ class Case:
         ends: raises AssertionError for what is not the new result.
         prepare: makes the inputs.
         within: a context in which both commands run.
-        in_parent: whether they run once before the faults, for what `within` keeps of them.
+        in_parent: whether they run once before the faults in the process that is forked, for what they import and what
+            `within` keeps of them.
     """
 
     name: str
@@ -132,7 +134,8 @@ def _sampling(name: str, *flags: str, check: Callable[[Path, Contents, Contents]
     ]
     old, new = ([*run, *flags, "--seed", seed] for seed in "01")
     again = ([*new, "--overwrite"], [*new, "--resume"])
-    return Case(name, main, old, [*new, "--overwrite"], again if resumes else again[:1], check, _same, _network)
+    over = [*new, "--overwrite"]
+    return Case(name, main, old, over, again if resumes else again[:1], check, _same, _network, in_parent=True)
 
 
 def _check_run(folder: Path, old: Contents, new: Contents) -> None:
@@ -197,8 +200,6 @@ class _Kept:
             yield
 
     def _keeping(self, variant: str, place: str) -> Callable[..., Any]:
-        import pkgutil
-
         function = pkgutil.resolve_name(place)
 
         def kept(*arguments: Any, **options: Any) -> Any:
@@ -305,13 +306,16 @@ def _convert() -> Case:
         shutil.rmtree("model", ignore_errors=True)
         return main(arguments)
 
-    return Case("convert", again, (), new, (new,), check, _same, prepare)
+    return Case("convert", again, (), new, (new,), check, _same, prepare, in_parent=True)
 
 
 # Training.
 
 
 def _train() -> Case:
+    # Autograd starts threads, so the parent of the faults cannot train; it imports what they would each import.
+    for place in ("sklearn.datasets", "train.training", "diffusers:DDPMPipeline", "diffusers:UNet2DModel"):
+        pkgutil.resolve_name(place)
     from train.presets import PRESETS, NetworkConfig
     from train.run import run
 

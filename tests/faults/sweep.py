@@ -22,6 +22,7 @@ from typing import Any
 # Before anything is imported that starts threads: children are forked from this process.
 os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="passive")
 
+from benchmarks.measurement import measurement_facts, write_report
 from tests.faults.cases import CASES, Case, contents
 from tests.faults.supervisor import Fault, Outcome, takes_room, watched
 
@@ -130,14 +131,18 @@ def main() -> int:
     parser.add_argument("cases", nargs="*", choices=[*CASES, []], default=list(CASES))
     parser.add_argument("--every", type=int, default=1)
     parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write all of them, with the machine")
     args = parser.parse_args()
-    failed = False
+    reports = []
     with _own_cache():
         for name in args.cases:
-            report = sweep(name, args.every, args.first)
-            failed |= bool(report["wrong"])
-            print(json.dumps(report), flush=True)
-    return int(failed)
+            reports.append(sweep(name, args.every, args.first))
+            print(json.dumps(reports[-1]), flush=True)
+    if args.out is not None:
+        kinds = {kind: sum(report[kind] for report in reports) for kind in KINDS}
+        facts = {"format": 1, **measurement_facts("tests.faults.sweep", None), "faults": kinds, "cases": reports}
+        write_report(facts, args.out)
+    return int(any(report["wrong"] for report in reports))
 
 
 if __name__ == "__main__":
