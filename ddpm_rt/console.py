@@ -36,6 +36,7 @@ def _command(words: str, module: str, summary: str, function: str = "main", with
 
 COMMANDS = (
     _command("train", "train.run", "images to a checkpoint folder, which diffusers loads, too", function="run"),
+    _command("fit-table", "train.fit_table", "a sampler's table of few calls, fitted to a checkpoint", function="run"),
     _command("export onnx", "export.to_onnx", "a checkpoint folder to an ONNX file"),
     _command("export openvino", "export.to_openvino", "a checkpoint folder or an ONNX file to an engine for the CPU"),
     _command("export trt", "export.to_trt", "a checkpoint folder or an ONNX file to a TensorRT plan"),
@@ -47,6 +48,7 @@ COMMANDS = (
     _command("bench compare", "benchmarks.compare", "speed beside diffusers", within=".__main__"),
     _command("bench likelihood", "benchmarks.likelihood", "bits/dim through any engine", within=".__main__"),
     _command("bench quality", "benchmarks.quality", "distance to the data against network calls", within=".__main__"),
+    _command("bench report", "benchmarks.report", "one page on one model, from those results", within=".__main__"),
     _command("bench kernels", "benchmarks.kernels", "the compiled step beside PyTorch's"),
     _command("bench chain", "benchmarks.chain", "what the chain costs beyond its network calls"),
     _command("bench serve", "benchmarks.serve", "slots of the service against static batches", within=".__main__"),

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from commands.program import say
 from diffusion.samplers import chosen_spacing
 from runtime.formats.run_manifest import NonFiniteSample
+from runtime.runs.places import Place
 from runtime.sampler import Sampler
 
 
@@ -50,7 +50,7 @@ def _spacing(args: argparse.Namespace, sampler: Sampler) -> tuple[str | None, st
     return spacing, f" ({spacing} spacing, {said_by})"
 
 
-def non_finite_message(broken: Sequence[NonFiniteSample], num: int, out: Path) -> str:
+def non_finite_message(broken: Sequence[NonFiniteSample], num: int, out: Place) -> str:
     """What the user is told of samples that broke."""
     shown = "; ".join(str(sample) for sample in broken[:3]) + ("; …" if len(broken) > 3 else "")
     return (

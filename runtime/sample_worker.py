@@ -21,6 +21,7 @@ from diffusion.errors import InputError
 from diffusion.number_checks import shown
 from runtime.device.interface import DeviceEngine
 from runtime.engines.interface import Engine
+from runtime.runs.places import ObjectUrl
 from runtime.runs.shard_drawing import draw_shard
 from runtime.runs.workers import Drawn, Failed, Moved, Ready
 
@@ -47,6 +48,8 @@ def worker_places(args: argparse.Namespace, engine: Engine) -> list[WorkerPlace]
         return None
     if args.workers is not None and args.devices is not None:
         raise InputError("--workers and --devices were both given; give --workers on a CPU, --devices on GPUs")
+    if isinstance(args.out, ObjectUrl) and args.out.scheme == "memory":
+        raise InputError(f"{args.out}: is the memory of one process, which workers do not see; give another --out")
     on_gpu = isinstance(engine, DeviceEngine)
     cores = len(os.sched_getaffinity(0))
     if args.workers is not None:

@@ -15,11 +15,12 @@ from commands.whole_files import whole_file
 from diffusion.errors import InputError
 from diffusion.process import Process
 from diffusion.samplers import DEFAULT_SAMPLER, SAMPLERS, make_table
-from diffusion.samplers.user_table import read_table, table_to_json
+from diffusion.samplers.user_table import table_to_json
 from diffusion.spacing import SPACINGS
 from diffusion.step_table import StepTable
 from runtime.arrays import UNREADABLE
 from runtime.engines.interface import Engine
+from runtime.formats.table_file import read_table
 from runtime.images import quantize
 from runtime.sampler import NonFiniteError, Sampler
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusion.errors import InputError
-from diffusion.json_text import read_json_object
+from diffusion.json_text import parse_json_object, read_json_object
 from diffusion.number_checks import is_whole, shown
 from runtime.formats.digest import DIGEST, check
 
@@ -24,7 +24,7 @@ class Fields:
         inside: put before the names of fields in an error, such as `engine: `.
     """
 
-    def __init__(self, values: Mapping[str, Any], path: Path, remedy: str, inside: str = "") -> None:
+    def __init__(self, values: Mapping[str, Any], path: Path | str, remedy: str, inside: str = "") -> None:
         self.values, self._path, self._remedy, self._inside = values, path, remedy, inside
 
     def wrong(self, name: str, found: object, expected: str) -> InputError:
@@ -114,7 +114,17 @@ def read_fields(
     Raises:
         InputError: as `read_json_object`, an object of another format, or one that was changed.
     """
-    values = read_json_object(path, remedy, missing)
+    return _of_format(read_json_object(path, remedy, missing), path, version, remedy, undigested)
+
+
+def parse_fields(content: bytes, place: str, version: int, remedy: str) -> Fields:
+    """As `read_fields`, of a file's content; `place` names the file in errors."""
+    return _of_format(parse_json_object(content, place, remedy), place, version, remedy)
+
+
+def _of_format(
+    values: dict[str, Any], path: Path | str, version: int, remedy: str, undigested: int | None = None
+) -> Fields:
     found = values.get("format")
     if is_whole(found) and found == undigested and DIGEST not in values:
         return Fields(values, path, remedy)

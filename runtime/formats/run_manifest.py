@@ -10,7 +10,7 @@ from typing import Any
 from commands.whole_files import write_whole_text
 from diffusion.number_checks import is_whole
 from runtime.formats.digest import sealed_text
-from runtime.formats.fields import Fields, read_fields
+from runtime.formats.fields import Fields, parse_fields, read_fields
 
 MANIFEST = "run.json"
 MANIFEST_FORMAT = 2
@@ -48,7 +48,11 @@ class RunManifest:
 
     def write(self, folder: Path) -> None:
         """Write it, whole. Raises InputError if the folder cannot be written."""
-        write_whole_text(folder / MANIFEST, sealed_text(self._to_json()))
+        write_whole_text(folder / MANIFEST, self.to_text())
+
+    def to_text(self) -> str:
+        """The content of the file."""
+        return sealed_text(self._to_json())
 
     def _to_json(self) -> dict[str, Any]:
         return {
@@ -69,7 +73,15 @@ class RunManifest:
         path = folder / MANIFEST
         if not os.path.lexists(path):
             return None
-        values = read_fields(path, MANIFEST_FORMAT, _REMEDY)
+        return cls._of(read_fields(path, MANIFEST_FORMAT, _REMEDY))
+
+    @classmethod
+    def parse(cls, content: bytes, place: str) -> RunManifest:
+        """As `read`, of the content of a file; `place` names it in errors."""
+        return cls._of(parse_fields(content, place, MANIFEST_FORMAT, _REMEDY))
+
+    @classmethod
+    def _of(cls, values: Fields) -> RunManifest:
         identity = values.get("identity", dict, may_be_empty=True)
         done = values.get("done", int)
         most = identity.get("num", done)

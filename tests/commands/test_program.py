@@ -169,7 +169,7 @@ def test_too_little_memory_is_no_bug(capsys):
 COMMANDS = [
     "train.run", "train.swiss_roll", "train.binary", "export.to_onnx", "export.to_openvino", "export.to_trt",
     "export.mlp_to_onnx", "runtime.sample", "runtime.sample_bits", "benchmarks.compare.__main__",
-    "benchmarks.kernels", "benchmarks.likelihood.__main__", "benchmarks.quality.__main__",
+    "benchmarks.kernels", "benchmarks.likelihood.__main__", "benchmarks.quality.__main__", "benchmarks.report.__main__",
     "benchmarks.swiss_roll", "benchmarks.gpu_check.command", "benchmarks.device.command",
 ]  # fmt: skip
 
