@@ -50,6 +50,7 @@ _EXTRAS: dict[str, tuple[str, ...]] = {
     "mlxtend": ("mnist", "bench"),
     "httpx": ("bench",),
     "fastapi": ("serve", "ray", "bench"),
+    "fastapi_offline": ("serve", "bench"),
     "pydantic": ("serve", "ray", "bench"),
     "uvicorn": ("serve", "ray", "bench"),
     "prometheus_client": ("serve", "bench"),

@@ -40,6 +40,7 @@ COMMANDS = (
     _command("export onnx", "export.to_onnx", "a checkpoint folder to an ONNX file"),
     _command("export openvino", "export.to_openvino", "a checkpoint folder or an ONNX file to an engine for the CPU"),
     _command("export trt", "export.to_trt", "a checkpoint folder or an ONNX file to a TensorRT plan"),
+    _command("export triton", "export.to_triton", "an engine to a model repository of Triton Inference Server"),
     _command("convert", "export.convert", "a checkpoint of another project to a folder that diffusers loads"),
     _command("inspect", "export.inspect", "what a checkpoint, a network, an engine, a table or a run is"),
     _command("sample", "runtime.sample", "an engine and a seed to images"),

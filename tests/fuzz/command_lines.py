@@ -30,6 +30,7 @@ QUICK = {
     "export.to_onnx": "--checkpoint ckpt",
     "export.to_openvino": "--onnx unet.onnx",
     "export.to_trt": "--onnx unet.onnx",
+    "export.to_triton": "--engine unet.onnx",
     "export.mlp_to_onnx": "--checkpoint roll",
     "runtime.sample": "--num 3 --steps 2",
     "runtime.sample_bits": "--num 2",
