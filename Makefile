@@ -9,7 +9,7 @@ PACKAGES := ddpm_rt commands diffusion train export runtime benchmarks
 
 .DEFAULT_GOAL := help
 .PHONY: FORCE help demo test check build lint docs clean benchmark gpu-check gpu-check-long gpu-rehearsal planted-faults \
-  kernel-coverage
+  kernel-coverage sanitizers
 
 help:
 	@echo "make demo       environment, build, train on digits, export, sample -> samples/grid.png"
@@ -23,6 +23,7 @@ help:
 	@echo "make gpu-rehearsal   gpu-check as on a borrowed machine, on a device in software: from a bare folder to the report"
 	@echo "make planted-faults   faults planted into the CUDA code, one at a time: which test catches each"
 	@echo "make kernel-coverage  the lines of the CUDA sources that the tests run"
+	@echo "make sanitizers   the compiled code under AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer"
 	@echo "make torture    the long sweeps: kills and resumption of runs, 10,000 clients of a service, every variant of every operator"
 	@echo "make clean      remove what was built; the environment, runs/ and samples/ stay"
 	@echo "PYTHON=python3.12 chooses another interpreter for $(VENV)"
@@ -31,7 +32,7 @@ help:
 $(VENV)/.environment: pyproject.toml constraints/cpu.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python constraints/requirements.py bench serve ray store rtx lean dev > $(VENV)/requirements.txt
+	$(BIN)/python constraints/requirements.py bench serve ray store sign rtx lean dev > $(VENV)/requirements.txt
 	$(BIN)/python -m pip install --quiet -c constraints/cpu.txt -r $(VENV)/requirements.txt
 	touch $@
 
@@ -105,6 +106,9 @@ gpu-rehearsal: build
 # Both on the CUDA device in software: docs/decisions/software-device.md.
 planted-faults: build
 	$(BIN)/python -m tests.kernels.fault_runner
+
+sanitizers: build
+	$(BIN)/python -m tests.kernels.sanitizers
 
 kernel-coverage: build
 	$(BIN)/python -m tests.kernels.line_coverage
