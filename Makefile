@@ -109,11 +109,11 @@ gpu-rehearsal: build
 planted-faults: build
 	$(BIN)/python -m tests.kernels.fault_runner
 
-sanitizers: build
-	$(BIN)/python -m tests.kernels.sanitizers
-
 kernel-coverage: build
 	$(BIN)/python -m tests.kernels.line_coverage
+
+sanitizers: build
+	$(BIN)/python -m tests.kernels.sanitizers
 
 torture: build
 	$(BIN)/python -m tests.runtime.runs.torture
