@@ -113,6 +113,7 @@ kernel-coverage: build
 
 torture: build
 	$(BIN)/python -m tests.runtime.runs.torture
+	$(BIN)/python -m tests.changed_bytes --out benchmarks/results/byte_flips.json
 	DDPM_RT_SOAK=170 $(BIN)/python -m pytest tests/runtime/serve/test_soak.py
 	$(BIN)/python -m pytest -n $(JOBS) -m sweep tests/runtime/engines
 

@@ -130,10 +130,10 @@ class RunFolder:
         if status.state is not None and self.running_metrics.is_file():
             lines = self.running_metrics.read_text(encoding="utf-8").splitlines()
             kept = [line for line in lines if _step_of(line) <= status.state["step"]]
-        self._write_run_json(0 if status.state is None else status.state["step"], published=False)
         if status.state is None:
-            for path in self._states:
+            for path in self._states:  # first: a state of another run is never beside what says that it is this one
                 path.unlink(missing_ok=True)
+        self._write_run_json(0 if status.state is None else status.state["step"], published=False)
         write_whole_text(self.running_metrics, "".join(line + "\n" for line in kept))
 
     def log(self, line: Mapping[str, Any]) -> None:

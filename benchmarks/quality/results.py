@@ -191,6 +191,7 @@ class Results:
             "sampler": configuration.sampler,
             "spacing": configuration.spacing,
             "calls": configuration.num_steps,
+            **({"table_sha256": configuration.table_sha256} if configuration.is_own else {}),
             "seeds": len(seeds),
             "frechet": float(ours.mean()),
             "frechet_se": _standard_error(ours),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,12 +14,15 @@ import openvino  # noqa: F401
 
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import Process, SampleShape
+from diffusion.samplers import make_table
 from export.inspect import main as inspect
 from runtime.engines.checkpoint_folder import read_checkpoint_folder
 from runtime.engines.trajectories import make_golden
+from runtime.formats.digest import DIGEST
 from runtime.formats.openvino_description import OpenVinoDescription
 from runtime.formats.run_manifest import RunManifest
 from runtime.formats.sidecar import golden_path, read_sidecar
+from runtime.formats.table_file import TableFile
 from runtime.formats.train_record import TrainRecord
 from runtime.gather import main as gather
 from runtime.sample import main as sample
@@ -82,6 +86,7 @@ _RESUME, _RESUME_SHARDS, _GATHER = (
     (*_RUN, *_SHARDS, "--resume"),
     ("out", "--out", "all.npz"),
 )
+_FROM_TABLE = ("--num", "3", "--sampler", "table.json", "--out", "out", "--format", "npy", "--backend", "onnxruntime")
 _RECORD, _SAMPLES = "out/shard-000000002-000000003.json", "out/shard-000000002-000000003.npz"
 _WEIGHTS, _SCHEDULER = "unet/diffusion_pytorch_model.safetensors", "scheduler/scheduler_config.json"
 
@@ -101,6 +106,8 @@ TARGETS = (
     Target("record of a shard, resumed", "shards", _RECORD, sample, _RESUME_SHARDS, "out/*.npz"),
     Target("record of a shard, gathered", "shards", _RECORD, gather, _GATHER, "all.npz"),
     Target("samples of a shard, gathered", "shards", _SAMPLES, gather, _GATHER, "all.npz"),
+    Target("table", "table", "table.json", sample, _FROM_TABLE, share=2),
+    Target("table without a digest", "edited", "table.json", sample, _FROM_TABLE, has_digest=False),
     Target("safetensors", "checkpoint", _WEIGHTS, sample, _FROM_FOLDER, share=2),
     Target("train.json", "checkpoint", "train.json", sample, _FROM_FOLDER, share=2),
     Target("config.json of a network", "checkpoint", "unet/config.json", sample, _FROM_FOLDER),
@@ -153,6 +160,19 @@ def _shards(folder: Path) -> None:
     _sampled(folder, *_RUN, *_SHARDS)
 
 
+def _table(folder: Path) -> None:
+    _onnx(folder)
+    TableFile(make_table(PROCESS, "unipc", 4), None, True).write(folder / "table.json")
+
+
+def _edited(folder: Path) -> None:
+    """A table of which somebody removed the digest."""
+    _table(folder)
+    fields = json.loads((folder / "table.json").read_text())
+    del fields[DIGEST]
+    (folder / "table.json").write_text(json.dumps(fields))
+
+
 def _checkpoint(folder: Path) -> None:
     save_tiny_checkpoint(folder, size=4, num_train_timesteps=12)
     process = read_checkpoint_folder(folder).process
@@ -176,5 +196,7 @@ _FOLDERS: dict[str, Callable[[Path], None]] = {
     "plan": _plan,
     "run": _run,
     "shards": _shards,
+    "table": _table,
+    "edited": _edited,
     "checkpoint": _checkpoint,
 }
