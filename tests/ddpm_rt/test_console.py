@@ -82,8 +82,8 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
             "or --version; see",
         ),
         (["--num", "3"], "ddpm-rt: no command '--num', expected"),
-        (["export"], "ddpm-rt export: expected onnx|openvino|trt; see"),
-        (["export", "onx", "--fp16"], "ddpm-rt export: found 'onx', expected onnx|openvino|trt; see"),
+        (["export"], "ddpm-rt export: expected onnx|openvino|triton|trt; see"),
+        (["export", "onx", "--fp16"], "ddpm-rt export: found 'onx', expected onnx|openvino|triton|trt; see"),
     ],
 )
 def test_what_is_no_command(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
