@@ -16,6 +16,7 @@ from diffusion.errors import InputError
 from diffusion.process import SampleShape
 from runtime import sample_worker
 from runtime.runs import workers as workers_module
+from runtime.runs.folder_store import FolderStore
 from runtime.runs.shard_folder import ShardFolder
 from runtime.runs.shard_progress import RunProgress
 from runtime.runs.shards import ShardPlan
@@ -150,7 +151,7 @@ def test_workers_that_cannot_be_started_are_an_input_error(tmp_path):
     def start(place):
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
-    shard_folder = ShardFolder(tmp_path, {"format": "npz"}, ShardPlan(0, 8, 4, 4), SampleShape(1, 1, 1))
+    shard_folder = ShardFolder(FolderStore(tmp_path), {"format": "npz"}, ShardPlan(0, 8, 4, 4), SampleShape(1, 1, 1))
     with pytest.raises(InputError, match=r"worker 0 cannot be started \(Too many open files\); give fewer --workers"):
         workers_module.draw_with_workers(start, 2, shard_folder, list(shard_folder.plan), RunProgress(8, 0, 4, 1, 2))
 
