@@ -78,12 +78,12 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (
             ["exprot"],
-            "ddpm-rt: no command 'exprot', expected train, export, convert, inspect, sample, gather, serve, bench "
+            "ddpm-rt: no command 'exprot', expected train, fit-table, export, convert, inspect, sample, gather, serve, bench "
             "or --version; see",
         ),
         (["--num", "3"], "ddpm-rt: no command '--num', expected"),
-        (["export"], "ddpm-rt export: expected onnx|openvino|triton|trt; see"),
-        (["export", "onx", "--fp16"], "ddpm-rt export: found 'onx', expected onnx|openvino|triton|trt; see"),
+        (["export"], "ddpm-rt export: expected onnx|openvino|trt|triton; see"),
+        (["export", "onx", "--fp16"], "ddpm-rt export: found 'onx', expected onnx|openvino|trt|triton; see"),
     ],
 )
 def test_what_is_no_command(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
