@@ -19,10 +19,12 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from commands.errors import reason
 from diffusion.errors import InputError
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _INFIX, _RANDOM = ".ddpm-rt.", "x" * 8
+_WORK = re.compile(r"ddpm-rt-work\.[a-z0-9_]{8}")
 _TEMPORARY = re.compile(re.escape(".") + r".+" + re.escape(_INFIX) + r"[a-z0-9_]{8}(\..*)?", re.DOTALL)
 # Of linux/fcntl.h and linux/fs.h.
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
@@ -143,6 +145,31 @@ def temporary_folder(path: Path) -> Iterator[Path]:
         os.close(descriptor)
 
 
+@contextlib.contextmanager
+def work_folder() -> Iterator[Path]:
+    """Yield an empty folder in TMPDIR for the time of some work; those that killed programs left there are removed.
+
+    Raises:
+        InputError: none can be made.
+    """
+    made = None
+    try:
+        place = Path(tempfile.gettempdir())
+        remove_abandoned(place, _WORK)
+        while made is None:
+            made = make_locked(place, "ddpm-rt-work.", "", is_folder=True)
+    except OSError as error:
+        raise InputError(
+            f"no folder for temporary files can be made ({reason(error)}); make room, or set TMPDIR to another folder"
+        ) from error
+    folder, descriptor = made
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(descriptor)
+
+
 def exchange(first: Path, second: Path) -> bool:
     """Let two names change places at once, with renameat2; whether the file system can. Raises OSError as a rename."""
     renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
@@ -199,6 +226,8 @@ def _make_temporary(path: Path, is_folder: bool) -> tuple[Path, int]:
         while True:
             made = make_locked(path.parent, f".{path.name}{_INFIX}", path.suffix, is_folder)
             if made is not None:
+                if is_folder:
+                    made[0].chmod(0o777 & ~_umask())
                 return made
     except OSError as error:
         raise InputError(
@@ -215,7 +244,6 @@ def make_locked(folder: Path, prefix: str, suffix: str, is_folder: bool) -> tupl
     if is_folder:
         name = tempfile.mkdtemp(suffix, prefix, folder)
         descriptor = os.open(name, os.O_RDONLY | os.O_DIRECTORY)
-        Path(name).chmod(0o777 & ~_umask())
     else:
         descriptor, name = tempfile.mkstemp(suffix, prefix, folder)
     try:

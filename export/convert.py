@@ -22,6 +22,7 @@ from export.checkpoints.flags import parsed_flags
 from export.checkpoints.registry import add_checkpoint_flags, check_foreign, is_foreign, read_foreign
 from export.source import process_line
 from runtime.engines.gate_conditions import gate_conditions
+from train.publication import failing_as_files
 
 if TYPE_CHECKING:
     from export.checkpoints.checkpoint import ForeignCheckpoint
@@ -97,9 +98,10 @@ def _write_checked(found: ForeignCheckpoint, folder: Path) -> float:
     from runtime.engines.verification import relative_error
 
     unet = found.network.unet  # every network has one that has a configuration
-    DDPMPipeline(unet, DDPMScheduler(**process_to_diffusers(found.process))).save_pretrained(
-        folder, safe_serialization=True
-    )
+    with failing_as_files():
+        DDPMPipeline(unet, DDPMScheduler(**process_to_diffusers(found.process))).save_pretrained(
+            folder, safe_serialization=True
+        )
     written = load_checkpoint(folder)
     expected = replace(
         found.process,

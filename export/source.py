@@ -210,6 +210,8 @@ def _from_onnx(path: Path, flags: ProcessFlags, guidance: bool) -> Source:
             f"give its checkpoint or a float32 file of it{way}"
         )
     engine = OnnxRuntimeEngine(path, flags=flags, file=file)
+    if (note := engine.digest_note()) is not None:
+        say(f"note: {note}")
     say(f"{path}: {process_line(engine.process, onnx_origins(flags))}")
     model, predict = read_network(path), predict_with(engine)
     bring_ends_in_order(model, engine.process.sample, flags.output_name, str(path))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from commands.errors import DeviceUnavailableError, reason
 from commands.program import Report, make_parser, run_program, say
+from commands.whole_files import work_folder
 from diffusion.errors import InputError
 from export.publication import Exported, accuracy, check_passed, publish_engine
 from export.request import ExportRequest, add_request_flags, as_request, check_out, export_request
@@ -152,8 +152,8 @@ def _convert(model: onnx.ModelProto, source: Source) -> tuple[bytes, bytes, Rewr
             f"{source.path}: the prediction is made from {found} alone, expected one that depends on the noisy sample "
             "and on the timestep, and on every condition; export the whole network"
         )
-    with tempfile.TemporaryDirectory() as folder:
-        xml = Path(folder) / "unet.xml"
+    with work_folder() as folder:
+        xml = folder / "unet.xml"
         openvino.serialize(converted, str(xml))
         return xml.read_bytes(), xml.with_suffix(".bin").read_bytes(), rewriting
 
@@ -198,8 +198,8 @@ def _verified(
         verification=VerificationRecord(passed=False),
         golden_sha256=hashlib.sha256(content).hexdigest(),
     )
-    with tempfile.TemporaryDirectory() as folder:
-        xml = Path(folder) / request.out.name
+    with work_folder() as folder:
+        xml = folder / request.out.name
         xml.write_bytes(network)
         xml.with_suffix(".bin").write_bytes(weights)
         engine = OpenVinoEngine(xml, sidecar=sidecar)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from commands.errors import DeviceUnavailableError, StoppedError, VerificationError, reason
+from commands.signals import ENDING
 from diffusion.errors import InputError
 from runtime.formats.shard_record import ShardRecord
 from runtime.runs.places import ObjectUrl
@@ -93,7 +94,7 @@ def connected(address: str, out: object) -> Iterator[Any]:
         }
     else:
         options["address"] = address
-    terminates = signal.getsignal(signal.SIGTERM)
+    handlers = {number: signal.getsignal(number) for number in ENDING}
     try:
         try:
             ray.init(**options)
@@ -103,7 +104,8 @@ def connected(address: str, out: object) -> Iterator[Any]:
                 f"--ray {address}: {what} ({reason(error)}); start one with `ray start --head`, or give --ray local"
             ) from error
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, terminates)  # Ray's own handler ends the process with exit code 1
+            for number, handler in handlers.items():
+                signal.signal(number, handler)  # Ray's own ends the process with exit code 1
         with contextlib.redirect_stdout(sys.stderr):  # where Ray tells of workers that died
             yield ray
     finally:

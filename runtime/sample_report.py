@@ -24,7 +24,12 @@ def announce(args: argparse.Namespace, sampler: Sampler, num: int, with_x_init: 
     for note in notes:
         say(f"note: {note}")
     return {
-        "engine": {"path": str(args.engine), "name": sampler.engine.name, "sha256": sampler.engine.sha256},
+        "engine": {
+            "path": str(args.engine),
+            "name": sampler.engine.name,
+            "sha256": sampler.engine.sha256,
+            "has_digest": sampler.engine.has_digest,
+        },
         "spacing": spacing,
         "conditioning": table.conditioning,
         "notes": notes,

@@ -15,7 +15,8 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
-from commands.errors import DeviceUnavailableError, VerificationError
+from commands.errors import DeviceUnavailableError, VerificationError, user_error
+from commands.signals import end_with_parent
 from diffusion.errors import InputError
 from diffusion.number_checks import shown
 from runtime.device.interface import DeviceEngine
@@ -25,7 +26,7 @@ from runtime.runs.shard_drawing import draw_shard
 from runtime.runs.shard_folder import ShardFolder
 from runtime.runs.shard_run import SamplerSource
 from runtime.runs.step_time import StepTime
-from runtime.runs.workers import Drawn, Failed, Moved, Ready, end_with_parent
+from runtime.runs.workers import Drawn, Failed, Moved, Ready
 
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 _SECONDS_BETWEEN_MESSAGES = 0.2
@@ -126,13 +127,14 @@ def _work(connection: Connection, parent: int, start: WorkerStart, place: int) -
 
 def failure(error: Exception) -> Failed:
     """What a worker says of the error that it is handling."""
-    for kind in (InputError, VerificationError, DeviceUnavailableError):
-        if isinstance(error, kind):
-            return Failed(kind.__name__, str(error))
     if isinstance(error, MemoryError):
         message = f"a worker has too little memory ({error or 'allocation failed'}); give fewer --workers"
         return Failed(InputError.__name__, message)
-    return Failed(type(error).__name__, str(error), traceback.format_exc())
+    found = user_error(error, "runtime.sample")
+    if found is None:
+        return Failed(type(error).__name__, str(error), traceback.format_exc())
+    kinds = (InputError, VerificationError, DeviceUnavailableError)
+    return Failed(next(kind.__name__ for kind in kinds if isinstance(found, kind)), str(found))
 
 
 def open_worker(start: WorkerStart, place: int) -> tuple[ShardFolder, SamplerSource]:

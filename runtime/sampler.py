@@ -167,7 +167,9 @@ class Sampler:
             with_x_init: whether states are given to begin with; pure noise in their place may deserve a remark.
         """
         begin = start_note(self.process.schedule.alpha_bar, int(self.table.timesteps[0]))
-        return [note for note in self.table.notes if not (with_x_init and note == begin)]
+        of_engine = self.engine.digest_note()
+        of_table = [note for note in self.table.notes if not (with_x_init and note == begin)]
+        return of_table if of_engine is None else [of_engine, *of_table]
 
     def sample(
         self,

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import platform
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from commands.errors import reason
 from diffusion.diffusers_config import process_to_diffusers
 from diffusion.process import Process
 from runtime.formats.train_record import METRICS, SAMPLES, TrainRecord, checkpoint_files
@@ -52,7 +54,7 @@ def publish(
     network = make_network(network_config, process)
     network.load_state_dict({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()})
     pipeline = DDPMPipeline(unet=network, scheduler=DDPMScheduler(**process_to_diffusers(process)))
-    with checkpoint_files(folder).replaced() as temporary:
+    with checkpoint_files(folder).replaced() as temporary, failing_as_files():
         network.save_pretrained(temporary / "unet", safe_serialization=True)
         pipeline.scheduler.save_pretrained(temporary / "scheduler")
         (temporary / "model_index.json").write_text(pipeline.to_json_string(), encoding="utf-8")
@@ -63,7 +65,19 @@ def publish(
         # safetensors lets only the owner read; every file must follow the umask, as the JSON files do.
         weights_file.chmod((temporary / METRICS).stat().st_mode)
         process = dataclasses.replace(process, checkpoint_sha256=hash_file(weights_file))
-        TrainRecord(process, {**facts, "versions": _versions()}).write(temporary)
+        config_sha256 = hash_file(temporary / "unet" / "config.json")
+        TrainRecord(process, {**facts, "versions": _versions()}, config_sha256=config_sha256).write(temporary)
+
+
+@contextlib.contextmanager
+def failing_as_files() -> Iterator[None]:
+    """Let a disk that fails under safetensors be an OSError, as it is everywhere else."""
+    import safetensors
+
+    try:
+        yield
+    except safetensors.SafetensorError as error:
+        raise OSError(reason(error)) from error
 
 
 def hash_file(path: Path) -> str:

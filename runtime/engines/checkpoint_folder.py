@@ -6,6 +6,7 @@ beside it, or a network alone, whose process flags tell.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from commands.program import say
 from diffusion.conditions import INT64, Condition
 from diffusion.diffusers_config import (
     DIFFUSERS_SPACINGS,
@@ -172,6 +174,15 @@ def _process_of_files(
     record = TrainRecord.read(folder)
     if record is None:
         return process, _origins(config, scheduler_class(config, str(path)))
+    if not record.has_digest:
+        say(
+            f"note: {folder / TRAIN_JSON}: has no digest, as an earlier version wrote it: a changed byte is not noticed"
+        )
+    if record.config_sha256 not in (None, hashlib.sha256(unet_path.read_bytes()).hexdigest()):
+        raise InputError(
+            f"{unet_path}: was changed: {TRAIN_JSON} was written for the SHA-256 {record.config_sha256}; put that file "
+            f"back, or remove {TRAIN_JSON} if the change is meant: diffusers' files then say what it was trained to do"
+        )
     process = _checked_process(folder / TRAIN_JSON, record.process, process, config)
     return process, dict.fromkeys(_FLAGS, TRAIN_JSON)
 

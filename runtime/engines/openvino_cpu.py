@@ -94,7 +94,7 @@ class OpenVinoEngine(Engine):
         self._compiled: OrderedDict[int, ov.CompiledModel] = OrderedDict()  # what was used longest ago first
 
     def _read_onnx(self, flags: ProcessFlags, file: OnnxFile) -> None:
-        self.precision, self.sha256 = file.precision, file.sha256
+        self.precision, self.sha256, self.has_digest = file.precision, file.sha256, file.has_digest
         if self.precision != "fp32":
             # It would compute fp16 in float32, and bf16 in bf16 though the hint says, and reads back as, float32.
             way_out = "or give --backend onnxruntime"

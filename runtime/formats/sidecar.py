@@ -7,7 +7,6 @@ before a backend sees them, and nothing is opened that no exporter has verified.
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
@@ -18,10 +17,11 @@ from commands.file_sets import FileSet
 from commands.whole_files import write_whole_text
 from diffusion.errors import InputError
 from diffusion.process import Process
+from runtime.formats.digest import sealed_text
 from runtime.formats.fields import Fields, read_fields
 from runtime.formats.verification_record import VerificationRecord
 
-SIDECAR_FORMAT = 1
+SIDECAR_FORMAT = 2
 
 
 class EngineDescription(Protocol):
@@ -62,7 +62,7 @@ class Sidecar(Generic[Description]):
     golden_sha256: str
 
     def to_json(self) -> dict[str, Any]:
-        """The JSON object of the file."""
+        """The JSON object of the file, without its digest."""
         return {
             "format": SIDECAR_FORMAT,
             "sha256": self.sha256,
@@ -74,7 +74,7 @@ class Sidecar(Generic[Description]):
 
     def write(self, engine: Path) -> None:
         """Write it beside an engine's file, whole. Raises InputError if it cannot be written."""
-        write_whole_text(sidecar_path(engine), json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n")
+        write_whole_text(sidecar_path(engine), sealed_text(self.to_json()))
 
 
 def sidecar_path(engine: Path) -> Path:
@@ -107,8 +107,8 @@ def read_sidecar(engine: Path, kind: type[Description]) -> Sidecar[Description]:
         kind: of engine.
 
     Raises:
-        InputError: it is missing, not a sidecar of this version or of such an engine, or of one that failed its
-            verification.
+        InputError: it is missing, was changed, is not a sidecar of this version or of such an engine, or of one that
+            failed its verification.
     """
     path, remedy = engine_files(engine).current(sidecar_path(engine).name), f"make it again with `{kind.rebuild}`"
     missing = f"expected the description of {engine.name} beside it; copy both, or {remedy}"
@@ -122,13 +122,15 @@ def read_sidecar(engine: Path, kind: type[Description]) -> Sidecar[Description]:
             f"{engine.name} has not passed verification; {remedy}"
         )
     record = VerificationRecord.from_json(Fields(verification, path, remedy, "verification: "))
-    return Sidecar(
+    sidecar = Sidecar(
         sha256,
         Process.from_json(process, str(path)),
         kind.from_json(Fields(description, path, remedy, "engine: ")),
         record,
         golden_sha256,
     )
+    fields.check_names(sidecar.to_json())
+    return sidecar
 
 
 def read_hashed(engine: Path, path: Path, expected_sha256: object, rebuild: str) -> np.ndarray:

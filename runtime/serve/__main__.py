@@ -13,12 +13,12 @@ from commands.program import run_program, say
 from runtime.engines.interface import Engine
 from runtime.engines.opening import EngineOptions, open_engine
 from runtime.process_flags import process_flags
-from runtime.serve.flags import check_serve_flags, serve_parser
+from runtime.serve.flags import check_serve_flags, limits_of, serve_parser
 from runtime.serve.guard import check_host, read_token
 from runtime.serve.image_request import RequestTables
 from runtime.serve.log import log_json_lines
 from runtime.serve.slots import Slots
-from runtime.serve.worker import Limits, Worker
+from runtime.serve.worker import Worker
 
 _DEFAULT_SLOTS = 8
 
@@ -52,12 +52,14 @@ def serve(args: argparse.Namespace, make_slots: Callable[..., Slots] = Slots) ->
         slots = make_slots(engine, _num_slots(engine, args.slots), args.threads)
         metrics = Metrics()
         tables = RequestTables(engine.process, engine.precision, args.force)
-        worker = Worker(slots, tables, Limits(args.max_images, args.max_waiting, args.deadline), metrics)
+        worker = Worker(slots, tables, limits_of(args), metrics)
         metrics.watch(worker)
         log_json_lines()
         server = DrainingServer(make_app(engine, worker, metrics, token), worker)
         worker.start()
         url = url_of(sock)
+        if (note := engine.digest_note()) is not None:
+            say(f"note: {note}")
         say(f"{args.engine}: {engine.name}, {slots.num_slots} slots: {url}")
         try:
             server.run(sockets=[sock])

@@ -2,21 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import onnx
 import pytest
 
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import Process, SampleShape
-from export import ExportRequest, export_onnx
+from export import ExportRequest, export_onnx, source
 from tests.checkpoints import save_tiny_checkpoint
 from tests.gaussian import GaussianNetwork
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session", autouse=True)
+def traces_are_kept() -> Iterator[None]:
+    """What PyTorch's exporter has traced in this process, seconds even for tiny networks, is not traced again."""
+    traced: dict[tuple[Any, ...], onnx.ModelProto] = {}
+    trace = source._trace
+
+    def kept(checkpoint: Any, path: Path, opset: int, debug: bool) -> onnx.ModelProto:
+        network = getattr(checkpoint, "network_sha256", None)
+        if network is None:
+            return trace(checkpoint, path, opset, debug)
+        key = network, json.dumps(checkpoint.process.to_json()), opset
+        if key not in traced:
+            traced[key] = trace(checkpoint, path, opset, debug)
+        copy = onnx.ModelProto()
+        copy.CopyFrom(traced[key])
+        return copy
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(source, "_trace", kept)
+        yield
+
+
+@pytest.fixture(scope="session")
 def networks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Networks with attention, as checkpoints and as ONNX files: 8×8 in gray like the digits, and 32×32 in color."""
+    """Networks with attention, as checkpoints and as ONNX files: 8×8 in gray like the digits, and 32×32 in color.
+
+    Read-only: every test of this process shares them.
+    """
     folder = tmp_path_factory.mktemp("networks")
     for name, channels, size in (("digits", 1, 8), ("color", 3, 32)):
         save_tiny_checkpoint(folder / name, channels=channels, size=size)

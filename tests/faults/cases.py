@@ -173,7 +173,7 @@ def _check_shards(folder: Path, old: Contents, new: Contents) -> None:
     run, done = find_shards(out)
     for shard in done:
         run.record(shard, verify=True)
-        name = f"samples/{run.file(shard).name}"
+        name = f"samples/{run.file(shard)}"
         found = {each: content for each, content in contents(folder).items() if each.startswith(name)}
         assert found == {each: content for each, content in expected.items() if each.startswith(name)}
     if not of_old:

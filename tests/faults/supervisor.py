@@ -38,11 +38,11 @@ _CALLS: dict[str, tuple[int | None, int | None]] = {
     "renameat2": (316, 276), "link": (86, None), "linkat": (265, 37), "symlink": (88, None), "symlinkat": (266, 36),
     "chmod": (90, None), "fchmodat": (268, 53),
 }  # fmt: skip
-_BY_DESCRIPTOR = {"write", "pwrite64", "writev", "pwritev", "ftruncate", "fallocate", "fsync", "fdatasync", "flock", "fchmod",
-                  "sendfile"}  # fmt: skip
+_WRITES = {"write", "pwrite64", "writev", "pwritev", "fallocate", "sendfile"}
+_BY_DESCRIPTOR = _WRITES | {"ftruncate", "fsync", "fdatasync", "flock", "fchmod"}
 # What takes room on a disk.
-_TAKES_ROOM = {"write", "pwrite64", "writev", "pwritev", "fallocate", "sendfile", "copy_file_range", "open", "creat", "openat",
-               "mkdir", "mkdirat", "link", "linkat", "symlink", "symlinkat"}  # fmt: skip
+_MAKES = {"open", "creat", "openat", "mkdir", "mkdirat", "link", "linkat", "symlink", "symlinkat"}
+_TAKES_ROOM = _WRITES | _MAKES | {"copy_file_range"}
 
 
 def missing() -> str | None:
@@ -109,7 +109,7 @@ def watched(function: Callable[[], int], root: Path, said: str | Path, fault: Fa
         raise OSError(int(message), os.strerror(int(message)))
     outcome = Outcome()
     _supervise(child, descriptors[0], str(root.resolve()), fault, outcome)
-    if os.path.isfile(said):
+    if Path(said).is_file():
         outcome.said = Path(said).read_text(errors="replace")
     return outcome
 
@@ -213,9 +213,9 @@ def _path(process: int, name: str, arguments: list[int]) -> str | None:
     """What a call writes to; None if it only reads, or if nobody knows."""
     try:
         if name in _BY_DESCRIPTOR:
-            return os.readlink(f"/proc/{process}/fd/{arguments[0]}")
+            return str(Path(f"/proc/{process}/fd/{arguments[0]}").readlink())
         if name == "copy_file_range":
-            return os.readlink(f"/proc/{process}/fd/{arguments[2]}")
+            return str(Path(f"/proc/{process}/fd/{arguments[2]}").readlink())
         place = 1 if name.endswith(("at", "at2")) else 0
         if name in ("open", "openat") and not arguments[place + 1] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
             return None
@@ -225,7 +225,7 @@ def _path(process: int, name: str, arguments: list[int]) -> str | None:
         if not text.startswith("/"):
             folder = ctypes.c_int(arguments[place - 1]).value if "at" in name and place else _AT_FDCWD
             base = f"/proc/{process}/cwd" if folder == _AT_FDCWD else f"/proc/{process}/fd/{folder}"
-            text = f"{os.readlink(base)}/{text}"
+            text = f"{Path(base).readlink()}/{text}"
     except OSError:
         return None
     return os.path.normpath(text)

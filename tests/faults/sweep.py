@@ -86,7 +86,8 @@ class Sweep:
             self._case.check(self._folder, self._old, self._new)
             again = self._case.again[at % len(self._case.again)]
             ended = watched(lambda: self._command("new", again), _NOWHERE, self._said)
-            if ended.code == 2 and "--resume goes on with the same run only" in ended.said:  # it is the old one still
+            if ended.code == 2 and ("its seed is 0" in ended.said or "seed 0, asked for is 1" in ended.said):
+                # It is the old run still, with which --resume does not go on.
                 again = self._case.again[0]
                 ended = watched(lambda: self._command("new", again), _NOWHERE, self._said)
             assert ended.code == 0, f"exit code {ended.code} of {' '.join(again[-1:])} afterwards"

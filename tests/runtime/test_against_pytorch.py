@@ -13,7 +13,7 @@ from diffusion.samplers import make_table
 from export import ExportRequest, export_onnx
 from runtime import Sampler
 from runtime.engines.torch_checkpoint import Network, load_checkpoint
-from tests.checkpoints import save_tiny_checkpoint
+from tests.checkpoints import LEAST, save_tiny_checkpoint
 from tests.diffusers_loop import diffusers_loop
 
 NUM, SEED, START = 3, 11, 40
@@ -21,8 +21,9 @@ NUM, SEED, START = 3, 11, 40
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    """8×8, run over all 1,000 timesteps."""
-    return made(tmp_path_factory.mktemp("small"), channels=1, size=8)
+    """8×8, one level with attention, run over all 1,000 timesteps."""
+    one_level = LEAST | {"down_block_types": ("AttnDownBlock2D",), "up_block_types": ("AttnUpBlock2D",)}
+    return made(tmp_path_factory.mktemp("small"), channels=1, size=8, unet=one_level)
 
 
 @pytest.fixture(scope="module")

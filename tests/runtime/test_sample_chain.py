@@ -1,5 +1,6 @@
 """Which chain `python -m runtime.sample` runs: samplers, timesteps, tables of one's own, what it begins with."""
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from runtime.formats.table_file import FittedRecord, TableFile
 from runtime.images import dequantize, quantize
 from runtime.sample import main
 from runtime.trajectory import Trajectory
-from tests.runtime.gaussian_folder import NETWORK, PROCESS, pixels
+from tests.runtime.gaussian_folder import NETWORK, PROCESS, pixels, seal_file
 
 
 def test_trajectory_runs_from_noise_to_image(folder):
@@ -221,3 +222,19 @@ def test_levels_as_numbers_are_not_taken_for_nearly_black_images(folder, capsys)
     np.save("numbers.npy", np.random.default_rng(0).integers(0, 17, (1, 8, 8, 1), dtype=np.uint8))
     assert main(["--x-init", "numbers.npy", "--from-timestep", "5"]) == 2
     assert "its brightest pixel is 16 of 255, nearly black" in capsys.readouterr().err
+
+
+def test_a_network_that_nothing_vouches_for_is_said_with_its_hash(folder, capsys):
+    NETWORK.save_onnx(folder / "unet.onnx")
+    sha256 = hashlib.sha256((folder / "unet.onnx").read_bytes()).hexdigest()
+    assert main(["--num", "1", "--steps", "2", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert f"note: unet.onnx has no digest: a changed byte is not noticed; its SHA-256 is {sha256}" in err
+    report = json.loads(out)
+    assert report["engine"]["has_digest"] is False
+    assert "has no digest" in report["notes"][0]
+    seal_file(folder / "unet.onnx")
+    assert main(["--num", "1", "--steps", "2", "--json", "--overwrite"]) == 0
+    out, err = capsys.readouterr()
+    assert "digest" not in err
+    assert json.loads(out)["engine"]["has_digest"] is True

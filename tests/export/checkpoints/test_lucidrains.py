@@ -111,9 +111,9 @@ def test_objective_and_schedule_are_read(objective: str, schedule: str, min_snr:
 @pytest.mark.parametrize(
     ("arguments", "prediction"),
     [
-        ({"objective": "pred_noise"}, "epsilon"),
-        ({"objective": "pred_v"}, "v_prediction"),
-        ({"learned": True}, "epsilon"),
+        ({"objective": "pred_noise", "unet_dim_mults": (1,)}, "epsilon"),
+        ({"objective": "pred_v", "unet_dim_mults": (1,)}, "v_prediction"),
+        ({"learned": True}, "epsilon"),  # two levels: linear attention and full
     ],
 )
 def test_the_chain(arguments: dict[str, Any], prediction: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

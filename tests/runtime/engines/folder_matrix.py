@@ -72,9 +72,10 @@ SAYS = ("all", "what differs", "no class")
 UNET: dict[str, Any] = {
     "sample_size": 8,
     "in_channels": 1,
-    "block_out_channels": (8, 16),
-    "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
-    "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
+    "block_out_channels": (8,),
+    "down_block_types": ("AttnDownBlock2D",),  # attention's weights have old names
+    "up_block_types": ("AttnUpBlock2D",),
+    "mid_block_type": None,
     "layers_per_block": 1,
     "norm_num_groups": 4,
 }

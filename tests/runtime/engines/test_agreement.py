@@ -96,7 +96,7 @@ def test_what_runs_is_what_onnx_runtime_runs(name: str, save: Save) -> None:
     check(save(VARIANTS[name]))
 
 
-@pytest.mark.slow
+@pytest.mark.sweep
 @pytest.mark.parametrize("kind", sorted({name.split()[0].partition("<")[0] for name in VARIANTS}))
 def test_every_variant(kind: str, save: Save) -> None:
     names = [name for name in VARIANTS if name.split()[0].partition("<")[0] == kind]
