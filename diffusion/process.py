@@ -169,16 +169,11 @@ class Process:
         missing = [name for name in _REQUIRED if name not in fields]
         if missing:
             raise InputError(f"{source}: the field {missing[0]!r} is missing; export again")
-        sample, schedule = fields["sample"], fields["schedule"]
-        if not isinstance(sample, Mapping) or not isinstance(schedule, Mapping):
-            raise InputError(f"{source}: 'sample' and 'schedule' must be JSON objects; export again")
-        missing = [name for name in ("channels", "height", "width", "levels") if name not in sample]
-        if missing:
-            raise InputError(f"{source}: the field {missing[0]!r} of 'sample' is missing; export again")
+        sample, schedule = sample_and_schedule(fields, source)
         try:
             return cls(
-                sample=SampleShape(sample["channels"], sample["height"], sample["width"], sample["levels"]),
-                schedule=NoiseSchedule.from_json(schedule),
+                sample=sample,
+                schedule=schedule,
                 prediction_type=fields["prediction_type"],
                 variance_type=fields["variance_type"],
                 clip_sample=fields["clip_sample"],
@@ -192,11 +187,7 @@ class Process:
     @classmethod
     def from_json_text(cls, text: str, source: str = "process") -> Process:
         """As `from_json`, from text. Raises InputError if the text is not JSON."""
-        try:
-            fields = parse_json(text)
-        except InputError as error:
-            raise InputError(f"{source}: {error}; export again") from None
-        return cls.from_json(fields, source)
+        return cls.from_json(parse_description(text, source), source)
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object of this process.
@@ -224,3 +215,30 @@ class Process:
         if self.conditions:
             described["conditions"] = [condition.to_json() for condition in self.conditions]
         return described
+
+
+def sample_and_schedule(fields: Mapping[str, Any], source: str) -> tuple[SampleShape, NoiseSchedule]:
+    """The two objects that the JSON of every kind of process holds.
+
+    Raises:
+        InputError: a missing or an impossible field.
+    """
+    sample, schedule = fields.get("sample"), fields.get("schedule")
+    if not isinstance(sample, Mapping) or not isinstance(schedule, Mapping):
+        raise InputError(f"{source}: 'sample' and 'schedule' must be JSON objects; export again")
+    names = ("channels", "height", "width", "levels")
+    missing = [name for name in names if name not in sample]
+    if missing:
+        raise InputError(f"{source}: the field {missing[0]!r} of 'sample' is missing; export again")
+    try:
+        return SampleShape(*(sample[name] for name in names)), NoiseSchedule.from_json(schedule)
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from None
+
+
+def parse_description(text: str, source: str) -> Any:
+    """As `parse_json`; what is not JSON is named and is to be exported again."""
+    try:
+        return parse_json(text)
+    except InputError as error:
+        raise InputError(f"{source}: {error}; export again") from None
