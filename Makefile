@@ -9,7 +9,7 @@ PACKAGES := ddpm_rt commands diffusion train export runtime benchmarks
 
 .DEFAULT_GOAL := help
 .PHONY: FORCE help demo test check build lint docs clean benchmark gpu-check gpu-check-long gpu-rehearsal planted-faults \
-  kernel-coverage
+  kernel-coverage triton-check page-check
 
 help:
 	@echo "make demo       environment, build, train on digits, export, sample -> samples/grid.png"
@@ -23,7 +23,9 @@ help:
 	@echo "make gpu-rehearsal   gpu-check as on a borrowed machine, on a device in software: from a bare folder to the report"
 	@echo "make planted-faults   faults planted into the CUDA code, one at a time: which test catches each"
 	@echo "make kernel-coverage  the lines of the CUDA sources that the tests run"
-	@echo "make torture    runs in shards, killed a hundred times at random moments and resumed; every variant of every operator"
+	@echo "make torture    the long sweeps: kills and resumption of runs, 10,000 clients of a service, every variant of every operator"
+	@echo "make triton-check  a model repository in the real Triton server, on the CPU"
+	@echo "make page-check  the page of the service in a real Chromium, by keyboard -> build/page/"
 	@echo "make clean      remove what was built; the environment, runs/ and samples/ stay"
 	@echo "PYTHON=python3.12 chooses another interpreter for $(VENV)"
 
@@ -31,7 +33,7 @@ help:
 $(VENV)/.environment: pyproject.toml constraints/cpu.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python constraints/requirements.py bench serve rtx lean dev > $(VENV)/requirements.txt
+	$(BIN)/python constraints/requirements.py bench serve ray store rtx lean dev > $(VENV)/requirements.txt
 	$(BIN)/python -m pip install --quiet -c constraints/cpu.txt -r $(VENV)/requirements.txt
 	touch $@
 
@@ -111,7 +113,17 @@ kernel-coverage: build
 
 torture: build
 	$(BIN)/python -m tests.runtime.runs.torture
+	$(BIN)/python -m tests.changed_bytes --out benchmarks/results/byte_flips.json
+	DDPM_RT_SOAK=170 $(BIN)/python -m pytest tests/runtime/serve/test_soak.py
 	$(BIN)/python -m pytest -n $(JOBS) -m sweep tests/runtime/engines
+
+# In an environment of its own, build/triton: the server is 55 MB.
+triton-check: build
+	$(BIN)/python -m tests.runtime.serve.triton_check
+
+# In an environment of its own, build/chromium: 200 MB.
+page-check: build
+	$(BIN)/python -m tests.runtime.serve.page_check
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis $(VENV)/.built

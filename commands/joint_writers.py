@@ -8,7 +8,8 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from commands.whole_files import BusyError, lock_place, open_locked
+from commands.locks import BusyError, lock, lock_place, open_locked
+from commands.whole_files import remove_abandoned
 
 # The first of many that start together needs some milliseconds alone.
 _WAIT_SECONDS = 5.0
@@ -18,7 +19,7 @@ _WAIT_SECONDS = 5.0
 def joint_writer(path: Path, prepare: Callable[[bool], None]) -> Iterator[None]:
     """Be one of the programs that write what belongs to `path`, at the same time.
 
-    The lock is that of `commands.whole_files.sole_writer`: a sole writer and joint ones exclude each other.
+    The lock is that of `commands.locks.sole_writer`: a sole writer and joint ones exclude each other.
 
     Args:
         path: of the file that says what the folder is for.
@@ -36,9 +37,10 @@ def joint_writer(path: Path, prepare: Callable[[bool], None]) -> Iterator[None]:
         descriptor = open_locked(path, fcntl.LOCK_SH, _WAIT_SECONDS)
     try:
         if alone:
+            remove_abandoned(path.parent)
             prepare(True)
             # Not atomic: somebody else may be alone in between, and change it.
-            fcntl.flock(descriptor, fcntl.LOCK_SH)
+            lock(descriptor, fcntl.LOCK_SH, path)
         prepare(False)
         yield
     finally:

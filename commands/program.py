@@ -1,4 +1,4 @@
-"""The frame around every command: one-line errors, exit codes, `--json`, `--debug`, Ctrl-C, plain terminals."""
+"""The frame around every command: one-line errors, exit codes, `--json`, `--debug`, signals, plain terminals."""
 
 from __future__ import annotations
 
@@ -8,25 +8,14 @@ import contextlib
 import io
 import json
 import os
-import signal
 import sys
 import traceback
 import unicodedata
-from collections.abc import Callable, Sequence
-from typing import Any, NoReturn, TextIO
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NoReturn, TextIO, cast
 
-from commands.errors import (
-    EXIT_BUG,
-    EXIT_DEVICE,
-    EXIT_DONE,
-    EXIT_INPUT,
-    EXIT_INTERRUPTED,
-    EXIT_VERIFICATION,
-    DeviceUnavailableError,
-    StoppedError,
-    VerificationError,
-    missing_module,
-)
+from commands.errors import EXIT_BUG, EXIT_DONE, EXIT_INPUT, StoppedError, VerificationError, exit_code, user_error
+from commands.signals import interrupted_code, interruptions, nothing_ends
 from ddpm_rt.console import as_called, program_name
 from diffusion.errors import InputError
 
@@ -69,12 +58,8 @@ def make_parser(prog: str, description: str, epilog: str | None = None) -> OneLi
 
 def say(message: str) -> None:
     """Tell the user something on standard error, where it never mixes with a `--json` result."""
-    try:
+    with contextlib.suppress(OSError):  # nobody reads it, or its disk is full: what is done is done all the same
         print(as_called(message), file=sys.stderr, flush=True)
-    except BrokenPipeError:
-        raise
-    except OSError:  # a full disk under standard error: what is done is done all the same
-        pass
 
 
 def run_program(
@@ -89,44 +74,54 @@ def run_program(
     """
     let_output_be_plain()
     args = parser.parse_args(argv)
-    # A terminated job deserves the same clean end as Ctrl-C: what is finished is kept.
-    previous = signal.signal(signal.SIGTERM, _raise_keyboard_interrupt)
+    with contextlib.redirect_stderr(cast(TextIO, _LastingStream(sys.stderr))), interruptions():
+        try:
+            return _run(parser.prog, main, args)
+        except KeyboardInterrupt:  # once more, as the first was said
+            return interrupted_code()
+
+
+def _run(prog: str, main: Callable[[argparse.Namespace], Report], args: argparse.Namespace) -> int:
     try:
-        _print_report(main(args), args.json)
-    except InputError as error:
-        return _fail(parser.prog, error, EXIT_INPUT, args)
-    except VerificationError as error:
-        return _fail(parser.prog, error, EXIT_VERIFICATION, args)
-    except DeviceUnavailableError as error:
-        return _fail(parser.prog, error, EXIT_DEVICE, args)
+        return _print_report(main(args), args.json)
     except StoppedError as error:
-        return _fail(parser.prog, error, EXIT_INTERRUPTED, args)
+        return _fail(prog, error, interrupted_code(), args)
     except KeyboardInterrupt:
-        return _fail(parser.prog, "interrupted", EXIT_INTERRUPTED, args)
-    except MemoryError as error:
-        message = f"too little memory ({error or 'allocation failed'}); ask for less at once"
-        return _fail(parser.prog, message, EXIT_INPUT, args)
-    except BrokenPipeError:
-        _redirect_output_to_devnull(sys.stdout, sys.stderr)
-        return EXIT_DONE
-    except ModuleNotFoundError as error:
-        missing = missing_module(error, parser.prog)
-        if missing is None:
-            return _fail_as_bug(parser.prog, error, args)
-        return _fail(parser.prog, missing, EXIT_DEVICE, args)
-    except OSError as error:
-        if not isinstance(error.filename, str | bytes):
-            return _fail_as_bug(parser.prog, error, args)
-        # A file system's refusal is not a bug: a name that is too long, a folder without permission.
-        message = (
-            f"{os.fsdecode(error.filename)}: {error.strerror or error}; name another file, or make this one usable"
-        )
-        return _fail(parser.prog, message, EXIT_INPUT, args)
+        return _fail(prog, "interrupted", interrupted_code(), args)
     except Exception as error:
-        return _fail_as_bug(parser.prog, error, args)
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-    return EXIT_DONE
+        found = user_error(error, prog)
+        if found is not None:
+            return _fail(prog, found, exit_code(found), args)
+        message = f"{type(error).__name__}: {error} (a bug: please report it with the output of --debug)"
+        return _fail(prog, message, EXIT_BUG, args)
+
+
+class _LastingStream:
+    """Standard error that a run outlives: where it cannot be written, as nobody reads it, messages alone are lost."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with self._lasting():
+            return self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._lasting():
+            self._stream.flush()
+
+    @contextlib.contextmanager
+    def _lasting(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:
+            _redirect_output_to_devnull(self._stream)  # for what C libraries and children write, too
+        except OSError:  # a full disk, where there may be room later
+            pass
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def let_output_be_plain() -> None:
@@ -150,41 +145,33 @@ def _in_ascii(character: str) -> str:
     return similar or character.encode("ascii", "backslashreplace").decode()
 
 
-def _redirect_output_to_devnull(*streams: TextIO) -> None:
+def _redirect_output_to_devnull(stream: TextIO) -> None:
     """The reader is gone: what is still buffered must not make the interpreter complain at exit."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    for stream in streams:
-        with contextlib.suppress(OSError, ValueError):
-            os.dup2(nowhere, stream.fileno())
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(nowhere, stream.fileno())
     os.close(nowhere)
 
 
-def _print_report(report: Report, as_json: bool) -> None:
+def _print_report(report: Report, as_json: bool) -> int:
     summary = report.pop("summary", None) if as_json else as_called(report["summary"])
     text = json.dumps(report, allow_nan=False) if as_json else summary
     try:
         print(text, flush=True)
     except BrokenPipeError:
-        raise
+        _redirect_output_to_devnull(sys.stdout)  # everything is done
     except OSError as error:
         _redirect_output_to_devnull(sys.stdout)  # what is buffered would fail once more at exit
         raise InputError(
             f"standard output cannot be written ({error.strerror or error}), everything else is done; make room there"
         ) from error
-
-
-def _raise_keyboard_interrupt(signum: int, frame: object) -> NoReturn:
-    raise KeyboardInterrupt
-
-
-def _fail_as_bug(prog: str, error: Exception, args: argparse.Namespace) -> int:
-    message = f"{type(error).__name__}: {error} (a bug: please report it with the output of --debug)"
-    return _fail(prog, message, EXIT_BUG, args)
+    return EXIT_DONE
 
 
 def _fail(prog: str, error: object, code: int, args: argparse.Namespace) -> int:
-    if args.debug:
-        traceback.print_exc()
-    message = " ".join(str(error).split()) if code != EXIT_VERIFICATION else str(error)
-    say(f"{prog}: {message}")
+    with nothing_ends():  # a second Ctrl-C would cut off what the first one is answered with
+        if args.debug:
+            traceback.print_exc()
+        message = str(error) if isinstance(error, VerificationError) else " ".join(str(error).split())
+        say(f"{prog}: {message}")
     return code

@@ -1,27 +1,34 @@
-"""Files that appear whole or not at all, by one writer at a time: temporary name, fsync, rename; and locks."""
+"""Files and folders that appear whole or not at all: temporary name, fsync, rename.
+
+A temporary file or folder is locked by whoever writes it. One that nobody has locked was left by a program that was
+killed, and whoever writes into its folder next removes it.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import os
+import re
 import secrets
 import shutil
 import stat
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from commands.errors import reason
 from diffusion.errors import InputError
 
-_SECONDS_BETWEEN_TRIES = 0.05
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-class BusyError(InputError):
-    """Another program is writing there."""
+_INFIX, _RANDOM = ".ddpm-rt.", "x" * 8
+_WORK = re.compile(r"ddpm-rt-work\.[a-z0-9_]{8}")
+_TEMPORARY = re.compile(re.escape(".") + r".+" + re.escape(_INFIX) + r"[a-z0-9_]{8}(\..*)?", re.DOTALL)
+# Of linux/fcntl.h and linux/fs.h.
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+_CANNOT_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP)
 
 
 @contextlib.contextmanager
@@ -35,7 +42,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         InputError: the folder cannot be made or written, or the disk is full.
     """
     path = Path(path)
-    temporary = make_temporary_name(path)
+    temporary, descriptor = _make_temporary(path, is_folder=False)
     try:
         yield temporary
         with temporary.open("rb") as written:
@@ -48,6 +55,8 @@ def whole_file(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):  # a disk that fails: what is at `path` is whole all the same
             temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
 
 
 def check_name(path: Path) -> None:
@@ -61,7 +70,7 @@ def check_name(path: Path) -> None:
     try:
         is_folder = path.is_dir()
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # which is said when it is written
-            path.with_name(f".{path.name}.{'x' * 8}").lstat()
+            path.with_name(f".{path.name}{_INFIX}{_RANDOM}{path.suffix}").lstat()
     except OSError as error:
         raise InputError(
             f"{path}: no file can have this name ({error.strerror or error}); choose another with --out"
@@ -95,55 +104,83 @@ def write_whole_text(path: Path, text: str) -> None:
 def whole_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; on success it takes `path`'s place, else it is removed.
 
-    An existing `path` is moved aside first and deleted only after the new folder stands.
+    An existing `path` changes places with the new folder at once, where the file system can do that; elsewhere it is
+    moved aside first.
 
     Raises:
         InputError: the parent folder cannot be made or written, or the disk is full.
     """
     path = Path(path)
-    temporary = make_temporary_name(path)
     # Not by the process id alone: in a container that is started again it is the one of the process that was killed.
     aside = path.with_name(f".{path.name}.replaced.{secrets.token_hex(4)}")
-    try:
-        temporary.unlink()
-        temporary.mkdir()
-        yield temporary
-        if path.exists():
-            path.replace(aside)
-        temporary.replace(path)
-        sync_folder(path.parent)
-    except OSError as error:
-        raise cannot_write(path, error) from error
-    finally:
-        if not path.exists() and aside.exists():  # Ctrl-C, or an error, came in between
-            aside.replace(path)
-        for left in (temporary, aside):
-            shutil.rmtree(left, ignore_errors=True)
+    with temporary_folder(path) as temporary:
+        try:
+            yield temporary
+            if not path.exists():
+                temporary.replace(path)
+            elif not exchange(temporary, path):
+                path.replace(aside)
+                temporary.replace(path)
+            sync_folder(path.parent)
+        except OSError as error:
+            raise cannot_write(path, error) from error
+        finally:
+            if not path.exists() and aside.exists():  # Ctrl-C, or an error, came in between
+                aside.replace(path)
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 @contextlib.contextmanager
-def sole_writer(path: Path, wait_seconds: float = 0.0) -> Iterator[None]:
-    """Be the only one who writes `path` and what belongs to it; the folder is made if missing.
-
-    The lock is a hidden file beside it, which goes at the end, and which the operating system frees if we crash.
-
-    Args:
-        path: that is to be written.
-        wait_seconds: for another writer, which may be ending just now.
+def temporary_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty hidden folder beside `path`; what has its name at the end is removed.
 
     Raises:
-        InputError: another program is writing it, or the folder cannot be written.
+        InputError: the parent folder cannot be made or written.
     """
-    place = lock_place(path)
-    descriptor = open_locked(path, fcntl.LOCK_EX, wait_seconds)
+    temporary, descriptor = _make_temporary(path, is_folder=True)
     try:
-        yield
+        yield temporary
     finally:
-        try:
-            with contextlib.suppress(OSError):  # a name that stays locks nothing
-                place.unlink(missing_ok=True)
-        finally:
-            os.close(descriptor)
+        shutil.rmtree(temporary, ignore_errors=True)
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def work_folder() -> Iterator[Path]:
+    """Yield an empty folder in TMPDIR for the time of some work; those that killed programs left there are removed.
+
+    Raises:
+        InputError: none can be made.
+    """
+    made = None
+    try:
+        place = Path(tempfile.gettempdir())
+        remove_abandoned(place, _WORK)
+        while made is None:
+            made = make_locked(place, "ddpm-rt-work.", "", is_folder=True)
+    except OSError as error:
+        raise InputError(
+            f"no folder for temporary files can be made ({reason(error)}); make room, or set TMPDIR to another folder"
+        ) from error
+    folder, descriptor = made
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(descriptor)
+
+
+def exchange(first: Path, second: Path) -> bool:
+    """Let two names change places at once, with renameat2; whether the file system can. Raises OSError as a rename."""
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if renameat2 is None:  # a C library that is not GNU's
+        return False
+    if not renameat2(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE):
+        return True
+    code = ctypes.get_errno()
+    if code in _CANNOT_EXCHANGE:
+        return False
+    raise OSError(code, os.strerror(code), str(second))
 
 
 def check_room(path: Path, needed_bytes: int) -> None:
@@ -174,8 +211,11 @@ def cannot_write(path: Path, error: OSError, needed_bytes: int | None = None) ->
     return InputError(f"{path}: cannot be written ({error.strerror or error}{room}); {remedy}")
 
 
-def make_temporary_name(path: Path) -> Path:
-    """Create an empty file beside `path` (its folder is made if missing) and return its path.
+def _make_temporary(path: Path, is_folder: bool) -> tuple[Path, int]:
+    """Make an empty file or folder beside `path`, whose folder is made if missing.
+
+    Returns:
+        Its path, and the descriptor that holds its lock.
 
     Raises:
         InputError: the folder cannot be made or written, or `path` is no regular file or folder.
@@ -183,65 +223,74 @@ def make_temporary_name(path: Path) -> Path:
     check_replaceable(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
+        while True:
+            made = make_locked(path.parent, f".{path.name}{_INFIX}", path.suffix, is_folder)
+            if made is not None:
+                if is_folder:
+                    made[0].chmod(0o777 & ~_umask())
+                return made
     except OSError as error:
         raise InputError(
             f"{path}: its folder cannot be written ({error.strerror or error}); choose another place with --out"
         ) from error
+
+
+def make_locked(folder: Path, prefix: str, suffix: str, is_folder: bool) -> tuple[Path, int] | None:
+    """Make an empty file or folder with a random name, and lock it where the file system has locks.
+
+    Returns:
+        Its path and the descriptor that holds the lock; None if another program took it for abandoned meanwhile.
+    """
+    if is_folder:
+        name = tempfile.mkdtemp(suffix, prefix, folder)
+        descriptor = os.open(name, os.O_RDONLY | os.O_DIRECTORY)
+    else:
+        descriptor, name = tempfile.mkstemp(suffix, prefix, folder)
+    try:
+        _try_to_lock(descriptor)
+        if os.path.samestat(os.fstat(descriptor), Path(name).lstat()):
+            return Path(name), descriptor
+    except (BlockingIOError, FileNotFoundError):
+        pass
     os.close(descriptor)
-    return Path(name)
+    return None
 
 
-def lock_place(path: Path) -> Path:
-    """Where the lock of `path` is: its file is there while somebody writes."""
-    return path.with_name(f".{path.name}.lock")
+def _try_to_lock(descriptor: int) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:  # there are no locks here, so nobody takes it for abandoned either
+        pass
 
 
-def open_locked(path: Path, kind: int, wait_seconds: float = 0.0) -> int:
-    """The descriptor of the lock of `path`, locked.
+def remove_abandoned(folder: Path, name: re.Pattern[str] = _TEMPORARY) -> None:
+    """Remove temporary files and folders that killed programs left in a folder.
 
     Args:
-        path: that is to be written.
-        kind: `fcntl.LOCK_EX` or `fcntl.LOCK_SH`.
-        wait_seconds: for another writer.
-
-    Raises:
-        BusyError: another program is writing it.
-        InputError: the folder cannot be written.
+        folder: which.
+        name: of what `make_locked` made, all of it.
     """
-    place, last = lock_place(path), time.monotonic() + wait_seconds
+    with contextlib.suppress(OSError):  # a folder that cannot be listed: its writer says so
+        for each in [Path(entry.path) for entry in os.scandir(folder) if name.fullmatch(entry.name)]:
+            with contextlib.suppress(OSError):  # somebody is writing it, or it has gone, or there are no locks
+                _remove_if_abandoned(each)
+
+
+def _remove_if_abandoned(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        while True:
-            descriptor = os.open(place, os.O_RDWR | os.O_CREAT, 0o666)
-            try:
-                fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-            except BlockingIOError:
-                owner = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
-                os.close(descriptor)
-                if time.monotonic() < last:
-                    time.sleep(_SECONDS_BETWEEN_TRIES)
-                    continue
-                raise BusyError(
-                    f"{path}: another program is writing it (process {owner or 'unknown'}); wait for it, or choose "
-                    "another place with --out"
-                ) from None
-            try:
-                # Whoever held it before may have removed the name since: then this lock is of no file that others see.
-                with contextlib.suppress(FileNotFoundError):
-                    if os.path.samestat(os.fstat(descriptor), place.stat()):
-                        if kind == fcntl.LOCK_EX:
-                            os.ftruncate(descriptor, 0)
-                            os.pwrite(descriptor, str(os.getpid()).encode("ascii"), 0)
-                        return descriptor
-            except BaseException:
-                os.close(descriptor)
-                raise
-            os.close(descriptor)
-    except OSError as error:
-        raise InputError(
-            f"{path}: its folder cannot be written ({error.strerror}); choose another place with --out"
-        ) from error
+        found = os.fstat(descriptor)
+        if found.st_uid != os.geteuid() or not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
+            return
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if stat.S_ISDIR(found.st_mode):
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink()
+    finally:
+        os.close(descriptor)
 
 
 def _umask() -> int:

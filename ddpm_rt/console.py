@@ -11,7 +11,7 @@ from typing import NamedTuple
 from ddpm_rt.own_packages import PACKAGES, import_own_packages
 
 # As commands.errors has it, which is not imported for help.
-_EXIT_DONE, _EXIT_INPUT, _EXIT_DEVICE = 0, 2, 4
+_EXIT_DONE, _EXIT_INPUT, _EXIT_DEVICE, _EXIT_INTERRUPTED = 0, 2, 4, 130
 
 
 class Command(NamedTuple):
@@ -36,9 +36,11 @@ def _command(words: str, module: str, summary: str, function: str = "main", with
 
 COMMANDS = (
     _command("train", "train.run", "images to a checkpoint folder, which diffusers loads, too", function="run"),
+    _command("fit-table", "train.fit_table", "a sampler's table of few calls, fitted to a checkpoint", function="run"),
     _command("export onnx", "export.to_onnx", "a checkpoint folder to an ONNX file"),
     _command("export openvino", "export.to_openvino", "a checkpoint folder or an ONNX file to an engine for the CPU"),
     _command("export trt", "export.to_trt", "a checkpoint folder or an ONNX file to a TensorRT plan"),
+    _command("export triton", "export.to_triton", "an engine to a model repository of Triton Inference Server"),
     _command("convert", "export.convert", "a checkpoint of another project to a folder that diffusers loads"),
     _command("inspect", "export.inspect", "what a checkpoint, a network, an engine, a table or a run is"),
     _command("sample", "runtime.sample", "an engine and a seed to images"),
@@ -47,9 +49,11 @@ COMMANDS = (
     _command("bench compare", "benchmarks.compare", "speed beside diffusers", within=".__main__"),
     _command("bench likelihood", "benchmarks.likelihood", "bits/dim through any engine", within=".__main__"),
     _command("bench quality", "benchmarks.quality", "distance to the data against network calls", within=".__main__"),
+    _command("bench report", "benchmarks.report", "one page on one model, from those results", within=".__main__"),
     _command("bench kernels", "benchmarks.kernels", "the compiled step beside PyTorch's"),
     _command("bench chain", "benchmarks.chain", "what the chain costs beyond its network calls"),
     _command("bench serve", "benchmarks.serve", "slots of the service against static batches", within=".__main__"),
+    _command("bench load", "benchmarks.load", "the service under load over HTTP", within=".__main__"),
     _command("bench guidance", "benchmarks.guidance", "the cost of guidance, and digits that were asked for"),
 )
 _WORDS = {command.module: " ".join(("ddpm-rt", *command.words)) for command in COMMANDS}
@@ -76,6 +80,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                     raise
                 print(f"ddpm-rt {' '.join(command.words)}: {missing}", file=sys.stderr)
                 return _EXIT_DEVICE
+            except KeyboardInterrupt:  # while modules are imported; the command itself answers it later
+                print(f"ddpm-rt {' '.join(command.words)}: interrupted", file=sys.stderr)
+                return _EXIT_INTERRUPTED
             return entry(arguments[len(command.words) :])
     return _not_a_command(arguments)
 

@@ -44,13 +44,29 @@ def read_json(path: Path, remedy: str, missing: str | None = None, with_infinity
     """The value that a JSON file describes.
 
     Args:
-        path: of a regular file; a pipe or a device is not waited for.
-        remedy: the end of the line for a file that cannot be used.
-        missing: the same where there is no file; `remedy` if None.
+        path, remedy, missing: as of `read_json_bytes`.
         with_infinity: as of `parse_json`.
 
     Raises:
-        InputError: no file, no regular file, one that is too large, cannot be read, or is not JSON.
+        InputError: as `read_json_bytes`, or it is not JSON.
+    """
+    content = read_json_bytes(path, remedy, missing)
+    try:
+        return parse_json(content, with_infinity)
+    except InputError as error:
+        raise InputError(f"{path}: {error}; {remedy}") from None
+
+
+def read_json_bytes(path: Path, remedy: str, missing: str | None = None) -> bytes:
+    """The content of a JSON file, not parsed yet.
+
+    Args:
+        path: of a regular file; a pipe or a device is not waited for.
+        remedy: the end of the line for a file that cannot be used.
+        missing: the same where there is no file; `remedy` if None.
+
+    Raises:
+        InputError: no file, no regular file, one that is too large, or cannot be read.
     """
     try:
         facts = path.stat()
@@ -60,24 +76,41 @@ def read_json(path: Path, remedy: str, missing: str | None = None, with_infinity
             raise InputError(
                 f"{path}: has {facts.st_size} bytes, expected a JSON file of at most {MAX_JSON_BYTES}; {remedy}"
             )
-        content = path.read_bytes()
+        return path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{path}: no such file; {missing or remedy}") from None
     except (OSError, ValueError) as error:  # a path with a NUL is a ValueError
         raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}); {remedy}") from None
-    try:
-        return parse_json(content, with_infinity)
-    except InputError as error:
-        raise InputError(f"{path}: {error}; {remedy}") from None
 
 
 def read_json_object(
     path: Path, remedy: str, missing: str | None = None, with_infinity: bool = False
 ) -> dict[str, Any]:
     """As `read_json`, for a file that must hold an object."""
-    value = read_json(path, remedy, missing, with_infinity)
+    return _object(read_json(path, remedy, missing, with_infinity), path, remedy)
+
+
+def parse_json_object(content: bytes, place: Path | str, remedy: str) -> dict[str, Any]:
+    """The object that the content of a file describes.
+
+    Args:
+        content: of the file.
+        place: of the file, for the error.
+        remedy: the end of the line for a file that cannot be used.
+
+    Raises:
+        InputError: as `parse_json`, or it holds something else.
+    """
+    try:
+        value = parse_json(content)
+    except InputError as error:
+        raise InputError(f"{place}: {error}; {remedy}") from None
+    return _object(value, place, remedy)
+
+
+def _object(value: Any, place: Path | str, remedy: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise InputError(f"{path}: holds {json_kind(value)}, expected a JSON object; {remedy}")
+        raise InputError(f"{place}: holds {json_kind(value)}, expected a JSON object; {remedy}")
     return value
 
 

@@ -23,7 +23,7 @@ from diffusion.errors import InputError
 from diffusion.float32_math import Float32, UInt32, ln, sin_cos
 from diffusion.philox import philox_planes
 
-SAMPLING, LIKELIHOOD, BINOMIAL = 0, 1, 2  # streams
+SAMPLING, LIKELIHOOD, BINOMIAL, FITTING = 0, 1, 2, 3  # streams
 MAX_TIMESTEPS = 1 << 20
 MAX_REPEATS = 1 << 8
 # Small enough for the second-level cache, large enough that NumPy's cost per call vanishes.
@@ -40,14 +40,14 @@ def draw_number(timestep: int | None, stream: int = SAMPLING, repeat: int = 0) -
 
     Args:
         timestep: training timestep 0..T−1 (T < 2²⁰), or None for the initial state x_T.
-        stream: 0 sampling, 1 likelihood, 2 binomial.
+        stream: 0 sampling, 1 likelihood, 2 binomial, 3 fitting of tables.
         repeat: 0..255, for methods that draw several times at one timestep.
 
     Raises:
         InputError: a value out of its range.
     """
-    if stream not in (SAMPLING, LIKELIHOOD, BINOMIAL):
-        raise InputError(f"stream is {stream}; expected 0 (sampling), 1 (likelihood) or 2 (binomial)")
+    if stream not in (SAMPLING, LIKELIHOOD, BINOMIAL, FITTING):
+        raise InputError(f"stream is {stream}; expected 0 (sampling), 1 (likelihood), 2 (binomial) or 3 (fitting)")
     if not 0 <= repeat < MAX_REPEATS:
         raise InputError(f"repeat is {repeat}; expected 0..{MAX_REPEATS - 1}")
     if timestep is None:

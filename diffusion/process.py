@@ -27,7 +27,9 @@ VARIANCE_TYPES = ("fixed_small", "fixed_large", "learned_range")
 # Predictions from which x_start cannot be recovered where nothing of the data is left (ᾱ = 0).
 _NEED_SIGNAL = ("epsilon", "score")
 # A bound that is not named is not "none", which is written null.
-_REQUIRED = ("sample", "schedule", "prediction_type", "variance_type", "clip_sample")
+_REQUIRED = ("format", "sample", "schedule", "prediction_type", "variance_type", "clip_sample")
+_OPTIONAL = ("checkpoint_sha256", "timestep_spacing", "conditions")
+_OF_SAMPLE = ("channels", "height", "width", "levels")
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,7 @@ class Process:
             source: what to call the object in an error: a file's name.
 
         Raises:
-            InputError: a format this version does not know, a missing or an impossible field.
+            InputError: a format this version does not know, a missing, an unknown or an impossible field.
         """
         if not isinstance(fields, Mapping):
             raise InputError(f"{source}: found {type(fields).__name__}, expected the JSON object of a process")
@@ -166,9 +168,7 @@ class Process:
                 f"{source}: describes a {fields['kind']} process, expected a Gaussian one; "
                 "a binomial network is sampled with `python -m runtime.sample_bits`"
             )
-        missing = [name for name in _REQUIRED if name not in fields]
-        if missing:
-            raise InputError(f"{source}: the field {missing[0]!r} is missing; export again")
+        _check_names(fields, _REQUIRED, _OPTIONAL, source)
         sample, schedule = sample_and_schedule(fields, source)
         try:
             return cls(
@@ -192,8 +192,7 @@ class Process:
     def to_json(self) -> dict[str, Any]:
         """The JSON object of this process.
 
-        `timestep_spacing` stands in it only where there is one: a reader that does not know the field passes over it
-        and takes its own default, as it does for a file without it.
+        `timestep_spacing` stands in it only where there is one, as files from before there was this field have none.
         """
         shape = self.sample
         described: dict[str, Any] = {
@@ -226,12 +225,9 @@ def sample_and_schedule(fields: Mapping[str, Any], source: str) -> tuple[SampleS
     sample, schedule = fields.get("sample"), fields.get("schedule")
     if not isinstance(sample, Mapping) or not isinstance(schedule, Mapping):
         raise InputError(f"{source}: 'sample' and 'schedule' must be JSON objects; export again")
-    names = ("channels", "height", "width", "levels")
-    missing = [name for name in names if name not in sample]
-    if missing:
-        raise InputError(f"{source}: the field {missing[0]!r} of 'sample' is missing; export again")
+    _check_names(sample, _OF_SAMPLE, (), source, " of 'sample'")
     try:
-        return SampleShape(*(sample[name] for name in names)), NoiseSchedule.from_json(schedule)
+        return SampleShape(*(sample[name] for name in _OF_SAMPLE)), NoiseSchedule.from_json(schedule)
     except InputError as error:
         raise InputError(f"{source}: {error}") from None
 
@@ -242,3 +238,17 @@ def parse_description(text: str, source: str) -> Any:
         return parse_json(text)
     except InputError as error:
         raise InputError(f"{source}: {error}; export again") from None
+
+
+def _check_names(
+    fields: Mapping[str, Any], required: tuple[str, ...], optional: tuple[str, ...], source: str, of: str = ""
+) -> None:
+    missing = [name for name in required if name not in fields]
+    if missing:
+        raise InputError(f"{source}: the field {missing[0]!r}{of} is missing; export again")
+    unknown = [name for name in fields if name not in (*required, *optional)]
+    if unknown:
+        raise InputError(
+            f"{source}: the field {shown(unknown[0])}{of} is not known to this version, expected "
+            f"{', '.join((*required, *optional))}; export again, or install the version that wrote it"
+        )

@@ -34,7 +34,7 @@ def _linspace(num_steps: int, schedule: NoiseSchedule) -> np.ndarray:
 def _quadratic(num_steps: int, schedule: NoiseSchedule) -> np.ndarray:
     # Song et al. 2021 (DDIM), appendix D.2: more steps near the data.
     total = schedule.num_train_timesteps
-    return _pushed_apart(np.round((total - 1) * _unit_interval(num_steps) ** 2).astype(np.int64), total)
+    return pushed_apart(np.round((total - 1) * _unit_interval(num_steps) ** 2).astype(np.int64), total)
 
 
 def _logsnr(num_steps: int, schedule: NoiseSchedule) -> np.ndarray:
@@ -45,7 +45,7 @@ def _logsnr(num_steps: int, schedule: NoiseSchedule) -> np.ndarray:
             "spacing logsnr: the schedule ends at alpha_bar = 0, where log-SNR is infinite; expected another spacing"
         )
     wanted = lambdas[0] + _unit_interval(num_steps) * (lambdas[-1] - lambdas[0])
-    return _pushed_apart(_nearest(lambdas, wanted), schedule.num_train_timesteps)
+    return pushed_apart(_nearest(lambdas, wanted), schedule.num_train_timesteps)
 
 
 _SPACINGS: dict[str, Callable[[int, NoiseSchedule], np.ndarray]] = {
@@ -112,7 +112,7 @@ def _nearest(falling: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     return np.where(np.abs(falling[above] - wanted) <= np.abs(falling[below] - wanted), above, below)
 
 
-def _pushed_apart(rising: np.ndarray, total: int) -> np.ndarray:
+def pushed_apart(rising: np.ndarray, total: int) -> np.ndarray:
     """Make a non-decreasing choice strictly increasing without leaving 0..T−1."""
     num_steps = len(rising)
     place = np.arange(num_steps)

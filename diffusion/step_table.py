@@ -41,6 +41,8 @@ class StepTable:
         learned: whether the prediction's last C channels are the log-variance's place w.
         h2_is_x_start: whether the second history is the last x_start (else the last first history).
         notes: what a user should know of this table, one line each.
+        checkpoint_sha256: of the checkpoint that the numbers were fitted to; None for a method's own, which are right
+            for every network.
 
     Raises:
         InputError: rows that no chain can run.
@@ -54,6 +56,7 @@ class StepTable:
     learned: bool = False
     h2_is_x_start: bool = False
     notes: tuple[str, ...] = ()
+    checkpoint_sha256: str | None = None
 
     def __post_init__(self) -> None:
         name = f"table of {self.sampler}"

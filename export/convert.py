@@ -12,15 +12,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from commands.errors import VerificationError
+from commands.locks import sole_writer
 from commands.program import Report, make_parser, run_program, say
 from commands.system import let_idle_threads_sleep
-from commands.whole_files import check_room, sole_writer, whole_folder
+from commands.whole_files import check_room, whole_folder
 from diffusion.diffusers_config import process_to_diffusers
 from diffusion.errors import InputError
 from export.checkpoints.flags import parsed_flags
 from export.checkpoints.registry import add_checkpoint_flags, check_foreign, is_foreign, read_foreign
 from export.source import process_line
 from runtime.engines.gate_conditions import gate_conditions
+from train.publication import failing_as_files
 
 if TYPE_CHECKING:
     from export.checkpoints.checkpoint import ForeignCheckpoint
@@ -96,9 +98,10 @@ def _write_checked(found: ForeignCheckpoint, folder: Path) -> float:
     from runtime.engines.verification import relative_error
 
     unet = found.network.unet  # every network has one that has a configuration
-    DDPMPipeline(unet, DDPMScheduler(**process_to_diffusers(found.process))).save_pretrained(
-        folder, safe_serialization=True
-    )
+    with failing_as_files():
+        DDPMPipeline(unet, DDPMScheduler(**process_to_diffusers(found.process))).save_pretrained(
+            folder, safe_serialization=True
+        )
     written = load_checkpoint(folder)
     expected = replace(
         found.process,

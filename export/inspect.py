@@ -12,18 +12,20 @@ from typing import Any
 from commands.program import Report, make_parser, run_program
 from diffusion.errors import InputError
 from diffusion.json_text import read_json_object
-from diffusion.samplers.user_table import table_from_json
 from export.checkpoints.flags import parsed_flags
 from export.checkpoints.registry import FILE_SUFFIXES, add_checkpoint_flags
 from export.inspection.engines import inspect_openvino, inspect_plan
 from export.inspection.networks import inspect_folder, inspect_foreign, inspect_onnx, sha256_of
 from export.inspection.record import Inspection
 from runtime.engines.checkpoint_folder import MODEL_INDEX, UNET_CONFIG
-from runtime.formats.run_manifest import MANIFEST, RunManifest
+from runtime.formats.run_manifest import MANIFEST
 from runtime.formats.sidecar import sidecar_path
+from runtime.formats.table_file import TableFile
 from runtime.formats.train_record import TRAIN_JSON
 from runtime.process_flags import ProcessFlags, add_process_flags, process_flags
+from runtime.runs.places import ObjectUrl, Place, place_argument
 from runtime.runs.shard_folder import find_shards
+from runtime.runs.store import open_store
 
 EXPECTED = (
     "a checkpoint (a diffusers folder, a .pt, .ckpt or .safetensors file), an ONNX file, an engine (.xml, .plan), its "
@@ -32,7 +34,7 @@ EXPECTED = (
 
 
 def inspect(
-    path: Path,
+    path: Place,
     flags: ProcessFlags | None = None,
     checkpoint_flags: Mapping[str, object] | None = None,
     allow_pickle: bool = False,
@@ -40,7 +42,7 @@ def inspect(
     """Find out what a file or folder is. No network is run, and no engine is deserialized.
 
     Args:
-        path: of anything that this program reads or writes.
+        path: of anything that this program reads or writes; or the URL of a run of samples.
         flags: the process of a network whose file does not describe it; without them it is not described.
         checkpoint_flags: what a checkpoint of another project does not say, as of `ExportRequest`.
         allow_pickle: read tensors from a pickle.
@@ -49,6 +51,10 @@ def inspect(
         InputError: nothing there, something else, or a file that is damaged.
     """
     flags, checkpoint_flags = flags or ProcessFlags(), checkpoint_flags or {}
+    if isinstance(path, ObjectUrl):
+        if flags != ProcessFlags() or checkpoint_flags:
+            raise InputError(f"{path}: flags are for an ONNX file or a network alone; leave them out")
+        return _run(path)
     if not path.exists():
         raise InputError(f"{path}: no such file or folder, expected {EXPECTED}")
     of_folder, of_onnx = path.is_dir() and not (path / MANIFEST).exists(), path.suffix == ".onnx"
@@ -96,7 +102,9 @@ def _json(path: Path) -> Inspection:
 
 
 def _table(path: Path, fields: Mapping[str, Any]) -> Inspection:
-    table = table_from_json(fields, str(path))
+    file = TableFile.from_json(fields, str(path))
+    table = file.table
+    fitted = {} if file.fitted is None else {"checkpoint_sha256": table.checkpoint_sha256, **file.fitted.to_json()}
     return Inspection(
         "table of a sampler",
         path,
@@ -109,13 +117,16 @@ def _table(path: Path, fields: Mapping[str, Any]) -> Inspection:
             "histories": table.histories,
             "learned": table.learned,
             "notes": list(table.notes),
+            "digest": "fits" if file.sealed else "none",
+            **fitted,
         },
     )
 
 
-def _run(path: Path) -> Inspection:
-    manifest = RunManifest.read(path)
-    assert manifest is not None
+def _run(path: Place) -> Inspection:
+    manifest = open_store(path).manifest()
+    if manifest is None:
+        raise InputError(f"{path}: holds no {MANIFEST}, expected the URL of a run of samples")
     done, non_finite, shards = manifest.done, manifest.non_finite, {}
     if "shard_size" in manifest.identity:  # what is done is what lies there
         folder, records = find_shards(path)
@@ -145,7 +156,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "origin, hashes, and on what it runs here.",
         "No network is run and no engine is deserialized. --json prints all of it, the table what fits.",
     )
-    parser.add_argument("file", type=Path, metavar="FILE", help=f"{EXPECTED}")
+    parser.add_argument("file", type=place_argument, metavar="FILE", help=f"{EXPECTED}")
     parser.add_argument("--allow-pickle", action="store_true", help="read tensors from a pickle; no code in it runs")
     add_process_flags(parser)
     add_checkpoint_flags(parser)

@@ -11,11 +11,9 @@ import importlib
 import logging
 import re
 import sys
-import tempfile
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +22,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from commands.errors import reason
 from commands.program import say
+from commands.whole_files import work_folder
 from diffusion.errors import InputError
 from export.graph_facts import all_names, free_name, is_standard, name_nodes, reads, rename_reads, subgraphs
 from export.network_io import T, X, set_io_type, tensor_types
@@ -134,14 +133,14 @@ def to_mixed_precision(
     t = t.astype(helper.tensor_dtype_to_np_dtype(t_type))
     lookups = [node.name for node in model.graph.node if is_standard(node, "Gather") and node.input[1] == T]
     lookups = [name for name in lookups if name not in keep_float32]
-    with tempfile.TemporaryDirectory() as folder, _quiet(debug):
+    with work_folder() as folder, _quiet(debug):
         from modelopt.onnx.autocast.convert import convert_to_mixed_precision
 
-        path = Path(folder) / "network.onnx"
+        path = folder / "network.onnx"
         arrays: dict[str, Any] = {X: x, T: t, **(conditions or {})}
         try:
             onnx.save(model, str(path))
-            np.savez(Path(folder) / "calibration.npz", **arrays)
+            np.savez(folder / "calibration.npz", **arrays)
         except OSError as error:
             raise InputError(
                 f"{folder}: the network cannot be written there for AutoCast ({error.strerror}); "
@@ -157,7 +156,7 @@ def to_mixed_precision(
                 nodes_to_include=_patterns(lookups),
                 # bf16 has float32's range.
                 data_max=_MAX_FP16 if precision == "fp16" else np.inf,
-                calibration_data=str(Path(folder) / "calibration.npz") if precision == "fp16" else None,
+                calibration_data=str(folder / "calibration.npz") if precision == "fp16" else None,
             )
         except Exception as error:  # AutoCast raises whatever its parts raise
             raise InputError(

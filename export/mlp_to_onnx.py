@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from commands.locks import sole_writer
 from commands.program import Report, make_parser, run_program, say
-from commands.whole_files import sole_writer, whole_file
+from commands.whole_files import whole_file
 from ddpm_rt.own_packages import import_own_packages
 from diffusion.binomial import BinomialProcess
 from diffusion.process import METADATA_KEY, Process
@@ -24,7 +25,9 @@ from export.request import check_out
 
 if TYPE_CHECKING:
     from export.onnx_check import Verification
-    from train.mlp import TrainedMlp
+    from runtime.formats.onnx_seal import sealed
+from runtime.formats.precision import FP32
+from train.mlp import TrainedMlp
 
 DEFAULT_CHECKPOINT, OPSET = Path("runs/swiss_roll"), 18
 
@@ -74,7 +77,7 @@ def _write_checked(trained: TrainedMlp, path: Path) -> tuple[Verification, dict[
     say(f"tracing {trained.folder} at opset {OPSET}")
     model = finish_graph(trace_module(trained.network, process.sample.chw, OPSET), frame)
     onnx.helper.set_model_props(model, {METADATA_KEY: json.dumps(process.to_json(), sort_keys=True)})
-    content: bytes = model.SerializeToString(deterministic=True)
+    content = sealed(model.SerializeToString(deterministic=True), FP32.name)
     path.write_bytes(content)
     say("comparing ONNX Runtime with PyTorch")
     verification = verify_onnx(path, frame, trained.predict)

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from commands.errors import VerificationError
-from commands.whole_files import check_room, whole_file
+from commands.whole_files import check_room
 from export.request import ExportRequest
 from runtime.engines.verification import EngineVerification
-from runtime.formats.sidecar import Description, Sidecar, golden_path
+from runtime.formats.sidecar import Description, Sidecar, engine_files, golden_path
 
 
 class Verified(Protocol):
@@ -103,7 +103,7 @@ def check_passed(
 
 
 def publish_engine(engine: Path, sidecar: Sidecar[Description], golden: bytes, files: Mapping[Path, bytes]) -> None:
-    """Write the files of an engine, each whole, and the sidecar last: until it is there its hashes do not fit.
+    """Write the files of an engine; whatever comes in between, all of them are the old ones, or the new ones.
 
     Args:
         engine: the file that the sidecar describes.
@@ -116,7 +116,7 @@ def publish_engine(engine: Path, sidecar: Sidecar[Description], golden: bytes, f
     """
     contents = {golden_path(engine): golden, **files}
     check_room(engine, sum(map(len, contents.values())))
-    for path, content in contents.items():
-        with whole_file(path) as temporary:
-            temporary.write_bytes(content)
-    sidecar.write(engine)
+    with engine_files(engine).replaced() as temporary:
+        for path, content in contents.items():
+            (temporary / path.name).write_bytes(content)
+        sidecar.write(temporary / engine.name)

@@ -13,7 +13,7 @@ from diffusion.errors import InputError
 from export.checkpoints.flags import parsed_flags
 from export.checkpoints.registry import add_checkpoint_flags
 from runtime.formats.precision import ENGINE_PRECISIONS, FP32
-from runtime.formats.sidecar import golden_path, sidecar_path
+from runtime.formats.sidecar import engine_files
 from runtime.process_flags import ProcessFlags, add_process_flags, process_flags
 
 DEFAULT_CHECKPOINT = Path("runs/digits")
@@ -87,9 +87,8 @@ def check_out(out: Path, suffix: str) -> None:
     """Raises InputError if a file cannot be called so, or, of an engine, one that lies beside it cannot."""
     if out.suffix != suffix:
         raise InputError(f"{out}: the name ends in {out.suffix!r}, expected {suffix!r}; choose another name with --out")
-    beside = () if suffix == ".onnx" else (golden_path(out), sidecar_path(out))
-    for path in (out, *beside):
-        check_name(path)
+    for name in (out.name,) if suffix == ".onnx" else engine_files(out).entries:
+        check_name(out.with_name(name))
 
 
 def add_request_flags(

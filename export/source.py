@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from commands.locks import sole_writer
 from commands.program import say
 from commands.system import let_idle_threads_sleep
-from commands.whole_files import check_room, sole_writer
+from commands.whole_files import check_room
 from diffusion.errors import InputError
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import Process
@@ -209,6 +210,8 @@ def _from_onnx(path: Path, flags: ProcessFlags, guidance: bool) -> Source:
             f"give its checkpoint or a float32 file of it{way}"
         )
     engine = OnnxRuntimeEngine(path, flags=flags, file=file)
+    if (note := engine.digest_note()) is not None:
+        say(f"note: {note}")
     say(f"{path}: {process_line(engine.process, onnx_origins(flags))}")
     model, predict = read_network(path), predict_with(engine)
     bring_ends_in_order(model, engine.process.sample, flags.output_name, str(path))

@@ -5,17 +5,19 @@ It also saves time: while the plan is built here, its network is verified in the
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from commands.errors import DeviceUnavailableError
+from commands.signals import end_with_parent
+from commands.whole_files import work_folder
 from ddpm_rt.own_packages import command_of_own_process
 from diffusion.errors import InputError
 from export.tensorrt_build import Built, build_plan, check_operators
@@ -44,23 +46,24 @@ class BuildProcess:
         self, flavor: Flavor, network: bytes, settings: BuildSettings, source: str, only_check: bool = False
     ) -> None:
         self._flavor, self._source = flavor, source
-        self._folder = tempfile.TemporaryDirectory(prefix="ddpm-rt-build-")
-        folder = Path(self._folder.name)
+        self._work = contextlib.ExitStack()
+        folder = self._folder = self._work.enter_context(work_folder())
         job = {"flavor": flavor.name, "settings": settings.to_json(), "source": source, "only_check": only_check}
         try:
             (folder / _NETWORK).write_bytes(network)
             (folder / _JOB).write_text(json.dumps(job), encoding="utf-8")
         except OSError as error:
-            self._folder.cleanup()
+            self._work.close()
             raise InputError(
                 f"{folder}: the network cannot be written there for the builder ({error.strerror}); "
                 "make room, or set TMPDIR to a folder with more"
             ) from error
         self._process = subprocess.Popen(
-            command_of_own_process("export.tensorrt_process", str(folder)),
+            command_of_own_process("export.tensorrt_process", str(folder), str(os.getpid())),
             stdin=subprocess.DEVNULL,
             stdout=2,  # whatever the builder prints is no result
             process_group=0,  # Ctrl-C reaches the process that asked, which ends this one
+            restore_signals=False,  # what it says may have no reader
             env=os.environ | {"PYTHONPATH": os.pathsep.join(part or str(Path.cwd()) for part in sys.path)},
         )
 
@@ -73,7 +76,7 @@ class BuildProcess:
         if self._process.poll() is None:
             self._process.kill()
         self._process.wait()
-        self._folder.cleanup()
+        self._work.close()
 
     def wait(self) -> Built:
         """What was built.
@@ -82,7 +85,7 @@ class BuildProcess:
             InputError, DeviceUnavailableError: as `build_plan` in the other process, or that process crashed.
         """
         fields = self._result()
-        plan = Path(self._folder.name) / _PLAN
+        plan = self._folder / _PLAN
         return Built(plan=plan.read_bytes(), **fields | {"flags": tuple(fields["flags"])})
 
     def wait_for_check(self) -> None:
@@ -92,7 +95,7 @@ class BuildProcess:
     def _result(self) -> dict[str, Any]:
         code = self._process.wait()
         try:
-            fields: dict[str, Any] = json.loads((Path(self._folder.name) / _RESULT).read_text(encoding="utf-8"))
+            fields: dict[str, Any] = json.loads((self._folder / _RESULT).read_text(encoding="utf-8"))
         except FileNotFoundError:
             ended = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
             raise InputError(
@@ -133,4 +136,5 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
+    end_with_parent(int(sys.argv[2]))
     main(Path(sys.argv[1]))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,13 +12,14 @@ from typing import TYPE_CHECKING
 
 from commands.errors import DeviceUnavailableError, reason
 from commands.program import Report, make_parser, run_program, say
+from commands.whole_files import work_folder
 from diffusion.errors import InputError
 from export.publication import Exported, accuracy, check_passed, publish_engine
 from export.request import ExportRequest, add_request_flags, as_request, check_out, export_request
 from export.source import Source, open_source
 from runtime.formats.openvino_description import OpenVinoDescription
 from runtime.formats.precision import BF16, FLOAT32, FP32, INT64
-from runtime.formats.sidecar import Sidecar
+from runtime.formats.sidecar import Sidecar, weights_path
 from runtime.formats.tensor_spec import NetworkTensors, TensorSpec, condition_specs
 from runtime.formats.verification_record import VerificationRecord
 from runtime.process_flags import ProcessFlags
@@ -48,7 +48,7 @@ def export_openvino(
 ) -> Exported:
     """Convert, verify and publish an OpenVINO engine: `….xml`, its `.bin`, its reference predictions and its sidecar.
 
-    The sidecar comes last. Until it is there its hashes do not fit, so a reader sees a whole engine or none.
+    A reader sees the old engine or the new one, whatever ends this program.
 
     Args:
         out: the file to write, `….xml`; or a request, which holds all that follows.
@@ -93,7 +93,7 @@ def _exported(request: ExportRequest, source: Source) -> Exported:
         model, folding = fold_time(model, source.process.schedule.num_train_timesteps, str(source.path))
     network, weights, rewriting = _convert(model, source)
     sidecar, golden, verification = _verified(source, folding, rewriting, request, network, weights)
-    publish_engine(out, sidecar, golden, {out.with_suffix(".bin"): weights, out: network})
+    publish_engine(out, sidecar, golden, {weights_path(out): weights, out: network})
     size_bytes = len(network) + len(weights)
     report = {
         "summary": (
@@ -152,8 +152,8 @@ def _convert(model: onnx.ModelProto, source: Source) -> tuple[bytes, bytes, Rewr
             f"{source.path}: the prediction is made from {found} alone, expected one that depends on the noisy sample "
             "and on the timestep, and on every condition; export the whole network"
         )
-    with tempfile.TemporaryDirectory() as folder:
-        xml = Path(folder) / "unet.xml"
+    with work_folder() as folder:
+        xml = folder / "unet.xml"
         openvino.serialize(converted, str(xml))
         return xml.read_bytes(), xml.with_suffix(".bin").read_bytes(), rewriting
 
@@ -198,8 +198,8 @@ def _verified(
         verification=VerificationRecord(passed=False),
         golden_sha256=hashlib.sha256(content).hexdigest(),
     )
-    with tempfile.TemporaryDirectory() as folder:
-        xml = Path(folder) / request.out.name
+    with work_folder() as folder:
+        xml = folder / request.out.name
         xml.write_bytes(network)
         xml.with_suffix(".bin").write_bytes(weights)
         engine = OpenVinoEngine(xml, sidecar=sidecar)

@@ -6,14 +6,13 @@ import argparse
 import contextlib
 import hashlib
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from commands.program import Report, make_parser, run_program, say
-from commands.whole_files import write_whole_text
+from commands.whole_files import work_folder, write_whole_text
 from diffusion.errors import InputError
 from export.publication import Exported, accuracy, check_passed, publish_engine
 from export.request import ExportRequest, add_request_flags, as_request, check_out, export_request
@@ -75,7 +74,7 @@ def export_trt(
     allow_pickle: bool = False,
     debug: bool = False,
 ) -> Exported:
-    """Build, verify and publish a TensorRT plan: `….plan`, its reference predictions and, last, its sidecar.
+    """Build, verify and publish a TensorRT plan: `….plan`, its reference predictions and its sidecar.
 
     Args:
         out: the file to write, `….plan`; or a request, which holds what follows but the options.
@@ -275,8 +274,8 @@ def _verify_executed(
     from runtime.engines.tensorrt_refusals import accept_plan
     from runtime.engines.verification import predict_with, verify_engine
 
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / job.export.out.name
+    with work_folder() as folder:
+        path = folder / job.export.out.name
         path.write_bytes(plan)
         accepted = accept_plan(path, sidecar)
         engine = TensorRtEngine(accepted)

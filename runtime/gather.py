@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import os
 import sys
+import tempfile
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,13 +17,16 @@ from typing import Any
 import numpy as np
 
 from commands.errors import VerificationError
+from commands.locks import sole_writer
 from commands.program import OneLineParser, make_parser, run_program, say
 from commands.progress import progress_bar
-from commands.whole_files import check_name, sole_writer, whole_file
+from commands.whole_files import check_name, whole_file
 from diffusion.errors import InputError
 from diffusion.process import SampleShape
 from runtime.formats.shard_record import ShardRecord
-from runtime.runs.shard_files import kept_indices, read_shard, shard_shape
+from runtime.runs.object_store import ObjectStore
+from runtime.runs.places import Place, place_argument
+from runtime.runs.shard_files import kept_indices
 from runtime.runs.shard_folder import ShardFolder, find_shards
 from runtime.runs.shards import Shard
 
@@ -40,9 +45,13 @@ def gather_parser() -> OneLineParser:
     """The parser of the command line."""
     parser = make_parser("runtime.gather", "Make one .npz of the shards of a run, whatever their format.", _EXAMPLES)
     parser.add_argument(
-        "run", nargs="?", type=Path, default=Path("samples"), help="folder of a run in shards (default: samples)"
+        "run",
+        nargs="?",
+        type=place_argument,
+        default=Path("samples"),
+        help="folder or URL of a run in shards (default: samples)",
     )
-    parser.add_argument("--out", type=Path, help="file (default: samples.npz in the folder of the run)")
+    parser.add_argument("--out", type=place_argument, help="file or URL (default: samples.npz beside the shards)")
     parser.add_argument("--overwrite", action="store_true", help="replace --out if it exists")
     parser.add_argument(
         "--partial", action="store_true", help="leave out shards that are not done and samples that broke"
@@ -57,11 +66,15 @@ def gather(args: argparse.Namespace) -> dict[str, Any]:
         InputError: no run in shards, one that is not done, or a file that cannot be written.
         VerificationError: a shard is damaged, or samples broke.
     """
-    out: Path = args.run / "samples.npz" if args.out is None else args.out
+    out: Place = args.run / "samples.npz" if args.out is None else args.out
     if out.suffix != ".npz":
         raise InputError(f"{out}: found the suffix {out.suffix!r}, expected .npz; give another --out")
-    check_name(out)
-    if os.path.lexists(out) and not args.overwrite:
+    if isinstance(out, Path):
+        check_name(out)
+    elif out.is_bucket:
+        raise InputError(f"{out}: is a bucket, expected an object in it, such as {out}/samples.npz")
+    is_there = os.path.lexists(out) if isinstance(out, Path) else ObjectStore(out.parent).has(out.name)
+    if is_there and not args.overwrite:
         raise InputError(f"{out}: is in the way; give another --out, or --overwrite to replace it")
     folder, done = find_shards(args.run)
     folder = with_shape(folder, done)
@@ -83,7 +96,7 @@ def gather(args: argparse.Namespace) -> dict[str, Any]:
         raise InputError(f"{args.run}: holds no samples yet; finish the run with --resume")
     if num < folder.plan.num:
         say(f"note: {folder.plan.num - num} of {folder.plan.num} samples are not there and left out")
-    with sole_writer(out), whole_file(out) as temporary:
+    with _whole(out, args.overwrite) as temporary:
         write_array(temporary, (num, *_hwc(folder.shape)), _contents(folder, shards, done))
     return {
         "summary": f"{num} samples of {len(shards)} shards: {out}",
@@ -116,9 +129,9 @@ def write_array(path: Path, shape: tuple[int, ...], parts: Iterable[np.ndarray])
 def with_shape(folder: ShardFolder, done: Mapping[Shard, ShardRecord]) -> ShardFolder:
     """The folder, with the shape that the samples of its first shard have."""
     for shard, record in done.items():
-        if indices := kept_indices(shard, record):
+        if kept_indices(shard, record):
             _verified(folder, shard)
-            return replace(folder, shape=shard_shape(folder.file(shard), folder.format, indices))
+            return replace(folder, shape=folder.shape_of(shard, record))
     return folder
 
 
@@ -127,10 +140,25 @@ def _contents(folder: ShardFolder, shards: list[Shard], done: dict[Shard, ShardR
         for shard in shards:
             record = _verified(folder, shard)
             if record != done[shard]:
-                raise VerificationError(f"{folder.record_file(shard)}: has changed while it was read; gather again")
-            if indices := kept_indices(shard, record):
-                yield read_shard(folder.file(shard), folder.format, indices, folder.shape)
+                raise VerificationError(
+                    f"{folder.store.place(folder.file(shard))}: has changed while it was read; gather again"
+                )
+            if kept_indices(shard, record):
+                yield folder.images(shard, record)
             bar.update()
+
+
+@contextlib.contextmanager
+def _whole(out: Place, overwrite: bool) -> Iterator[Path]:
+    """A path to write to, whose content becomes the file or the object `out`, whole or not at all."""
+    if isinstance(out, Path):
+        with sole_writer(out), whole_file(out) as temporary:
+            yield temporary
+        return
+    store = ObjectStore(out.parent)
+    with tempfile.TemporaryDirectory(prefix="ddpm-rt-") as folder:
+        yield (local := Path(folder) / out.name)
+        store.put_file(out.name, local, replace=overwrite)
 
 
 def _verified(folder: ShardFolder, shard: Shard) -> ShardRecord:

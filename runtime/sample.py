@@ -19,7 +19,7 @@ from runtime.sample_flags import check_flags, list_samplers, sample_parser
 from runtime.sample_report import announce, non_finite_message
 from runtime.sample_request import SampleRequest, open_request
 from runtime.sample_shards import is_sharded, sample_in_shards
-from runtime.trajectory import TRAJECTORY_FILES, Trajectory
+from runtime.trajectory import TRAJECTORY_FILES, Trajectory, trajectory_files
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -57,6 +57,7 @@ def sample(args: argparse.Namespace) -> dict[str, Any]:
         given=given,
     )
     with sole_run(args.out):
+        trajectory_files(args.out).settle()
         folder = RunFolder.claim(args.out, identity, names, args.resume, args.overwrite)
         if args.resume and not folder.done:
             say(f"{args.out}: holds no finished samples to go on from; beginning with the first")

@@ -24,6 +24,7 @@ from diffusion.errors import InputError
 from diffusion.process import METADATA_KEY
 from runtime.arrays import room_for
 from runtime.chain.interface import check_seed_range
+from runtime.engines.onnx_file import read_onnx
 
 DEFAULT_ENGINE, DEFAULT_OUT, DEFAULT_NUM, BATCH_SIZE = Path("heartbeat.onnx"), Path("samples/bits.npy"), 64, 1024
 _SHOWN, _WIDEST = 10, 80
@@ -37,6 +38,7 @@ class BinomialNetwork:
         path: as `export.mlp_to_onnx` writes it.
 
     Attributes:
+        file: what was read of the file.
         process: from its metadata.
 
     Raises:
@@ -53,6 +55,7 @@ class BinomialNetwork:
             ) from error
         if not path.is_file():
             raise InputError(f"{path}: no such file; make one with `python -m export.mlp_to_onnx`")
+        self.file = read_onnx(path)
         options = ort.SessionOptions()
         options.log_severity_level = _SEVERITY_FATAL
         # A network this small is slower on several threads.
@@ -61,6 +64,7 @@ class BinomialNetwork:
             self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's exceptions have no common base
             raise InputError(f"{path}: ONNX Runtime cannot read it ({reason(error)})") from error
+        self.file.check_unchanged()
         text = self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
         if text is None:
             raise InputError(f"{path}: has no metadata {METADATA_KEY}; make it with `python -m export.mlp_to_onnx`")
@@ -100,6 +104,8 @@ def sample(args: argparse.Namespace) -> Report:
     check_name(args.out)
     network = BinomialNetwork(args.engine)
     say(f"{args.engine}: {network.process.schedule.num_train_timesteps} steps, {args.num} samples")
+    if not network.file.has_digest:
+        say(f"note: {args.engine} has no digest: a changed byte is not noticed; its SHA-256 is {network.file.sha256}")
     began = time.perf_counter()
     samples = sample_bits(network, args.num, args.seed, args.start)
     seconds = time.perf_counter() - began
@@ -108,6 +114,7 @@ def sample(args: argparse.Namespace) -> Report:
     report: dict[str, Any] = {
         "out": str(args.out),
         "engine": str(args.engine),
+        "engine_sha256": network.file.sha256,
         "num": args.num,
         "seed": args.seed,
         "start": args.start,

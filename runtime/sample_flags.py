@@ -16,6 +16,7 @@ from runtime.engines.onnx_opening import ONNX_BACKENDS
 from runtime.engines.opening import DEVICES
 from runtime.process_flags import add_process_flags
 from runtime.runs.files import FORMATS
+from runtime.runs.places import place_argument
 from runtime.runs.shards import SHARDED_ABOVE, USUAL_SHARD_SIZE
 
 DEFAULT_NUM = 64
@@ -44,11 +45,15 @@ _CLIPPED_HELP = (
 _LAMBDA_MIN_HELP = "leave out the timesteps with half-log-SNR below L, the noisiest; -5.1 suits a cosine schedule"
 _X_INIT_HELP = "begin with these: float32 states as they are, or uint8 images (.npy, .npz, a picture) noised first"
 _INVERT_HELP = "run ddim upwards: from --x-init, images, to the noise that ddim makes them from (--format npy)"
-_FORCE_HELP = "sample although the steps turn the rounding of a low-precision engine into visible error"
+_FORCE_HELP = (
+    "sample although the steps turn the rounding of a low-precision engine into visible error, or the table was fitted "
+    "to another checkpoint"
+)
 _FORMAT_HELP = (
     "grid: grid.png (default); png: one file each; npz: samples.npz, arr_0, uint8 NHWC; "
     "npy: samples.npy, float32 NCHW before quantization; in shards: npz (default), png, or tar for WebDataset"
 )
+_OUT_HELP = "folder (default: samples), or a URL of a store: s3://bucket/run, gs://bucket/run, for shards"
 _SHARD_SIZE_HELP = (
     f"write the samples in files of N (default above {SHARDED_ABOVE:,} samples: about {USUAL_SHARD_SIZE:,}); "
     "python -m runtime.gather makes one file of them"
@@ -127,7 +132,7 @@ def sample_parser() -> OneLineParser:
     chain.add_argument("--invert", action="store_true", help=_INVERT_HELP)
     chain.add_argument("--from-timestep", type=int, metavar="t", help="begin there, and space --steps over 0..t")
     result = parser.add_argument_group("result")
-    result.add_argument("--out", type=_folder, default=Path("samples"), help="folder (default: samples)")
+    result.add_argument("--out", type=place_argument, default=Path("samples"), help=_OUT_HELP)
     result.add_argument("--format", choices=(*FORMATS, "tar"), help=_FORMAT_HELP)
     result.add_argument(
         "--trajectory",
@@ -227,14 +232,6 @@ def _condition(text: str) -> tuple[str, str]:
     if not (name and equals and value):
         raise argparse.ArgumentTypeError(f"found {text!r}, expected NAME=FILE or NAME=NUMBER")
     return name, value
-
-
-def _folder(text: str) -> Path:
-    if "://" in text:  # which would become a folder of that name
-        raise argparse.ArgumentTypeError(
-            f"found {text!r}, a URL, expected a folder; mount the store there, or copy the folder to it afterwards"
-        )
-    return Path(text)
 
 
 def _batch_size(text: str) -> int | str:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from commands.program import say
 from diffusion.samplers import chosen_spacing
 from runtime.formats.run_manifest import NonFiniteSample
+from runtime.runs.places import Place
 from runtime.sampler import Sampler
 
 
@@ -24,7 +24,12 @@ def announce(args: argparse.Namespace, sampler: Sampler, num: int, with_x_init: 
     for note in notes:
         say(f"note: {note}")
     return {
-        "engine": {"path": str(args.engine), "name": sampler.engine.name, "sha256": sampler.engine.sha256},
+        "engine": {
+            "path": str(args.engine),
+            "name": sampler.engine.name,
+            "sha256": sampler.engine.sha256,
+            "has_digest": sampler.engine.has_digest,
+        },
         "spacing": spacing,
         "conditioning": table.conditioning,
         "notes": notes,
@@ -45,7 +50,7 @@ def _spacing(args: argparse.Namespace, sampler: Sampler) -> tuple[str | None, st
     return spacing, f" ({spacing} spacing, {said_by})"
 
 
-def non_finite_message(broken: Sequence[NonFiniteSample], num: int, out: Path) -> str:
+def non_finite_message(broken: Sequence[NonFiniteSample], num: int, out: Place) -> str:
     """What the user is told of samples that broke."""
     shown = "; ".join(str(sample) for sample in broken[:3]) + ("; …" if len(broken) > 3 else "")
     return (

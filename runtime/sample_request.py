@@ -10,10 +10,10 @@ import numpy as np
 from diffusion.errors import InputError
 from diffusion.number_checks import is_whole
 from runtime.conditions import GivenConditions
-from runtime.formats.run_manifest import RunManifest
 from runtime.initial_states import load_conditions, load_initial_states
 from runtime.process_flags import process_flags
 from runtime.runs.batch_choice import choose_batch
+from runtime.runs.store import open_store
 from runtime.sample_flags import AUTO, DEFAULT_NUM
 from runtime.sampler import Sampler
 
@@ -87,7 +87,7 @@ def open_request(args: argparse.Namespace) -> SampleRequest:
 
 def _measured_batch(args: argparse.Namespace, sampler: Sampler, given: GivenConditions) -> int:
     """The batch of the run that is resumed, or else the fastest one."""
-    found = RunManifest.read(args.out) if args.resume else None
+    found = open_store(args.out).manifest() if args.resume else None
     said = None if found is None else found.identity.get("batch_size")
     if is_whole(said) and said > 0:
         return said

@@ -10,16 +10,17 @@ from commands.errors import VerificationError
 from commands.program import say
 from diffusion.errors import InputError
 from diffusion.number_checks import is_whole
-from runtime.formats.run_manifest import RunManifest
 from runtime.formats.shard_record import ShardRecord
 from runtime.runs.files import check_fits
 from runtime.runs.folder import run_identity
 from runtime.runs.parts import Part
+from runtime.runs.places import ObjectUrl
 from runtime.runs.shard_files import SHARD_FORMATS, check_shard_format
 from runtime.runs.shard_folder import ShardFolder
 from runtime.runs.shard_progress import RunProgress
 from runtime.runs.shard_run import SamplerSource, draw_shards
 from runtime.runs.shards import SHARDED_ABOVE, ShardPlan, choose_sizes
+from runtime.runs.store import open_store
 from runtime.runs.workers import draw_with_workers
 from runtime.sample_report import announce, non_finite_message
 from runtime.sample_request import SampleRequest
@@ -37,6 +38,7 @@ def is_sharded(args: argparse.Namespace, num: int) -> bool:
     """
     asked = [f"--{name.replace('_', '-')}" for name in _ASKING if getattr(args, name) is not None]
     asked += ["--format tar"] if args.format == "tar" else []
+    asked += [f"--out {args.out}"] if isinstance(args.out, ObjectUrl) else []
     if asked and args.trajectory is not None:
         raise InputError(f"{asked[0]} and --trajectory were both given; draw the trajectory in a run of its own")
     if "shard_size" in _said_by_the_run(args):
@@ -61,9 +63,9 @@ def sample_in_shards(args: argparse.Namespace, request: SampleRequest) -> dict[s
     plan = folder.plan
     shards = [plan[place] for place in range(part.index, len(plan), part.count)]
     part_num = sum(shard.num for shard in shards)
-    if not args.resume:
+    if not args.resume and not isinstance(args.out, ObjectUrl):
         check_fits("npz", args.out, shape, max(1, part_num))
-    with folder.claimed(args.resume, args.overwrite):
+    with folder.store.claimed(folder.identity, args.resume, args.overwrite):
         done = folder.done(shards, args.verify) if args.resume else {}
         folder.tidy(done)
         left = [shard for shard in shards if shard not in done]
@@ -126,7 +128,7 @@ def open_shards(
     )
     identity |= {"shard_size": shard_size, "batch_size": batch_size}
     plan = ShardPlan(args.start, request.num, shard_size, batch_size)
-    folder = ShardFolder(args.out, identity, plan, sampler.process.sample)
+    folder = ShardFolder(open_store(args.out), identity, plan, sampler.process.sample)
     return folder, SamplerSource(sampler, args.seed, args.start, request.x_init, request.given)
 
 
@@ -143,7 +145,7 @@ def _result(args: argparse.Namespace, records: Sequence[ShardRecord], num: int, 
 
 def _said_by_the_run(args: argparse.Namespace) -> Mapping[str, Any]:
     """The identity of the run that `--resume` may go on with."""
-    found = RunManifest.read(args.out) if args.resume else None
+    found = open_store(args.out).manifest() if args.resume else None
     return {} if found is None else found.identity
 
 

@@ -15,13 +15,15 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
-from commands.errors import DeviceUnavailableError, VerificationError
+from commands.errors import DeviceUnavailableError, VerificationError, user_error
+from commands.signals import end_with_parent
 from diffusion.errors import InputError
 from diffusion.number_checks import shown
 from runtime.device.interface import DeviceEngine
 from runtime.engines.interface import Engine
+from runtime.runs.places import ObjectUrl
 from runtime.runs.shard_drawing import draw_shard
-from runtime.runs.workers import Drawn, Failed, Moved, Ready, end_with_parent
+from runtime.runs.workers import Drawn, Failed, Moved, Ready
 
 MAX_WORKERS = 1024
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -46,6 +48,8 @@ def worker_places(args: argparse.Namespace, engine: Engine) -> list[WorkerPlace]
         return None
     if args.workers is not None and args.devices is not None:
         raise InputError("--workers and --devices were both given; give --workers on a CPU, --devices on GPUs")
+    if isinstance(args.out, ObjectUrl) and args.out.scheme == "memory":
+        raise InputError(f"{args.out}: is the memory of one process, which workers do not see; give another --out")
     on_gpu = isinstance(engine, DeviceEngine)
     cores = len(os.sched_getaffinity(0))
     if args.workers is not None:
@@ -117,13 +121,15 @@ def _work(connection: Connection, parent: int, start: WorkerStart, place: int) -
     try:
         with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the parent is gone
             _draw(connection, start, place)
-    except (InputError, VerificationError, DeviceUnavailableError) as error:
-        connection.send(Failed(_kind(error), str(error)))
     except MemoryError as error:
         message = f"a worker has too little memory ({error or 'allocation failed'}); give fewer --workers"
         connection.send(Failed(InputError.__name__, message))
     except Exception as error:
-        connection.send(Failed(type(error).__name__, str(error), traceback.format_exc()))
+        found = user_error(error, "runtime.sample")
+        if found is None:
+            connection.send(Failed(type(error).__name__, str(error), traceback.format_exc()))
+        else:
+            connection.send(Failed(_kind(found), str(found)))
 
 
 def _kind(error: Exception) -> str:

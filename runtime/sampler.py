@@ -13,6 +13,7 @@ from diffusion.number_checks import shown, whole_number, yes_or_no
 from diffusion.philox import MAX_SEED
 from diffusion.process import Process
 from diffusion.samplers import make_table
+from diffusion.samplers.user_table import check_fitted_to
 from diffusion.step_table import StepTable, start_note
 from runtime.arrays import check_states, room_for
 from runtime.chain.device_pool import DevicePool
@@ -25,6 +26,7 @@ from runtime.device.interface import DeviceEngine
 from runtime.engines.interface import Engine
 from runtime.engines.opening import EngineOptions, open_engine
 from runtime.formats.run_manifest import NonFiniteSample
+from runtime.formats.table_file import is_table_file, read_table
 from runtime.images import quantize
 from runtime.process_flags import ProcessFlags
 from runtime.trajectory import Trajectory
@@ -56,7 +58,7 @@ class Sampler:
     Args:
         engine: a path (`unet.onnx`, `unet.plan`, a checkpoint folder), or an engine that is already open.
         device: "cpu" or "cuda", for a path; None for "cuda" with a plan and "cpu" with the rest.
-        sampler: the method, see `diffusion.samplers.SAMPLERS`; or a table of one's own, or its JSON file; None for
+        sampler: the method, see `diffusion.samplers.SAMPLERS`; or a table of one's own, or its file `….json`; None for
             `ddpm`, or for `ddim` where `invert` is given.
         num_steps: network calls; None for every timestep of training.
         spacing: how the timesteps are chosen where there are fewer; None for what the checkpoint says, or `trailing`
@@ -74,7 +76,8 @@ class Sampler:
         allow_pickle: whether a checkpoint's weights may be a pickle.
         backend: which library runs an ONNX file, see `runtime.engines.onnx_opening.ONNX_BACKENDS`.
         precision, compiled: of a checkpoint folder on a GPU, see `runtime.engines.opening.open_engine`.
-        force: run a table although it turns the rounding of a low-precision engine into visible error.
+        force: run a table although it turns the rounding of a low-precision engine into visible error, or was fitted to
+            another checkpoint.
 
     Raises:
         InputError: an engine, a name or a number that cannot be used.
@@ -123,22 +126,27 @@ class Sampler:
         elif not isinstance(engine, Engine):
             raise InputError(f"engine is {shown(engine)}, expected a path, or an engine that is open")
         self.engine = engine
+        if isinstance(sampler, str | Path) and is_table_file(sampler):
+            sampler = read_table(sampler)
         self.table: StepTable = make_table(
             engine.process,
-            sampler,
+            str(sampler) if isinstance(sampler, Path) else sampler,
             num_steps,
             spacing,
             timesteps,
             from_timestep,
             lambda_min,
             invert,
+            force=True,  # the check follows
             eta=eta,
             use_clipped_model_output=use_clipped_model_output,
         )
         self.begins_with_data = invert or self.table.ascending
-        if engine.precision != "fp32" and not force:
+        if not force:
             try:
-                check_conditioning(self.table, engine.precision)
+                check_fitted_to(self.table, engine.process)
+                if engine.precision != "fp32":
+                    check_conditioning(self.table, engine.precision)
             except InputError as error:
                 raise InputError(f"{error}; --force (force=True) samples all the same") from None
         self._chains: ChainPool
@@ -159,7 +167,9 @@ class Sampler:
             with_x_init: whether states are given to begin with; pure noise in their place may deserve a remark.
         """
         begin = start_note(self.process.schedule.alpha_bar, int(self.table.timesteps[0]))
-        return [note for note in self.table.notes if not (with_x_init and note == begin)]
+        of_engine = self.engine.digest_note()
+        of_table = [note for note in self.table.notes if not (with_x_init and note == begin)]
+        return of_table if of_engine is None else [of_engine, *of_table]
 
     def sample(
         self,

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from commands.whole_files import whole_file
+from commands.file_sets import FileSet
 from diffusion.errors import InputError
 from diffusion.number_checks import shown, whole_number
 from diffusion.process import SampleShape
@@ -22,6 +22,11 @@ MAX_SAMPLES = 8
 _ANIMATION_MS, _LAST_FRAME_MS = 4000, 2000
 _FRAME_MS = (40, 500)
 _MAX_WEBP_PIXELS = 16383  # of a side
+
+
+def trajectory_files(folder: Path) -> FileSet:
+    """Those that belong together in the folder of a run."""
+    return FileSet(folder, "trajectory", TRAJECTORY_FILES)
 
 
 class Trajectory:
@@ -81,16 +86,14 @@ class Trajectory:
         return int(later[0]) if len(later) else int(self._states[-1])
 
     def save(self, folder: Path) -> list[Path]:
-        """Write `TRAJECTORY_FILES`, each whole: strips of x and of x_start, the arrays, the animation."""
-        strip_x, strip_x_start, arrays, animation = paths = [folder / name for name in TRAJECTORY_FILES]
-        for path, states in ((strip_x, self.x), (strip_x_start, self.x_start)):
-            with whole_file(path) as temporary:
-                self.draw(states).save(temporary)
-        with whole_file(arrays) as temporary:
-            np.savez(temporary, timesteps=self.timesteps, x=self.x, x_start=self.x_start)
-        with whole_file(animation) as temporary:
-            self.save_animation(temporary)
-        return paths
+        """Write `TRAJECTORY_FILES`, all of them or none: strips of x and of x_start, the arrays, the animation."""
+        with trajectory_files(folder).replaced() as temporary:
+            strip_x, strip_x_start, arrays, animation = [temporary / name for name in TRAJECTORY_FILES]
+            self.draw(self.x).save(strip_x)
+            self.draw(self.x_start).save(strip_x_start)
+            np.savez(arrays, timesteps=self.timesteps, x=self.x, x_start=self.x_start)
+            self.save_animation(animation)
+        return [folder / name for name in TRAJECTORY_FILES]
 
     def draw(self, states: np.ndarray) -> Image.Image:
         """A strip of `x` or `x_start`: a row for each sample, from noise at the left to the image at the right."""

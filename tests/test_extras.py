@@ -44,6 +44,7 @@ COMMANDS = {
     "likelihood": "benchmarks.likelihood --engine checkpoint --num 2 --evaluations 8 --levels 17 --plot m.png",
     "compare": "benchmarks.compare --checkpoint none --out n.json",
     "quality": "benchmarks.quality --engine none.onnx",
+    "load": "benchmarks.load --engine none.onnx",
     "roll": "benchmarks.swiss_roll --engine none.onnx",
 }
 WORKS_ON = {
@@ -59,14 +60,14 @@ WORKS_ON = {
 }
 QUICK = ("", "cpu", "cpu,serve", "rtx")  # the others import torch
 # Bad input that is only noticed once everything is there.
-BAD_INPUT_ON = {"cpu,serve": ["serve"], "bench": ["compare", "quality", "roll"]}
+BAD_INPUT_ON = {"cpu,serve": ["serve"], "bench": ["compare", "quality", "load", "roll"]}
 LACKING = {
     "": set(COMMANDS) - set(WORKS_ON[""]),
     "cpu": set(COMMANDS) - set(WORKS_ON["cpu"]),
     "cpu,serve": set(),
     "train": {"sample onnx", "sample openvino", "onnx", "onnx fp16", "openvino", "mlp", "tensorrt", "likelihood",
-              "compare", "quality", "roll"},
-    "export": {"sample openvino", "train", "openvino", "tensorrt", "likelihood", "compare", "quality", "roll"},
+              "compare", "quality", "load", "roll"},
+    "export": {"sample openvino", "train", "openvino", "tensorrt", "likelihood", "compare", "quality", "load", "roll"},
     "cpu,export": {"train", "tensorrt"},
     "rtx": set(COMMANDS) - set(WORKS_ON[""]),
     "rtx,export": {"train", "openvino"},

@@ -11,7 +11,7 @@ import numpy as np
 
 from diffusion.errors import InputError
 from runtime.pictures import is_picture_name
-from train.digits import LEVELS, load_digits_split
+from train.digits import BUNDLED
 from train.folder_listing import MissingSplitError, has_split, splits_of, walk_files
 from train.image_set import ImageSet, with_levels
 from train.labels import Labels
@@ -29,7 +29,8 @@ class DataRequest:
     """What a user said about the data.
 
     Attributes:
-        data: `digits`, a folder of images, an .npz or .npy file, or a Hugging Face data set (a name or a folder).
+        data: `digits` or `mnist`, a folder of images, an .npz or .npy file, or a Hugging Face data set (a name or a
+            folder).
         split: of a Hugging Face data set, or of a folder of images with sub-folders named so.
         image_column: of a Hugging Face data set.
         image_size, image_mode: see `train.image_folder.load_image_folder`.
@@ -59,24 +60,27 @@ def load_data(request: DataRequest) -> tuple[ImageSet, ImageSet | None]:
     Raises:
         InputError: the data is not there, is of an unknown kind, cannot be read, or an option does not apply to it.
     """
-    if request.data == "digits":
-        _refuse(request, "digits", *_IMAGE_OPTIONS, *_TABLE_OPTIONS)
-        split = load_digits_split()
-        train = _leveled(ImageSet.from_array("digits", split.train_images, LEVELS), request)
-        held_out = ImageSet.from_array("digits", split.held_out_images, LEVELS)
-        if request.classes:
-            train = train.with_labels(Labels.from_numbers(split.train_labels, "digits"))
-            held_out = held_out.with_labels(Labels.from_numbers(split.held_out_labels, "digits"))
-        if request.held_out is not None:
-            if request.held_out > held_out.num_images:
-                raise InputError(
-                    f"--held-out is {request.held_out}, but digits has {held_out.num_images} held-out images"
-                )
-            return train, held_out.subset(range(request.held_out)) if request.held_out else None
-        return train, held_out
+    if request.data in BUNDLED:
+        return _load_bundled(request)
     if is_table(request):
         return _from_hugging_face(request)
     return load_pictures(request).split(request.held_out)
+
+
+def _load_bundled(request: DataRequest) -> tuple[ImageSet, ImageSet | None]:
+    name = request.data
+    _refuse(request, name, *_IMAGE_OPTIONS, *_TABLE_OPTIONS)
+    split = BUNDLED[name]()
+    train = _leveled(ImageSet.from_array(name, split.train_images, split.levels), request)
+    held_out = _leveled(ImageSet.from_array(name, split.held_out_images, split.levels), request)
+    if request.classes:
+        train = train.with_labels(Labels.from_numbers(split.train_labels, name))
+        held_out = held_out.with_labels(Labels.from_numbers(split.held_out_labels, name))
+    if request.held_out is None:
+        return train, held_out
+    if request.held_out > held_out.num_images:
+        raise InputError(f"--held-out is {request.held_out}, but {name} has {held_out.num_images} held-out images")
+    return train, held_out.subset(range(request.held_out)) if request.held_out else None
 
 
 def load_pictures(request: DataRequest) -> ImageSet:
@@ -132,12 +136,12 @@ def is_table(request: DataRequest) -> bool:
         return not _is_image_folder(path)
     if path.exists():
         raise InputError(
-            f"--data {request.data}: found a file, expected digits, a folder of images, an .npz or .npy file, or a "
-            "Hugging Face data set"
+            f"--data {request.data}: found a file, expected digits, mnist, a folder of images, an .npz or .npy file, "
+            "or a Hugging Face data set"
         )
     if path.is_absolute() or request.data.startswith((".", "~")) or len(path.parts) > 2:
         raise InputError(
-            f"--data {request.data}: no such folder; expected digits, a folder of images, an .npz or .npy file, "
+            f"--data {request.data}: no such folder; expected digits, mnist, a folder of images, an .npz or .npy file, "
             "or a Hugging Face data set"
         )
     return True
@@ -205,8 +209,8 @@ def load_part(request: DataRequest) -> Part:
     """
     split = request.split
     name = f"{request.data}, {split or TEST}"
-    if request.data == "digits":
-        return Part(name, _digits(request))
+    if request.data in BUNDLED:
+        return Part(name, _part_of_bundled(request))
     if is_table(request):
         if split is not None:
             return Part(name, load_table(request, split))
@@ -229,20 +233,20 @@ def load_part(request: DataRequest) -> Part:
     return Part(name, _cut(load_pictures(dataclasses.replace(request, split=None)), split or TEST, request.held_out))
 
 
-def _digits(request: DataRequest) -> ImageSet:
+def _part_of_bundled(request: DataRequest) -> ImageSet:
+    name = request.data
     for option in ("held_out", "image_size", "image_mode", "image_column"):
         if getattr(request, option) is not None:
             raise InputError(
-                f"--{option.replace('_', '-')} does not apply to digits, whose split and size are fixed; leave it out"
+                f"--{option.replace('_', '-')} does not apply to {name}, whose split and size are fixed; leave it out"
             )
-    digits = load_digits_split()
+    digits = BUNDLED[name]()
     parts = {TRAIN: digits.train_images, TEST: digits.held_out_images}
     split = request.split or TEST
     if split not in (*parts, ALL):
-        raise InputError(f"--split is {split}, expected {TEST}, {TRAIN} or {ALL} of digits")
+        raise InputError(f"--split is {split}, expected {TEST}, {TRAIN} or {ALL} of {name}")
     pixels = np.concatenate([*parts.values()]) if split == ALL else parts[split]
-    images = ImageSet.from_array("digits", pixels, LEVELS)
-    return images if request.levels is None else with_levels(images, request.levels)
+    return _leveled(ImageSet.from_array(name, pixels, digits.levels), request)
 
 
 def _cut(images: ImageSet, split: str, held_out: int | None) -> ImageSet:

@@ -18,7 +18,7 @@ from diffusion.process import PREDICTION_TYPES, VARIANCE_TYPES
 from train.datasets import DataRequest
 from train.presets import TrainingConfig
 
-_DATA = "digits, a folder of images, an .npz file, or a Hugging Face data set (name or folder)"
+_DATA = "digits, mnist, a folder of images, an .npz file, or a Hugging Face data set (name or folder)"
 
 
 def add_data_flags(parser: argparse.ArgumentParser, default: str, split_default: str) -> None:

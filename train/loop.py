@@ -15,6 +15,7 @@ import torch
 from commands.errors import StoppedError
 from commands.program import say
 from commands.progress import progress_bar
+from commands.signals import ENDING, note_signal
 from diffusion.errors import InputError
 from train.batches import Batches
 from train.evaluation import HeldOutLoss
@@ -29,7 +30,7 @@ _SAME_SIGNAL_SECONDS = 1.0
 
 
 class StopRequest:
-    """While open, turns the first SIGINT or SIGTERM into a request; a second one raises KeyboardInterrupt.
+    """While open, turns the first signal that ends a program into a request; a second one raises KeyboardInterrupt.
 
     Attributes:
         requested: whether a signal came.
@@ -41,8 +42,9 @@ class StopRequest:
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopRequest:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._previous[number] = signal.signal(number, self._handle)
+        for number in ENDING:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._previous[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(
@@ -61,6 +63,7 @@ class StopRequest:
         return bool(accelerator.reduce(asked, reduction="sum").item())
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        note_signal(number)
         now = time.monotonic()
         if self.requested and now - self._requested_at > _SAME_SIGNAL_SECONDS:
             raise KeyboardInterrupt
@@ -80,6 +83,7 @@ class Meter:
     def __init__(self, accelerator: Any, state: dict[str, float] | None = None) -> None:
         self._accelerator = accelerator
         self._sums = torch.zeros(2, device=accelerator.device)  # loss, gradient norm
+        self._broken = torch.zeros(2, dtype=torch.float64, device=accelerator.device)  # updates, loss
         self._updates = 0
         if state is not None:
             self._sums += torch.tensor([state["loss"], state["grad_norm"]], device=accelerator.device)
@@ -87,8 +91,10 @@ class Meter:
         self._timed_updates, self._seconds = 0, 0.0
         self._since = time.perf_counter()
 
-    def add(self, loss: torch.Tensor, grad_norm: torch.Tensor) -> None:
-        """Take in one update."""
+    def add(self, updates: int, loss: torch.Tensor, grad_norm: torch.Tensor) -> None:
+        """Take in one update, the last one of so many."""
+        is_first = (self._broken[0] == 0) & ~torch.isfinite(loss)
+        self._broken = torch.where(is_first, torch.stack([torch.full_like(loss, updates), loss]), self._broken)
         self._sums += torch.stack([loss, grad_norm])
         self._updates += 1
         self._timed_updates += 1
@@ -109,6 +115,11 @@ class Meter:
         self._sums, self._updates = torch.zeros_like(self._sums), 0
         self._timed_updates, self._seconds, self._since = 0, 0.0, time.perf_counter()
         return line
+
+    def first_broken(self) -> tuple[int, float] | None:
+        """The first update of this process with a loss that is not finite, and that loss."""
+        updates, loss = self._broken.tolist()
+        return (int(updates), loss) if updates else None
 
     def state(self) -> dict[str, float]:
         """What has been added since the last reading."""
@@ -176,8 +187,8 @@ class TrainingLoop:
         with progress_bar(steps, description, unit="step", lines_in_a_log=self._is_main, initial=start) as bar:
             for step, batch in enumerate(self._batches.iterate(start, steps, self._logging_config.num_workers), start):
                 loss, grad_norm = self._learner.update(step, batch)
-                meter.add(loss, grad_norm)
                 updates = step + 1
+                meter.add(updates, loss, grad_norm)
                 is_last = updates == steps
                 evaluates = is_last or updates % self._logging_config.evaluate_every == 0
                 if evaluates or updates % self._logging_config.log_every == 0:
@@ -191,7 +202,8 @@ class TrainingLoop:
                 stops = self._stop.agreed(self._accelerator, updates)
                 due = time.monotonic() - saved_at > self._logging_config.save_seconds
                 if self._is_main and (is_last or stops or due):
-                    self._check_finite(float(loss), updates, saved_step)
+                    if broken := meter.first_broken():
+                        self._check_finite(broken[1], broken[0], saved_step)
                     self._check_weights(updates, saved_step)
                     with meter.paused():
                         self._folder.save(
@@ -218,7 +230,9 @@ class TrainingLoop:
             "learning_rate": learning_rate_at(updates - 1, self._config),
             "seconds": round(seconds, 3),
         }
-        self._check_finite(line["loss"], updates, saved_step)
+        if not math.isfinite(line["loss"]):  # of this process or of another
+            first, loss = meter.first_broken() or (updates, line["loss"])
+            self._check_finite(loss, first, saved_step)
         if self._is_main:
             ema = self._learner.ema
             if evaluates and self._evaluate is not None and ema is not None:

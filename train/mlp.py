@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,12 +21,14 @@ import torch
 from commands.whole_files import whole_folder
 from diffusion.binomial import BINOMIAL_KIND, BinomialProcess
 from diffusion.errors import InputError
-from diffusion.json_text import read_json
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import Process
+from runtime.formats.digest import sealed_text
+from runtime.formats.fields import read_fields
 
 _LONGEST_PERIOD = 10_000  # of the sinusoids, over 2π
-FORMAT = 1
+FORMAT = 2
+_UNDIGESTED_FORMAT = 1
 DESCRIPTION, WEIGHTS = "mlp.json", "mlp.safetensors"
 
 
@@ -217,7 +218,7 @@ def write_mlp(
     described = {"format": FORMAT, "process": process.to_json(), "network": config.to_json(), **facts}
     with whole_folder(folder) as temporary:
         (temporary / WEIGHTS).write_bytes(weights)
-        (temporary / DESCRIPTION).write_text(json.dumps(described, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        (temporary / DESCRIPTION).write_text(sealed_text(described), encoding="utf-8")
 
 
 def read_mlp(folder: Path) -> TrainedMlp:
@@ -247,8 +248,5 @@ def read_mlp(folder: Path) -> TrainedMlp:
 
 
 def _read_description(folder: Path) -> Mapping[str, Any]:
-    path = folder / DESCRIPTION
-    described = read_json(path, "train again", "train with `python -m train.swiss_roll` or `python -m train.binary`")
-    if not isinstance(described, Mapping) or described.get("format") != FORMAT:
-        raise InputError(f"{path}: format is not {FORMAT}, the one this version reads; train again")
-    return described
+    train = "train with `python -m train.swiss_roll` or `python -m train.binary`"
+    return read_fields(folder / DESCRIPTION, FORMAT, "train again", train, _UNDIGESTED_FORMAT).values

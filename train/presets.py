@@ -1,4 +1,4 @@
-"""The hyper-parameters of a training run, and the presets: `digits`, `cifar10`, `celebahq256`."""
+"""The hyper-parameters of a training run, and the presets: `digits`, `mnist`, `cifar10`, `celebahq256`."""
 
 from __future__ import annotations
 
@@ -199,6 +199,28 @@ DIGITS = Preset(
     num_samples=100,
 )
 
+MNIST = Preset(
+    config=TrainingConfig(
+        network=NetworkConfig(
+            block_out_channels=(16, 32, 48),  # the full resolution costs most: two cores sample what is narrow there
+            attention_levels=(2,),
+            layers_per_block=1,
+            attention_head_dim=24,
+            norm_num_groups=8,
+        ),
+        steps=3000,
+        batch_size=64,
+        learning_rate=2e-3,
+        warmup_steps=200,
+        learning_rate_decay="cosine",
+        betas=(0.9, 0.99),
+        ema_decay=0.999,
+    ),
+    data="mnist",
+    logging_config=LoggingConfig(log_every=50, evaluate_every=500, save_seconds=60.0, num_workers=0),
+    num_samples=100,
+)
+
 # Ho et al. 2020, appendix B, and the configuration of google/ddpm-cifar10-32.
 CIFAR10 = Preset(
     config=TrainingConfig(
@@ -229,7 +251,7 @@ CELEBAHQ256 = Preset(
     num_samples=16,
 )
 
-PRESETS = {"digits": DIGITS, "cifar10": CIFAR10, "celebahq256": CELEBAHQ256}
+PRESETS = {"digits": DIGITS, "mnist": MNIST, "cifar10": CIFAR10, "celebahq256": CELEBAHQ256}
 
 
 _Config = TypeVar("_Config", TrainingConfig, LoggingConfig)

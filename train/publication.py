@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
-import os
 import platform
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from commands.whole_files import whole_file, whole_folder, write_whole_text
+from commands.errors import reason
 from diffusion.diffusers_config import process_to_diffusers
 from diffusion.process import Process
-from runtime.formats.train_record import TRAIN_JSON, TrainRecord
+from runtime.formats.train_record import METRICS, SAMPLES, TrainRecord, checkpoint_files
 from train.network import make_network
 from train.presets import NetworkConfig
-from train.run_folder import METRICS
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-SAMPLES = "samples.png"
 _PACKAGES = ("ddpm-rt", "torch", "diffusers", "accelerate", "numpy")
 
 
@@ -33,9 +32,9 @@ def publish(
     metrics: Path,
     samples: Any | None,
 ) -> None:
-    """Write the pipeline, `metrics.jsonl`, `samples.png` and, last, `train.json`; each whole or not at all.
+    """Write the pipeline, `metrics.jsonl`, `samples.png` and `train.json`: all of them, or the old ones stay.
 
-    A folder with a `train.json` is thus always complete. Other files stay as they are.
+    Other files stay as they are.
 
     Args:
         folder: of the run.
@@ -55,38 +54,36 @@ def publish(
     network = make_network(network_config, process)
     network.load_state_dict({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()})
     pipeline = DDPMPipeline(unet=network, scheduler=DDPMScheduler(**process_to_diffusers(process)))
-    (folder / TRAIN_JSON).unlink(missing_ok=True)
-    with whole_folder(folder / "unet") as temporary:
-        network.save_pretrained(temporary, safe_serialization=True)
-        _settle_files(temporary)
-        sha256 = hash_file(temporary / WEIGHTS)
-    with whole_folder(folder / "scheduler") as temporary:
-        pipeline.scheduler.save_pretrained(temporary)
-        _settle_files(temporary)
-    write_whole_text(folder / "model_index.json", pipeline.to_json_string())
-    write_whole_text(folder / METRICS, metrics.read_text(encoding="utf-8"))
-    if samples is None:
-        (folder / SAMPLES).unlink(missing_ok=True)  # of an older run
-    else:
-        with whole_file(folder / SAMPLES) as temporary:
-            samples.save(temporary)
-    process = dataclasses.replace(process, checkpoint_sha256=sha256)
-    TrainRecord(process, {**facts, "versions": _versions()}).write(folder)
+    with checkpoint_files(folder).replaced() as temporary, failing_as_files():
+        network.save_pretrained(temporary / "unet", safe_serialization=True)
+        pipeline.scheduler.save_pretrained(temporary / "scheduler")
+        (temporary / "model_index.json").write_text(pipeline.to_json_string(), encoding="utf-8")
+        shutil.copyfile(metrics, temporary / METRICS)
+        if samples is not None:
+            samples.save(temporary / SAMPLES)
+        weights_file = temporary / "unet" / WEIGHTS
+        # safetensors lets only the owner read; every file must follow the umask, as the JSON files do.
+        weights_file.chmod((temporary / METRICS).stat().st_mode)
+        process = dataclasses.replace(process, checkpoint_sha256=hash_file(weights_file))
+        config_sha256 = hash_file(temporary / "unet" / "config.json")
+        TrainRecord(process, {**facts, "versions": _versions()}, config_sha256=config_sha256).write(temporary)
+
+
+@contextlib.contextmanager
+def failing_as_files() -> Iterator[None]:
+    """Let a disk that fails under safetensors be an OSError, as it is everywhere else."""
+    import safetensors
+
+    try:
+        yield
+    except safetensors.SafetensorError as error:
+        raise OSError(reason(error)) from error
 
 
 def hash_file(path: Path) -> str:
     """The sha256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _settle_files(folder: Path) -> None:
-    # safetensors lets only the owner read; every file must follow the umask, as the JSON files do.
-    mode = next(folder.glob("*.json")).stat().st_mode
-    for path in folder.iterdir():
-        path.chmod(mode)
-        with path.open("rb") as stream:
-            os.fsync(stream.fileno())
 
 
 def _versions() -> dict[str, str]:

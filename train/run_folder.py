@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from commands.errors import reason
-from commands.whole_files import whole_file, write_whole_text
+from commands.locks import sole_writer
+from commands.program import say
+from commands.whole_files import remove_abandoned, whole_file, write_whole_text
 from diffusion.errors import InputError
-from diffusion.json_text import parse_json, read_json
-from runtime.formats.train_record import TRAIN_JSON
+from diffusion.json_text import parse_json
+from runtime.formats.digest import DIGEST, check, seal, sealed_text
+from runtime.formats.fields import read_fields
+from runtime.formats.train_record import (
+    METRICS,
+    TRAIN_FORMAT,
+    TRAIN_JSON,
+    UNDIGESTED_TRAIN_FORMAT,
+    checkpoint_files,
+)
 
-FORMAT = 1
-METRICS = "metrics.jsonl"
+STATE_FORMAT = 1
+_RUN_FORMAT, _UNDIGESTED_RUN_FORMAT = 2, 1
 _STATE_FOLDER = "state"
 _RUN_JSON = "run.json"
-_STATE = "state.pt"
+_STATE, _PREVIOUS_STATE = "state.pt", "state.previous.pt"
 # A continued run may ask for more of these, if neither its learning rate nor its schedule depends on them.
 _STEPS = "steps"
 
@@ -56,6 +67,19 @@ class RunFolder:
         """The metrics of the run under way; copied to the top when it is finished."""
         return self._state_folder / METRICS
 
+    @contextlib.contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Be the only one who writes the folder, which is made if missing.
+
+        Raises:
+            InputError: another program is writing it, it is a file, or it cannot be written.
+        """
+        self._check_is_folder()
+        with sole_writer(self.path / TRAIN_JSON):
+            checkpoint_files(self.path).settle()
+            remove_abandoned(self._state_folder)
+            yield
+
     def inspect(self, resume: bool, overwrite: bool) -> RunStatus:
         """Where the run stands. Changes nothing.
 
@@ -63,20 +87,19 @@ class RunFolder:
             InputError: the folder holds something else, an unfinished run without `resume`, a run of another
                 configuration, or a state that cannot be read.
         """
+        self._check_is_folder()
         path = self.path
-        if path.exists() and not path.is_dir():
-            raise InputError(f"{path}: is a file, expected a folder; choose another with --out")
         held = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith(".")) if path.exists() else []
         if not held or overwrite:
             return RunStatus()
-        published = _read_json(path / TRAIN_JSON)
-        running = _read_json(self._state_folder / _RUN_JSON)
+        published = self._read_train_json()
+        running = _read_json(self._state_folder / _RUN_JSON, _RUN_FORMAT, _UNDIGESTED_RUN_FORMAT)
         if published is None and running is None:
             raise InputError(
                 f"{path}: holds {held[0]!r} and no {TRAIN_JSON} of ours, expected an empty folder or an earlier run; "
                 "choose another with --out, or write into it with --overwrite"
             )
-        has_state = running is not None and (self._state_folder / _STATE).is_file()
+        has_state = running is not None and any(path.is_file() for path in self._states)
         unfinished = has_state and running is not None and not running.get("published")
         if not resume:
             if unfinished and running is not None:
@@ -107,28 +130,36 @@ class RunFolder:
         if status.state is not None and self.running_metrics.is_file():
             lines = self.running_metrics.read_text(encoding="utf-8").splitlines()
             kept = [line for line in lines if _step_of(line) <= status.state["step"]]
-        self._write_run_json(0 if status.state is None else status.state["step"], published=False)
         if status.state is None:
-            (self._state_folder / _STATE).unlink(missing_ok=True)
+            for path in self._states:  # first: a state of another run is never beside what says that it is this one
+                path.unlink(missing_ok=True)
+        self._write_run_json(0 if status.state is None else status.state["step"], published=False)
         write_whole_text(self.running_metrics, "".join(line + "\n" for line in kept))
 
     def log(self, line: Mapping[str, Any]) -> None:
         """Append one line to the metrics. Raises InputError where the disk does not take it."""
         try:
             with self.running_metrics.open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps(line, allow_nan=False) + "\n")
+                stream.write(json.dumps(seal(line)) + "\n")
         except OSError as error:
             raise InputError(f"{self.running_metrics}: cannot be written ({error.strerror or error})") from error
 
     def save(self, state: Mapping[str, Any]) -> None:
-        """Save the state of the run, whole or not at all. Raises InputError where the disk does not take it."""
+        """Save the state of the run, whole or not at all, and keep the one before.
+
+        Raises:
+            InputError: the disk does not take it.
+        """
         import torch
 
-        with whole_file(self._state_folder / _STATE) as temporary:
+        latest, previous = self._states
+        with whole_file(latest) as temporary:
             try:
-                torch.save({"format": FORMAT, "config": self.record, **state}, temporary)
+                torch.save({"format": STATE_FORMAT, "config": self.record, **state}, temporary)
             except RuntimeError as error:  # how torch reports a full disk
                 raise OSError(str(error).splitlines()[0]) from error
+            with contextlib.suppress(FileNotFoundError):  # of the first one
+                latest.replace(previous)
         self._write_run_json(state["step"], published=False)
 
     def published(self) -> dict[str, Any]:
@@ -137,7 +168,7 @@ class RunFolder:
         Raises:
             InputError: there is none.
         """
-        described = _read_json(self.path / TRAIN_JSON)
+        described = self._read_train_json()
         if described is None:
             raise InputError(f"{self.path / TRAIN_JSON}: missing or unreadable; train again with --overwrite")
         return described
@@ -146,16 +177,38 @@ class RunFolder:
         """Note that the run's files at the top are those of its last state."""
         self._write_run_json(self.record[_STEPS], published=True)
 
+    def _check_is_folder(self) -> None:
+        if self.path.exists() and not self.path.is_dir():
+            raise InputError(f"{self.path}: is a file, expected a folder; choose another with --out")
+
+    @property
+    def _states(self) -> tuple[Path, Path]:
+        """The last one and the one before."""
+        return self._state_folder / _STATE, self._state_folder / _PREVIOUS_STATE
+
     def _load_state(self) -> dict[str, Any]:
+        latest, previous = self._states
+        if not latest.is_file():  # killed as it was replaced
+            return self._read_state(previous)
+        try:
+            return self._read_state(latest)
+        except InputError as error:
+            if not previous.is_file():
+                raise
+            state = self._read_state(previous)
+            found = str(error).partition(";")[0]
+            say(f"note: {found}; going on from the state before, of step {state['step']}")
+            return state
+
+    def _read_state(self, path: Path) -> dict[str, Any]:
         import torch
 
-        path = self._state_folder / _STATE
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
-            if not isinstance(state, dict) or state.get("format") != FORMAT:
+            if not isinstance(state, dict) or state.get("format") != STATE_FORMAT:
                 found = state.get("format") if isinstance(state, dict) else type(state).__name__
                 raise InputError(
-                    f"{path}: state format is {found!r}, this version reads {FORMAT}; start over with --overwrite"
+                    f"{path}: state format is {found!r}, this version reads {STATE_FORMAT}; start over with --overwrite"
                 )
         except InputError:
             raise
@@ -164,8 +217,11 @@ class RunFolder:
         return state
 
     def _write_run_json(self, step: int, published: bool) -> None:
-        text = json.dumps({"format": FORMAT, "config": self.record, "step": step, "published": published}, indent=1)
-        write_whole_text(self._state_folder / _RUN_JSON, text + "\n")
+        fields = {"format": _RUN_FORMAT, "config": self.record, "step": step, "published": published}
+        write_whole_text(self._state_folder / _RUN_JSON, sealed_text(fields))
+
+    def _read_train_json(self) -> dict[str, Any] | None:
+        return _read_json(self.path / TRAIN_JSON, TRAIN_FORMAT, UNDIGESTED_TRAIN_FORMAT)
 
     def _check_record(self, found: Mapping[str, Any], remedy: str, step: int | None = None) -> None:
         other = found.get("config")
@@ -195,16 +251,18 @@ def first_difference(found: Mapping[str, Any], asked: Mapping[str, Any]) -> tupl
     return None
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
+def _read_json(path: Path, version: int, undigested: int) -> dict[str, Any] | None:
     try:
-        fields = read_json(path, "train again")
+        return dict(read_fields(path, version, "train again", undigested=undigested).values)
     except InputError:
         return None
-    return fields if isinstance(fields, dict) and fields.get("format") == FORMAT else None
 
 
 def _step_of(line: str) -> float:
     try:
-        return float(parse_json(line)["step"])
+        fields = parse_json(line)
+        if DIGEST in fields:  # earlier versions wrote none
+            check(fields, METRICS, "")
+        return float(fields["step"])
     except (InputError, ValueError, KeyError, TypeError, OverflowError):
-        return float("inf")  # cut off when the run was killed
+        return float("inf")  # cut off when the run was killed, or changed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass
@@ -17,6 +18,7 @@ from commands.progress import progress_bar
 from commands.system import check_memory
 from diffusion.errors import InputError
 from diffusion.process import Process
+from runtime.formats.train_record import SAMPLES
 from runtime.images import draw_grid, quantize
 from train.batches import Batches, Draws
 from train.datasets import DataRequest, load_data
@@ -27,7 +29,7 @@ from train.loop import StopRequest, TrainingLoop
 from train.network import check_shape, make_network
 from train.objective import Objective
 from train.presets import LoggingConfig, TrainingConfig
-from train.publication import SAMPLES, publish
+from train.publication import publish
 from train.run_folder import RunFolder
 from train.schedule_learner import ScheduleLearner
 
@@ -71,13 +73,14 @@ def train(run: Run) -> Report | None:
     config = run.config
     accelerator = _make_accelerator(run.device, config.mixed_precision)
     try:
-        return _train(run, accelerator)
+        with contextlib.ExitStack() as stack:
+            return _train(run, accelerator, stack)
     finally:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
 
 
-def _train(run: Run, accelerator: Accelerator) -> Report | None:
+def _train(run: Run, accelerator: Accelerator, stack: contextlib.ExitStack) -> Report | None:
     config = run.config
     with accelerator.main_process_first():  # one process downloads, the others find it done
         images, held_out = load_data(run.data)
@@ -114,6 +117,9 @@ def _train(run: Run, accelerator: Accelerator) -> Report | None:
     # The record of an earlier version lacks the fields that were added later.
     defaults = {field.name: field.default for field in dataclasses.fields(config) if field.default is not MISSING}
     folder = RunFolder(run.out, record, defaults)
+    if accelerator.is_main_process:
+        stack.enter_context(folder.claimed())
+    accelerator.wait_for_everyone()  # the main process may have ended what a killed one began
     status = folder.inspect(run.resume, run.overwrite)
     accelerator.wait_for_everyone()  # all have looked before one writes
     if status.complete:

@@ -86,6 +86,7 @@ def benchmark(args: argparse.Namespace, argv: Sequence[str] | None) -> Report:
         "pilot_evaluations": len(pilot.image),
         "replicates": plan.num_replicates,
         "seconds": time.perf_counter() - begin,
+        "checkpoint_sha256": process.checkpoint_sha256,
         "engine": _engine_facts(args.engine, engines[0].name, engines[0].sha256),
         **bounds[0].report(),
     }

@@ -45,8 +45,8 @@ def load_level_images(request: DataRequest, shape: SampleShape, num: int | None 
     path = Path(request.data)
     if path.is_file() and path.suffix not in (".npz", ".npy"):
         raise InputError(
-            f"--data {request.data}: expected digits, an .npz file or an .npy file, a folder of images, or a "
-            "Hugging Face data set"
+            f"--data {request.data}: expected digits, mnist, an .npz file or an .npy file, a folder of images, or "
+            "a Hugging Face data set"
         )
     part: Part = load_part(request)
     images = part.images

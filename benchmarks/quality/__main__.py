@@ -2,15 +2,15 @@
 
 Which of them makes, with few network calls, samples as near to the data as Algorithm 2 does with all 1,000?
 Samples are compared with the data by the Fréchet distance in the features of a small network trained on the real
-digits (no Inception-FID), by class coverage, and by precision and recall. Every comparison is at equal numbers of
-samples, from equal x_T. What is measured is written after each run, and the same command goes on where it stopped.
+digits (no Inception-FID), by precision and recall, by density and coverage, and by the shares of the classes that an
+independent classifier sees. Tables of the user's, such as fitted ones, are judged beside the built-in samplers. Every
+comparison is at equal numbers of samples, from equal x_T. What is measured is written after each run, and the same
+command goes on where it stopped.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import hashlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,90 +18,32 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.digit_judge import DigitJudge
 from benchmarks.flags import positive, report_file
 from benchmarks.measurement import measurement_facts, medians_ms, time_alternately
+from benchmarks.quality.data import DIGITS, load_features, load_images
 from benchmarks.quality.results import Results
-from benchmarks.quality.samples import SampleStore, all_samplers, all_spacings, check_sampler, method_of
-from benchmarks.quality.score import Features, Scorer
+from benchmarks.quality.samples import Configuration, SampleStore, all_samplers, all_spacings, check_sampler, method_of
+from benchmarks.quality.score import Scorer
 from benchmarks.quality.search import Search
 from commands.errors import StoppedError, require_module
 from commands.program import Report, make_parser, run_program, say
 from commands.progress import progress_bar
 from diffusion.errors import InputError
-from diffusion.process import SampleShape
 from diffusion.samplers import DEFAULT_SAMPLER, make_table
 from diffusion.spacing import SPACINGS
 from runtime.chain.host import HostChain
 from runtime.engines.interface import Engine
 from runtime.engines.opening import DEVICES, EngineOptions, open_engine
-from runtime.images import quantize
 from runtime.process_flags import add_process_flags, process_flags
-from train.datasets import DataRequest, load_data
-from train.digits import load_digits_split
+from train.digits import BUNDLED
 from train.flags import add_data_flags, data_request
-from train.image_set import FULL, ImageSet, fewer_levels
 
 PROG = "benchmarks.quality"
-DIGITS = "digits"
 _SCREENING_NUM = 1000
 _DEFAULT_STEPS = (5, 10, 20, 50, 100, 1000)
 _TIMED_STEPS = 5
 _TIMED_BATCH = 64
-
-
-def load_images(
-    request: DataRequest, sample: SampleShape
-) -> tuple[np.ndarray, np.ndarray | None, str, tuple[str, ...]]:
-    """The data and its held-out part as images uint8 [N, H, W, C], a fingerprint of the first, and notes for the user.
-
-    Raises:
-        InputError: no such data, images of another shape than the network's samples, or of other gray levels.
-    """
-    if request.levels is None and request.data != DIGITS and sample.levels != FULL:
-        request = dataclasses.replace(request, levels=sample.levels)
-    train, held_out = load_data(request)
-    if train.shape.chw != sample.chw:
-        raise InputError(f"--data {request.data}: images are {train.shape.chw}, the network's samples {sample.chw}")
-    fewer = fewer_levels(train) if request.levels is None else None
-    if fewer is not None and fewer[1]:
-        raise InputError(
-            f"--data {request.data}: no pixel is above {fewer[0] - 1} of 255, so all images are nearly black; give "
-            f"--levels {fewer[0]} if these are gray levels, or --levels {FULL} if they are meant so"
-        )
-
-    def images(part: ImageSet) -> np.ndarray:
-        return quantize(part.x_start(range(part.num_images)))
-
-    real = images(train)
-    sha256 = hashlib.sha256(real.tobytes()).hexdigest()
-    return real, None if held_out is None else images(held_out), sha256, train.notes
-
-
-def load_features(features: str, data: str, train: np.ndarray, held_out: np.ndarray | None) -> tuple[Features, Report]:
-    """The feature extractor, and what is to be said of it.
-
-    Raises:
-        InputError: features of digits for other data, or a file that is no TorchScript module.
-    """
-    # Only here: torch takes seconds to import, and errors of the command line should not.
-    if features != DIGITS:
-        from benchmarks.quality.features import TorchScriptFeatures
-
-        extractor: Features = TorchScriptFeatures(Path(features))
-        return extractor, {"name": extractor.name, "sha256": extractor.fingerprint()}
-    if data != DIGITS:
-        raise InputError(f"--features digits is for --data digits, found --data {data}; give a TorchScript file")
-    from benchmarks.quality.features import DigitFeatures
-
-    split = load_digits_split()
-    extractor = DigitFeatures(train, split.train_labels)
-    assert held_out is not None  # the digits always have it
-    _, classes = extractor(held_out)
-    return extractor, {
-        "name": extractor.name,
-        "sha256": extractor.fingerprint(),
-        "held_out_accuracy": float((classes == split.held_out_labels).mean()),
-    }
 
 
 def time_samplers(engine: Engine, samplers: Sequence[str], rounds: int) -> Report:
@@ -147,12 +89,15 @@ def benchmark(args: argparse.Namespace, argv: Sequence[str] | None) -> Report:
     samplers = [check_sampler(name, process) for name in args.samplers or all_samplers(process)]
     ancestral = [name for name in samplers if method_of(name) == DEFAULT_SAMPLER]
     references = [check_sampler(name, process) for name in args.references or ancestral]
-    if not references or not all(method_of(name) == DEFAULT_SAMPLER for name in references):
+    are_ddpm = all(method_of(name) == DEFAULT_SAMPLER for name in references)
+    if not are_ddpm or not (references or args.reference_from):
         found = ", ".join(references) or "no ddpm among --samplers"
         raise InputError(f"references: found {found}; expected ddpm, as --references ddpm")
     train, held_out, data_sha256, notes = load_images(request, process.sample)
     total = process.schedule.num_train_timesteps
-    steps = sorted(set(args.steps or [count for count in _DEFAULT_STEPS if count <= total]))
+    tables = [Configuration.of_table(path, process) for path in args.table or ()]
+    default_steps = {table.num_steps for table in tables} or {count for count in _DEFAULT_STEPS if count <= total}
+    steps = sorted(set(args.steps or default_steps))
     if steps and steps[-1] > total:
         raise InputError(f"--steps {steps[-1]}: the network was trained on {total} timesteps, expected 1 to {total}")
     if args.num < 5:
@@ -164,16 +109,20 @@ def benchmark(args: argparse.Namespace, argv: Sequence[str] | None) -> Report:
         say(f"{request.data}: {note}")
     say(f"{request.data}: {len(train)} images, {0 if held_out is None else len(held_out)} held out")
     features, said_of_features = load_features(args.features, request.data, train, held_out)
+    judge = DigitJudge(request.data) if request.data in BUNDLED else None
     setup: dict[str, Any] = {
         "engine_sha256": engine.sha256,
         "process": process.to_json(),
         "data": {"name": request.data, "num_train": len(train), "sha256": data_sha256},
         "features": said_of_features,
+        "classifier": None if judge is None else {"name": judge.name, "held_out_accuracy": judge.held_out_accuracy},
         "num": args.num,
         "screening_num": screening_num,
     }
     results = Results(args.out, setup, measurement_facts(PROG, argv), range(1, args.seeds + 1))
-    scorer = Scorer(features, train, held_out)
+    if args.reference_from is not None:
+        results.adopt_references(args.reference_from, total)
+    scorer = Scorer(features, train, held_out, judge)
     results.write(floor={"total_variance": scorer.total_variance, **scorer.floor(args.num)})
     try:
         with progress_bar(0, "network calls x samples", unit="") as bar:
@@ -184,10 +133,13 @@ def benchmark(args: argparse.Namespace, argv: Sequence[str] | None) -> Report:
 
             store = SampleStore(engine, min(args.batch_size, args.num), args.samples, bar.update)
             search = Search(process, store, scorer, results, args.num, screening_num, announce)
-            search.references(references)
+            if args.reference_from is None:
+                search.references(references)
+            search.tables(tables)
             for count in steps:
                 search.grid(samplers, args.spacings or all_spacings(), count, args.refine)
-            search.fewest(args.refine)
+            if not tables:
+                search.fewest(args.refine)
         results.write(timing=time_samplers(engine, samplers, args.rounds))
     except KeyboardInterrupt:
         raise StoppedError(f"stopped; what was measured is in {args.out}, and the same command goes on") from None
@@ -219,7 +171,18 @@ def summary_lines(report: Report) -> list[str]:
             error = "" if entry["ratio_se"] is None else f"{entry['ratio_se']:.3f}"
             within = "yes" if entry["within"] else "no"
             lines.append(f"{name:44} {entry['frechet']:9.5f} {entry['ratio']:7.3f} {error:>6}  {within}")
-    return lines
+    return [*lines, *(_table_line(entry) for key, entry in report.items() if key.startswith("table_at_"))]
+
+
+def _table_line(entry: dict[str, Any]) -> str:
+    error = "" if entry["ratio_se"] is None else f"{entry['ratio_se']:.3f}"
+    line = f"{entry['calls']} calls: {entry['sampler']}".ljust(44)
+    line += f" {entry['frechet']:9.5f} {entry['ratio']:7.3f} {error:>6}  {'yes' if entry['within'] else 'no'}"
+    against = entry.get("against_built_in")
+    if against is None:
+        return line
+    error = "" if against["difference_se"] is None else f" +- {against['difference_se'] / against['frechet']:.2f}"
+    return f"{line}; {against['ratio']:.2f}{error} of {against['sampler']}, {against['spacing']}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -229,10 +192,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", choices=DEVICES, default="cpu", help="default: cpu")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: all this process may use)")
     add_data_flags(parser, DIGITS, "train, or all of what has no splits")
-    parser.add_argument("--features", default=DIGITS, metavar="digits|FILE", help=_FEATURES_HELP)
+    parser.add_argument("--features", metavar="FILE", help=_FEATURES_HELP)
     parser.add_argument("--steps", type=_numbers, metavar="N,N,...", help=_STEPS)
     parser.add_argument("--samplers", type=_names, metavar="NAME,...", help="default: all, ddpm with either variance")
     parser.add_argument("--references", type=_names, metavar="NAME,...", help=_REFERENCES)
+    parser.add_argument("--reference-from", type=Path, metavar="FILE", help=_REFERENCE_FROM)
+    parser.add_argument("--table", type=Path, action="append", metavar="FILE", help=_TABLE)
     parser.add_argument("--spacings", type=_spacings, metavar="NAME,...", help="default: all")
     parser.add_argument("--num", type=int, default=10_000, help="samples of each (default: 10000)")
     parser.add_argument("--screening-num", type=int, metavar="N", help=_SCREENING)
@@ -265,7 +230,16 @@ def _spacings(text: str) -> list[str]:
 
 
 _FEATURES_HELP = (
-    "a small digit classifier (default), or a TorchScript file of Inception for FID, which runs as a program"
+    "a TorchScript file of Inception for FID, which runs as a program; default: of digits and mnist, a small "
+    "classifier trained here"
+)
+_REFERENCE_FROM = (
+    "take what ddpm with every timestep reached from this result of this command, of the same checkpoint, data, "
+    "features, --num and seeds, instead of drawing it again"
+)
+_TABLE = (
+    "judge this table too, such as a fitted one, beside the built-in samplers; several times for several. --steps is "
+    "then, by default, their numbers of calls"
 )
 _STEPS = "numbers of network calls to measure (default: 5,10,20,50,100,1000); ddpm with every timestep always is"
 _REFERENCES = "ddpm, ddpm:fixed_small, ddpm:fixed_large: run with every timestep (default: those among --samplers)"
@@ -273,7 +247,8 @@ _SCREENING = "samples of each with seed 0, which only chooses what is judged (de
 _REFINE = "at each number of calls, judge the R that seed 0 ranks first (default: 3)"
 _EPILOG = """All samplers and spacings are measured once, with seed 0 and fewer samples; the best R at each number of
 calls are measured again with the seeds 1 to K and judged by those alone, against ddpm with every timestep on the
-same seeds. Then a bisection looks for the smallest number of calls that is within 5 % or 2 standard errors of it."""
+same seeds. Then, without --table, a bisection looks for the smallest number of calls that is within 5 % or 2 standard
+errors of it."""
 
 if __name__ == "__main__":
     raise SystemExit(main())

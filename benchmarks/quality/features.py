@@ -1,9 +1,10 @@
 """Features of images, in which distances between sets of images are measured.
 
-For 8×8 digits: a small classifier trained on the real digits in seconds. Its features are the last convolution's
-channels averaged over all positions, as those of Inception-FID are, but distances in them cannot be compared with
-Inception-FID. The layers above tell the classes apart and little else; a distance there hardly notices a badly drawn
-digit.
+For digits: a small classifier trained on the real ones, for 8×8 in seconds, for 28×28 (a residual network) in a minute.
+Its features are the last convolution's channels averaged over all positions, as those of Inception-FID are, but
+distances in them cannot be compared with Inception-FID. The layers above tell the classes apart and little else; a
+distance there hardly notices a badly drawn digit. `train.fit_table` never sees these networks: its own differ in
+architecture and seed.
 
 For real Inception-FID: a TorchScript file. Its module takes uint8 [N, 3, H, W] with 0..255, of any size, and returns
 float [N, D]: it scales and enlarges the images itself. That is the convention of NVIDIA's `inception-2015-12-05.pt`
@@ -14,6 +15,7 @@ features instead of class scores; where a module has it, it is set. Gray images 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +37,8 @@ _IMAGES_AT_ONCE = 64
 
 
 class _Classifier(nn.Module):
+    """Of 8×8 digits."""
+
     def __init__(self) -> None:
         super().__init__()
         self.convolutions = nn.Sequential(
@@ -48,25 +52,60 @@ class _Classifier(nn.Module):
         )
 
 
+class _Residual(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU(), nn.Conv2d(channels, channels, 3, padding=1)
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return functional.relu(x + self.body(x))
+
+
+class _ResidualClassifier(nn.Module):
+    """Of 28×28 digits: 28 → 14 → 7."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolutions = nn.Sequential(
+            nn.Conv2d(1, 24, 5, padding=2, stride=2),
+            nn.ReLU(),
+            _Residual(24),
+            nn.Conv2d(24, NUM_FEATURES, 3, padding=1, stride=2),
+            nn.ReLU(),
+            _Residual(NUM_FEATURES),
+        )
+        self.head = nn.Sequential(
+            nn.Flatten(), nn.Linear(NUM_FEATURES * 7 * 7, 32), nn.ReLU(), nn.Linear(32, NUM_CLASSES)
+        )
+
+
+# By the side of the images: the network, and what a report calls it.
+_NETWORKS: dict[int, tuple[type[nn.Module], str]] = {
+    8: (_Classifier, "averaged last convolution of a small digit classifier; not Inception-FID"),
+    28: (_ResidualClassifier, "averaged last convolution of a residual digit classifier; not Inception-FID"),
+}
+
+
 class DigitFeatures:
     """The trained classifier.
 
     Args:
-        images: uint8 [N, 8, 8, 1], the digits to train on.
+        images: uint8 [N, 8, 8, 1] or [N, 28, 28, 1], the digits to train on.
         labels: int64 [N].
         seed: of the weights and of the order of the images.
     """
 
-    name = "averaged last convolution of a small digit classifier; not Inception-FID"
-
     def __init__(self, images: np.ndarray, labels: np.ndarray, seed: int = 0) -> None:
+        network, self.name = _NETWORKS[images.shape[1]]
         threads = torch.get_num_threads()
         # The caller's random state is left alone, and one thread adds up in one order.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             torch.set_num_threads(1)
             try:
-                self._network = _Classifier()
+                self._network = network()
                 self._train(torch.from_numpy(dequantize(images)), torch.from_numpy(labels))
             finally:
                 torch.set_num_threads(threads)
@@ -85,15 +124,19 @@ class DigitFeatures:
                 schedule.step()
         self._network.eval()
 
-    def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """uint8 [N, 8, 8, 1] → features float32 [N, 64], and the digits they are taken for, int64 [N]."""
-        features, classes = [], []
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """uint8 [N, H, W, 1] → features float32 [N, 64]."""
+        return np.concatenate([maps.mean(dim=(2, 3)).numpy() for maps in self._maps(images)])
+
+    def classes(self, images: np.ndarray) -> np.ndarray:
+        """The digits that uint8 [N, H, W, 1] are taken for, int64 [N]."""
         with torch.inference_mode():
-            for first in range(0, len(images), _DIGITS_AT_ONCE):
-                maps = self._network.convolutions(torch.from_numpy(dequantize(images[first : first + _DIGITS_AT_ONCE])))
-                features.append(maps.mean(dim=(2, 3)).numpy())
-                classes.append(self._network.head(maps).argmax(dim=1).numpy())
-        return np.concatenate(features), np.concatenate(classes)
+            return np.concatenate([self._network.head(maps).argmax(dim=1).numpy() for maps in self._maps(images)])
+
+    def _maps(self, images: np.ndarray) -> Iterator[torch.Tensor]:
+        for first in range(0, len(images), _DIGITS_AT_ONCE):
+            with torch.inference_mode():
+                yield self._network.convolutions(torch.from_numpy(dequantize(images[first : first + _DIGITS_AT_ONCE])))
 
     def fingerprint(self) -> str:
         """SHA-256 of the weights: only distances in the same features can be compared."""
@@ -125,8 +168,8 @@ class TorchScriptFeatures:
         arguments = {argument.name for argument in self._module.forward.schema.arguments}
         self._options = {"return_features": True} if "return_features" in arguments else {}
 
-    def __call__(self, images: np.ndarray) -> tuple[np.ndarray, None]:
-        """uint8 [N, H, W, 1 or 3] → features float32 [N, D]; no classes.
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """uint8 [N, H, W, 1 or 3] → features float32 [N, D].
 
         Raises:
             InputError: images of other channels, or a module that fails or returns something else.
@@ -150,7 +193,7 @@ class TorchScriptFeatures:
                 found = list(features.shape) if isinstance(features, torch.Tensor) else type(features).__name__
                 raise InputError(f"--features {self._path}: returned {found}, expected features [{len(x)}, D]")
             blocks.append(features.float().numpy())
-        return np.concatenate(blocks), None
+        return np.concatenate(blocks)
 
     def fingerprint(self) -> str:
         """SHA-256 of the file."""

@@ -12,7 +12,9 @@ from typing import Any
 from benchmarks.quality.results import SCREENING_SEED, WITHIN
 from commands.whole_files import whole_file
 
-_MARKERS = "osD^vP*X<>h"
+_MARKERS = "osD^vPX<>h"
+_SIZES = {"*": 9}
+_TABLES = "tables given, such as fitted ones"
 
 
 def draw_quality(report: dict[str, Any], path: Path) -> None:
@@ -38,7 +40,8 @@ def draw_quality(report: dict[str, Any], path: Path) -> None:
     fewer = [entry for entry in entries if entry["calls"] < total]
     if reference:
         place = (reference["sampler"], reference["calls"])
-        (runs,) = [entry["runs"] for entry in entries if (entry["sampler"], entry["calls"]) == place]
+        built_in = [entry for entry in entries if "table_sha256" not in entry]
+        (runs,) = [entry["runs"] for entry in built_in if (entry["sampler"], entry["calls"]) == place]
         distances = {run["seed"]: run["frechet"] for run in runs}
         points = [_Point.of(entry, distances, report["seeds"], screening) for entry in fewer]
         shown = [point for point in points if not math.isnan(point.ratio)]
@@ -93,7 +96,7 @@ class _Point:
             seeds: that judge.
             screening: the reference's distance with the screening seed.
         """
-        names = (entry["sampler"], entry["spacing"], entry["calls"])
+        names = (*_names(entry), entry["calls"])
         ours = {run["seed"]: run["frechet"] for run in entry["runs"]}
         if not entry["judged"]:
             known = screening is not None and SCREENING_SEED in ours
@@ -104,6 +107,11 @@ class _Point:
         return cls(*names, 1.0 + statistics.fmean(differences) / mean, error, True)
 
 
+def _names(entry: dict[str, Any]) -> tuple[str, str]:
+    """Sampler and spacing; all tables of the user's stand under one name."""
+    return (_TABLES, _TABLES) if "table_sha256" in entry else (entry["sampler"], entry["spacing"])
+
+
 def _lines(axes: Any, points: list[_Point], by: str) -> None:
     """One line for each value of `by`: at each number of calls the point with the smallest ratio."""
     groups: dict[str, dict[int, list[_Point]]] = defaultdict(lambda: defaultdict(list))
@@ -112,41 +120,55 @@ def _lines(axes: Any, points: list[_Point], by: str) -> None:
     for place, (name, by_calls) in enumerate(sorted(groups.items())):
         nearest = [min(by_calls[count], key=lambda point: point.ratio) for count in sorted(by_calls)]
         color, marker = f"C{place}", _MARKERS[place % len(_MARKERS)]
+        if name == _TABLES:
+            color, marker = "black", "*"
         axes.plot([p.calls for p in nearest], [p.ratio for p in nearest], color=color, linewidth=1, alpha=0.7)
         for point in nearest:
             axes.errorbar(
-                point.calls, point.ratio, yerr=point.error, color=color, capsize=2, markersize=5, marker=marker,
-                markerfacecolor=color if point.judged else "white",
+                point.calls, point.ratio, yerr=point.error, color=color, capsize=2, marker=marker,
+                markersize=_SIZES.get(marker, 5), markerfacecolor=color if point.judged else "white",
             )  # fmt: skip
-        axes.plot([], [], color=color, marker=marker, markersize=5, label=name)
+        axes.plot([], [], color=color, marker=marker, markersize=_SIZES.get(marker, 5), label=name)
 
 
 def _manifold(axes: Any, report: dict[str, Any], entries: list[dict[str, Any]]) -> None:
-    """Precision, recall and class coverage of the best entry at each number of calls."""
-    by_calls: dict[int, list[dict[str, Any]]] = defaultdict(list)
-    for entry in entries:
-        if entry["judged"]:
-            by_calls[entry["calls"]].append(entry)
-    nearest = [min(by_calls[count], key=lambda entry: entry["frechet"]) for count in sorted(by_calls)]
+    """Precision, recall, coverage and classes of the nearest built-in entry at each number of calls, and of tables."""
+    judged = [entry for entry in entries if entry["judged"]]
+    built_in = _nearest([entry for entry in judged if "table_sha256" not in entry])
+    tables = _nearest([entry for entry in judged if "table_sha256" in entry])
     reference = report.get("reference", {})
     measures = {
         "precision": "precision",
         "recall": "recall",
+        "coverage": "coverage",
         "class_total_variation": "distance of the classes' shares",
     }
     for place, (measure, label) in enumerate(measures.items()):
-        if not nearest or measure not in nearest[0]:
-            continue
-        errors = [entry[f"{measure}_se"] or 0.0 for entry in nearest]
-        calls, values = [entry["calls"] for entry in nearest], [entry[measure] for entry in nearest]
-        axes.errorbar(calls, values, yerr=errors, color=f"C{place}", marker="o", markersize=4, capsize=2, label=label)
+        for shown, marker, line in ((built_in, "o", "-"), (tables, "*", "none")):
+            known = [entry for entry in shown if measure in entry]
+            if not known:
+                continue
+            axes.errorbar(
+                [entry["calls"] for entry in known], [entry[measure] for entry in known],
+                yerr=[entry[f"{measure}_se"] or 0.0 for entry in known], color=f"C{place}", marker=marker,
+                markersize=_SIZES.get(marker, 4), linestyle=line, capsize=2, label=label if marker == "o" else None,
+            )  # fmt: skip
         if measure in reference:
             axes.axhline(reference[measure], color=f"C{place}", linestyle="--", linewidth=1)
     axes.set(xscale="log", xlabel="network calls", ylim=(0, 1))
-    axes.set_title(f"the best at each number of calls; dashed: {reference.get('calls', 'all')} calls")
-    if nearest:
-        _plain_ticks(axes, {entry["calls"] for entry in nearest})
+    stars = "; stars: tables" if tables else ""
+    axes.set_title(f"the best at each number of calls; dashed: {reference.get('calls', 'all')} calls{stars}")
+    if built_in:
+        _plain_ticks(axes, {entry["calls"] for entry in built_in})
         axes.legend(fontsize=7)
+
+
+def _nearest(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """At each number of calls the entry with the smallest distance."""
+    by_calls: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    for entry in entries:
+        by_calls[entry["calls"]].append(entry)
+    return [min(by_calls[count], key=lambda entry: entry["frechet"]) for count in sorted(by_calls)]
 
 
 def _plain_ticks(axes: Any, calls: set[int]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.quality.samples import Configuration
+from commands.errors import reason
 from commands.whole_files import write_whole_text
 from diffusion.errors import InputError
 from diffusion.json_text import read_json
@@ -19,7 +20,10 @@ WITHIN = 1.05
 STANDARD_ERRORS = 2.0
 # Configurations are picked with this seed and judged with others: selection does not bias the score.
 SCREENING_SEED = 0
-_MEASURES = ("frechet", "frechet_at_held_out_size", "precision", "recall", "class_total_variation")
+_MEASURES = (
+    "frechet", "frechet_at_held_out_size", "precision", "recall", "density", "coverage", "class_total_variation",
+)  # fmt: skip
+_OF_CLASSES = ("class_total_variation", "classes")
 
 
 class Results:
@@ -39,6 +43,7 @@ class Results:
         self.path, self.setup, self.seeds = path, setup, list(seeds)
         self.runs: dict[Configuration, dict[int, dict[str, Any]]] = {}
         self.failures: dict[Configuration, str] = {}
+        self.origins: dict[Configuration, dict[str, Any]] = {}
         self.head: dict[str, Any] = {"format": 1, **facts, "commands": []}
         self.tail: dict[str, Any] = {}
         if path.exists():
@@ -51,10 +56,12 @@ class Results:
             report = read_json(self.path, "choose another --out")
             setup, entries, commands = report["setup"], report["results"], report["commands"]
             for entry in entries:
-                configuration = Configuration(entry["sampler"], entry["calls"], entry["spacing"])
+                configuration = _configuration(entry)
                 self.runs[configuration] = {run["seed"]: run for run in entry["runs"]}
                 if "failure" in entry:
                     self.failures[configuration] = entry["failure"]
+                if "from" in entry:
+                    self.origins[configuration] = entry["from"]
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{self.path}: not a result of this command ({error}); choose another --out") from error
         differing = [key for key in self.setup if setup.get(key) != self.setup[key]]
@@ -65,6 +72,47 @@ class Results:
             )
         self.head["commands"] = list(commands)
         self.tail = {key: report[key] for key in ("floor", "timing") if key in report}
+
+    def adopt_references(self, path: Path, num_train_timesteps: int) -> list[Configuration]:
+        """Take what Algorithm 2 with every timestep reached from another result of this command.
+
+        The other engine may be another file of the same checkpoint: the noise of a sample is the same in both, and the
+        report says where the figures come from. Everything else that a distance depends on must be equal.
+
+        Returns:
+            What was found for all seeds that judge.
+
+        Raises:
+            InputError: no result of this command, one of another setup, or one without a reference for these seeds.
+        """
+        remedy = "give a result of the same checkpoint, data, features and --num"
+        try:
+            report = read_json(path, remedy)
+            theirs, entries = report["setup"], report["results"]
+            origin = {"file": path.name, "commit": report["commit"], "engine_sha256": theirs["engine_sha256"]}
+            before, now = (_compared_fields(setup) for setup in (theirs, self.setup))
+            found = {_configuration(entry): {run["seed"]: run for run in entry["runs"]} for entry in entries}
+            for name in before | now:
+                if before.get(name) != now.get(name):
+                    raise InputError(f"its {name} is {before.get(name)}, now it is {now.get(name)}")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"reference {path}: {reason(error)}; {remedy}") from error
+        same_judge = theirs.get("classifier") == self.setup.get("classifier")
+        adopted = []
+        for one, runs in found.items():
+            if not one.is_reference(num_train_timesteps) or not set(self.seeds) <= set(runs):
+                continue
+            left_out = () if same_judge else _OF_CLASSES
+            self.runs[one] = {seed: {k: v for k, v in run.items() if k not in left_out} for seed, run in runs.items()}
+            self.origins[one] = origin
+            adopted.append(one)
+        if not adopted:
+            raise InputError(
+                f"reference {path}: has no ddpm with all {num_train_timesteps} timesteps for the seeds {self.seeds}; "
+                f"{remedy}, and no more --seeds"
+            )
+        self.write()
+        return adopted
 
     def has(self, configuration: Configuration, seed: int) -> bool:
         """Whether this was measured, or has failed."""
@@ -143,6 +191,7 @@ class Results:
             "sampler": configuration.sampler,
             "spacing": configuration.spacing,
             "calls": configuration.num_steps,
+            **({"table_sha256": configuration.table_sha256} if configuration.is_own else {}),
             "seeds": len(seeds),
             "frechet": float(ours.mean()),
             "frechet_se": _standard_error(ours),
@@ -162,12 +211,17 @@ class Results:
         reference = self.reference(num_train_timesteps)
         if reference is None:
             return {}
-        counts = sorted({c.num_steps for c in self.judged() if c != reference})
-        best = {}
-        for count in counts:
-            candidates = [c for c in self.judged() if c.num_steps == count and c != reference]
-            nearest = min(candidates, key=lambda one: self.frechet(one).mean())
-            best[count] = self.compared(nearest, reference)
+        best, tables = {}, {}
+        for count in sorted({c.num_steps for c in self.judged() if c != reference}):
+            at_count = [c for c in self.judged() if c.num_steps == count and c != reference]
+            built_in = self._nearest_judged(one for one in at_count if not one.is_own)
+            table = self._nearest_judged(one for one in at_count if one.is_own)
+            if built_in is not None:
+                best[count] = self.compared(built_in, reference)
+            if table is not None:
+                tables[count] = self.compared(table, reference)
+                if built_in is not None:
+                    tables[count]["against_built_in"] = self._against(table, built_in)
         # The other variance, where it has some of the seeds.
         others = [
             self.compared(one, reference)
@@ -175,7 +229,7 @@ class Results:
             if one.is_reference(num_train_timesteps) and one != reference
             if set(self.seeds) & set(self.runs[one])
         ]
-        fewer = [count for count in counts if count < num_train_timesteps]
+        fewer = [count for count in best if count < num_train_timesteps]
 
         def smallest(flag: str) -> dict[str, Any] | None:
             return next((best[count] for count in fewer if best[count][flag]), None)
@@ -183,13 +237,47 @@ class Results:
         screening = self._screening_reference(num_train_timesteps)
         return {
             "screening_frechet": screening,
-            "reference": {"sampler": reference.sampler, "calls": reference.num_steps, **self._summary(reference)},
+            "reference": {
+                "sampler": reference.sampler,
+                "calls": reference.num_steps,
+                **({"from": self.origins[reference]} if reference in self.origins else {}),
+                **self._summary(reference),
+            },
             "other_references": others,
             **{f"best_at_{count}": entry for count, entry in best.items()},
+            **{f"table_at_{count}": entry for count, entry in tables.items()},
             "smallest_within": smallest("within"),
             "smallest_within_5_percent": smallest("within_5_percent"),
             "smallest_surely_within_5_percent": smallest("surely_within_5_percent"),
         }
+
+    def _nearest_judged(self, judged: Iterable[Configuration]) -> Configuration | None:
+        return min(judged, key=lambda one: self.frechet(one).mean(), default=None)
+
+    def _against(self, table: Configuration, built_in: Configuration) -> dict[str, Any]:
+        """How a table compares with the nearest built-in sampler at as many calls, on the same seeds.
+
+        That one is the best of several on these very seeds, which favors it. `below`: whether the table's distance is
+        smaller by at least two standard errors of the difference (None for one seed).
+        """
+        ours, theirs = self.frechet(table), self.frechet(built_in)
+        difference = ours - theirs
+        error = _standard_error(difference)
+        against: dict[str, Any] = {
+            "sampler": built_in.sampler,
+            "spacing": built_in.spacing,
+            "frechet": float(theirs.mean()),
+            "ratio": float(ours.mean() / theirs.mean()),
+            "difference": float(difference.mean()),
+            "difference_se": error,
+            "below": None if error is None else bool(difference.mean() + STANDARD_ERRORS * error <= 0.0),
+        }
+        for measure in ("precision", "recall", "density", "coverage"):
+            runs = [[self.runs[one][seed].get(measure) for seed in self.seeds] for one in (table, built_in)]
+            if None not in runs[0] + runs[1]:
+                apart = np.subtract(*np.array(runs, dtype=np.float64))
+                against[measure] = {"difference": float(apart.mean()), "difference_se": _standard_error(apart)}
+        return against
 
     def _screening_reference(self, num_train_timesteps: int) -> float | None:
         """The distance of Algorithm 2 with every timestep and the screening seed; None where it was not measured."""
@@ -208,6 +296,10 @@ class Results:
                 "calls": configuration.num_steps,
                 "judged": configuration in self.judged(),
             }
+            if configuration.is_own:
+                entry["table_sha256"] = configuration.table_sha256
+            if configuration in self.origins:
+                entry["from"] = self.origins[configuration]
             if configuration in self.failures:
                 entry["failure"] = self.failures[configuration]
             elif entry["judged"]:
@@ -221,13 +313,23 @@ class Results:
         runs = [self.runs[configuration][seed] for seed in self.seeds]
         summary: dict[str, Any] = {}
         for measure in _MEASURES:
-            if measure in runs[0]:
+            if all(measure in run for run in runs):
                 values = np.array([run[measure] for run in runs])
                 summary[measure] = float(values.mean())
                 summary[f"{measure}_se"] = _standard_error(values)
-        if "classes" in runs[0]:
+        if all("classes" in run for run in runs):
             summary["classes"] = min(run["classes"] for run in runs)
         return summary
+
+
+def _configuration(entry: dict[str, Any]) -> Configuration:
+    return Configuration(entry["sampler"], entry["calls"], entry["spacing"], entry.get("table_sha256", ""))
+
+
+def _compared_fields(setup: dict[str, Any]) -> dict[str, Any]:
+    """What distances depend on but the engine's file: of the process, all but the spacing that it recommends."""
+    process = {name: value for name, value in setup["process"].items() if name != "timestep_spacing"}
+    return {**process, "data": setup["data"], "features": setup["features"], "num": setup["num"]}
 
 
 def _standard_error(values: np.ndarray) -> float | None:

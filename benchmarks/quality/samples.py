@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +15,20 @@ from commands.whole_files import whole_file
 from diffusion.errors import InputError
 from diffusion.process import Process
 from diffusion.samplers import DEFAULT_SAMPLER, SAMPLERS, make_table
+from diffusion.samplers.user_table import table_to_json
 from diffusion.spacing import SPACINGS
 from diffusion.step_table import StepTable
 from runtime.arrays import UNREADABLE
 from runtime.engines.interface import Engine
+from runtime.formats.table_file import read_table
 from runtime.images import quantize
 from runtime.sampler import NonFiniteError, Sampler
 
 # Samples of long runs are saved at this interval, so that an interruption loses little.
 _SAVE_EVERY_SECONDS = 30.0
+OWN = "own"
+"""Stands in the place of a spacing for a table of the user's."""
+
 _VARIANCES = ("fixed_small", "fixed_large")
 
 
@@ -36,14 +42,32 @@ class Configuration:
     """One way to sample.
 
     Attributes:
-        sampler: one of `diffusion.samplers.SAMPLERS`, for ddpm optionally with its variance: `ddpm:fixed_small`.
+        sampler: one of `diffusion.samplers.SAMPLERS`, for ddpm optionally with its variance: `ddpm:fixed_small`; or the
+            name of a table's file, without its suffix.
         num_steps: network calls.
-        spacing: one of `diffusion.spacing.SPACINGS`.
+        spacing: one of `diffusion.spacing.SPACINGS`; `OWN` for a table.
+        table_sha256: of a table's rows; empty for a built-in sampler.
+        rows: a table; None for a built-in sampler, and where only the results of the table are known.
     """
 
     sampler: str
     num_steps: int
     spacing: str
+    table_sha256: str = ""
+    rows: StepTable | None = field(default=None, compare=False, repr=False)
+
+    @classmethod
+    def of_table(cls, path: Path, process: Process) -> Configuration:
+        """That of a table's file. Raises InputError as `diffusion.samplers.make_table`."""
+        rows = make_table(process, read_table(path))
+        fields = {name: value for name, value in table_to_json(rows).items() if name not in ("sampler", "notes")}
+        sha256 = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+        return cls(path.stem, len(rows), OWN, sha256, rows)
+
+    @property
+    def is_own(self) -> bool:
+        """Whether this is a table of the user's, not a built-in sampler."""
+        return bool(self.table_sha256)
 
     @property
     def method(self) -> str:
@@ -52,15 +76,19 @@ class Configuration:
 
     def is_reference(self, num_train_timesteps: int) -> bool:
         """Whether this is Algorithm 2 with every timestep, with whichever variance."""
-        return self.method == DEFAULT_SAMPLER and self.num_steps == num_train_timesteps
+        return not self.is_own and self.method == DEFAULT_SAMPLER and self.num_steps == num_train_timesteps
 
     @property
     def name(self) -> str:
         """For tables and file names."""
-        return f"{self.sampler.replace(':', '.')}-{self.num_steps}-{self.spacing}"
+        spacing = f"{OWN}-{self.table_sha256[:12]}" if self.is_own else self.spacing
+        return f"{self.sampler.replace(':', '.')}-{self.num_steps}-{spacing}"
 
     def table(self, process: Process) -> StepTable:
         """Its rows. Raises InputError as `diffusion.samplers.make_table`."""
+        if self.is_own:
+            assert self.rows is not None  # only what was given is drawn
+            return self.rows
         _, _, variance = self.sampler.partition(":")
         if variance:
             process = replace(process, variance_type=variance)

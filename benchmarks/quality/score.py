@@ -1,20 +1,16 @@
-"""How far a set of images is from the data: Fréchet distance, class coverage, precision and recall."""
+"""How far a set of images is from the data: Fréchet distance, neighborhoods, shares of classes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
+from benchmarks.quality.manifold import manifold_measures
 from diffusion.errors import InputError
 
-# Kynkäänniemi et al. 2019, section 3: the neighborhood size they settle on.
-NEIGHBORS = 3
-# Distances held at once, 64 MB in float64: sets of 50,000 features of Inception need no more than sets of digits.
-_DISTANCES_AT_ONCE = 1 << 23
-_COLUMNS_AT_ONCE = 4096
 _RESAMPLES = 20
 Scores = dict[str, Any]
 
@@ -60,66 +56,13 @@ def frechet_distance(first: Gaussian, second: Gaussian) -> float:
     return float(apart @ apart + np.trace(first.covariance) + np.trace(second.covariance) - 2.0 * trace_of_root)
 
 
-def precision_and_recall(real: np.ndarray, generated: np.ndarray, neighbors: int = NEIGHBORS) -> tuple[float, float]:
-    """How much of what is generated looks real, and how much of what is real can be generated.
-
-    A set's manifold is the union of balls around its points that reach their k-th nearest neighbor in the set
-    (eq. 1, 2). Precision is the part of `generated` inside the manifold of `real`, recall the other way round.
-
-    Args:
-        real, generated: features [n, D]; the measure depends on n, so both sets have the same.
-        neighbors: k.
-
-    Raises:
-        InputError: sets of different sizes, or not more points than neighbors.
-    """
-    if len(real) != len(generated):
-        raise InputError(f"precision and recall: found {len(real)} real and {len(generated)} generated, expected equal")
-    if len(real) <= neighbors:
-        raise InputError(f"precision and recall: found {len(real)} points, expected more than {neighbors}")
-    return _part_inside(generated, real, neighbors), _part_inside(real, generated, neighbors)
-
-
-def _part_inside(points: np.ndarray, manifold: np.ndarray, neighbors: int) -> float:
-    # A point is its own nearest neighbor at distance 0: the k-th other one stands at place k. Copied, because a
-    # column's view would keep its whole block alive.
-    radius_2 = np.concatenate(
-        [
-            np.partition(block, neighbors, axis=1)[:, neighbors].copy()
-            for block in _squared_distances(manifold, manifold)
-        ]
-    )
-    inside = [(block <= radius_2).any(axis=1) for block in _squared_distances(points, manifold)]
-    return float(np.concatenate(inside).mean())
-
-
-def _squared_distances(rows: np.ndarray, columns: np.ndarray) -> Iterator[np.ndarray]:
-    """|row − column|², float64, in blocks of some rows and all columns, one at a time."""
-    starts = range(0, len(columns), _COLUMNS_AT_ONCE)
-    of_columns = np.concatenate([_squared_norms(columns[first : first + _COLUMNS_AT_ONCE]) for first in starts])
-    rows_at_once = max(1, _DISTANCES_AT_ONCE // len(columns))
-    for first_row in range(0, len(rows), rows_at_once):
-        block = rows[first_row : first_row + rows_at_once].astype(np.float64)
-        of_block = _squared_norms(block)[:, None]
-        distances = np.empty((len(block), len(columns)))
-        for first in starts:
-            tile = np.s_[first : first + _COLUMNS_AT_ONCE]
-            products = 2.0 * block @ columns[tile].astype(np.float64).T
-            distances[:, tile] = np.maximum(of_block + of_columns[tile] - products, 0.0)
-        yield distances
-
-
-def _squared_norms(points: np.ndarray) -> np.ndarray:
-    return (points.astype(np.float64) ** 2).sum(axis=1)
-
-
 class Features(Protocol):
     """Features of images; those of `benchmarks.quality.features`."""
 
     name: str
 
-    def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        """uint8 [N, H, W, C] → features [N, D], and classes int64 [N] where there are any."""
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """uint8 [N, H, W, C] → features [N, D]."""
 
     def fingerprint(self) -> str:
         """Of what the features depend on."""
@@ -132,13 +75,20 @@ class Scorer:
         features: of images.
         train: uint8 [N, H, W, C], the data.
         held_out: as many of the same kind as were not trained on; None if there are none.
+        classify: uint8 [N, H, W, C] → classes int64 [N]; None where there are no classes.
     """
 
-    def __init__(self, features: Features, train: np.ndarray, held_out: np.ndarray | None) -> None:
-        self.features = features
-        self._real, self._real_classes = features(train)
+    def __init__(
+        self,
+        features: Features,
+        train: np.ndarray,
+        held_out: np.ndarray | None,
+        classify: Callable[[np.ndarray], np.ndarray] | None = None,
+    ) -> None:
+        self._features, self._classify = features, classify
+        self._real, self._real_classes = self._read(train)
         self._gaussian = Gaussian.fit(self._real)
-        self._held_out = None if held_out is None else features(held_out)
+        self._held_out = None if held_out is None else self._read(held_out)
         # Precision and recall take as many real samples as generated ones, always the same.
         self._order = np.random.default_rng(0).permutation(len(self._real))
 
@@ -147,29 +97,31 @@ class Scorer:
         """tr Σ of the data's features: the scale of a distance in them."""
         return float(np.trace(self._gaussian.covariance))
 
+    def _read(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        return self._features(images), None if self._classify is None else self._classify(images)
+
     def score(self, images: np.ndarray) -> Scores:
         """Every measure of uint8 [n, H, W, C].
 
         Returns:
             `frechet`: from all n to the data; depends on n.
             `frechet_at_held_out_size`: the mean over blocks of the held-out part's size, to compare with its own.
-            `precision`, `recall`: Kynkäänniemi et al. 2019, of as many generated as real ones.
+            `precision`, `recall`, `density`, `coverage`: of as many generated as real ones; see `manifold_measures`.
             `class_total_variation`: half the sum of the differences of the classes' shares from the data's.
             `classes`: how many of the data's classes there are.
         """
-        features, classes = self.features(images)
-        return self._score(features, classes)
+        return self._score(*self._read(images))
 
     def _score(self, features: np.ndarray, classes: np.ndarray | None) -> Scores:
         num = min(len(features), len(self._real))
-        precision, recall = precision_and_recall(self._real[self._order[:num]], features[:num])
-        scores: Scores = {"frechet": self._frechet(features), "precision": precision, "recall": recall}
+        scores: Scores = {"frechet": self._frechet(features)}
+        scores |= manifold_measures(self._real[self._order[:num]], features[:num])
         size = self.held_out_size(len(features))
         if size is not None:
             blocks = [features[first : first + size] for first in range(0, len(features) - size + 1, size)]
             scores["frechet_at_held_out_size"] = float(np.mean([self._frechet(block) for block in blocks]))
         if classes is not None:
-            scores |= self._coverage(classes)
+            scores |= self._shares(classes)
         return scores
 
     def held_out_size(self, num: int) -> int | None:
@@ -203,7 +155,7 @@ class Scorer:
             chosen = rng.integers(0, len(features), num)
             distances.append(self._frechet(features[chosen]))
             if classes is not None:
-                coverages.append(self._coverage(classes[chosen])["class_total_variation"])
+                coverages.append(self._shares(classes[chosen])["class_total_variation"])
         floor: Scores = {
             "num": num,
             "resamples": _RESAMPLES,
@@ -217,7 +169,7 @@ class Scorer:
     def _frechet(self, features: np.ndarray) -> float:
         return frechet_distance(Gaussian.fit(features), self._gaussian)
 
-    def _coverage(self, classes: np.ndarray) -> Scores:
+    def _shares(self, classes: np.ndarray) -> Scores:
         assert self._real_classes is not None
         num_classes = int(max(classes.max(), self._real_classes.max())) + 1
         real = np.bincount(self._real_classes, minlength=num_classes)

@@ -1,4 +1,4 @@
-"""What a quality measurement measures, and in which order: references, screening, the best again, the search."""
+"""What a quality measurement measures, and in which order: references, tables, screening, the best again, search."""
 
 from __future__ import annotations
 
@@ -58,6 +58,10 @@ class Search:
     def _samples(self, seed: int) -> int:
         return self._screening_num if seed == SCREENING_SEED else self._num
 
+    def tables(self, configurations: Sequence[Configuration]) -> None:
+        """Measure tables of the user's with every seed: each was chosen already, on other samples than these."""
+        self.measure(configurations, self._results.seeds)
+
     def references(self, samplers: Sequence[str]) -> None:
         """Measure Algorithm 2 with every timestep, with each variance that `samplers` name.
 
@@ -89,17 +93,18 @@ class Search:
             if smallest is None:
                 return
             high = smallest["calls"]
-            low = max((c.num_steps for c in self._results.judged() if c.num_steps < high), default=0)
+            judged = [one for one in self._results.judged() if not one.is_own]
+            low = max((one.num_steps for one in judged if one.num_steps < high), default=0)
             if high - low < 2:
                 return
             middle = (low + high) // 2
             pairs: list[tuple[str, str]] = []
             for end in (high, low):
-                at_end = [one for one in self._results.runs if one.num_steps == end]
+                at_end = [one for one in self._results.runs if one.num_steps == end and not one.is_own]
                 pairs += [(one.sampler, one.spacing) for one in self._results.nearest(at_end, refine)]
             candidates = [Configuration(sampler, middle, spacing) for sampler, spacing in dict.fromkeys(pairs)]
             self.measure(candidates, self._results.seeds)
-            if not any(one.num_steps == middle for one in self._results.judged()):
+            if not any(one.num_steps == middle and not one.is_own for one in self._results.judged()):
                 return  # nothing finite there
 
     def _distinct(self, samplers: Sequence[str], spacings: Sequence[str], steps: int) -> list[Configuration]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -17,7 +16,7 @@ from diffusion.samplers.dpmpp import dpmpp_2m, dpmpp_sde_2m
 from diffusion.samplers.exponential_integrator import extrapolation_note, half_log_snr
 from diffusion.samplers.method import Method
 from diffusion.samplers.unipc import unipc
-from diffusion.samplers.user_table import check_user_table, is_table_file, read_table
+from diffusion.samplers.user_table import check_user_table
 from diffusion.spacing import DEFAULT_SPACING, check_timesteps, spaced_timesteps
 from diffusion.step_table import StepTable, start_note
 
@@ -42,21 +41,22 @@ _NAMES = {"num_steps": "steps", "from_timestep": "from-timestep", "lambda_min": 
 
 def make_table(
     process: Process,
-    sampler: str | Path | StepTable | None = None,
+    sampler: str | StepTable | None = None,
     num_steps: int | None = None,
     spacing: str | None = None,
     timesteps: Sequence[int] | np.ndarray | None = None,
     from_timestep: int | None = None,
     lambda_min: float | None = None,
     invert: bool = False,
+    force: bool = False,
     **options: float | bool | None,
 ) -> StepTable:
     """The table of a chain.
 
     Args:
         process: what the network was trained on.
-        sampler: one of `SAMPLERS`; or a table of one's own, as it is or as the path of its JSON file (`….json`).
-            None for `DEFAULT_SAMPLER`, or where `invert` is given for the one that has an inverse.
+        sampler: one of `SAMPLERS`, or a table of one's own; None for `DEFAULT_SAMPLER`, or where `invert` is given for
+            the one that has an inverse.
         num_steps: network calls; None for every timestep there is.
         spacing: how `num_steps` timesteps are chosen, one of `diffusion.spacing.SPACINGS`; None for that of the
             process, or `DEFAULT_SPACING` where it has none.
@@ -65,6 +65,7 @@ def make_table(
         lambda_min: leaves out the timesteps with λ = ½ ln(ᾱ/(1−ᾱ)) below it, the noisiest, before spacing;
             −5.1 is what Lu et al. 2022 (DPM-Solver) advise for the cosine schedule.
         invert: run the sampler's rows upwards, from data to the noise that it would make them from.
+        force: run a table of one's own that was fitted to another checkpoint.
         options: of the sampler, such as `eta` and `use_clipped_model_output` of `ddim`; None for its default.
 
     Raises:
@@ -73,7 +74,7 @@ def make_table(
     """
     given = {name: value for name, value in options.items() if value is not None}
     invert = yes_or_no(invert, "invert")
-    if isinstance(sampler, StepTable | Path) or (isinstance(sampler, str) and is_table_file(sampler)):
+    if isinstance(sampler, StepTable):
         chosen: dict[str, object] = {"num_steps": num_steps, "timesteps": timesteps, "from_timestep": from_timestep}
         chosen |= {"lambda_min": lambda_min, "invert": invert or None, **given}
         extra = [_NAMES.get(name, name) for name, value in chosen.items() if value is not None]
@@ -81,7 +82,7 @@ def make_table(
             extra.append("spacing")
         if extra:
             raise InputError(f"{extra[0]} was given with a table of one's own, whose rows are chosen already")
-        return check_user_table(sampler if isinstance(sampler, StepTable) else read_table(sampler), process)
+        return check_user_table(sampler, process, force)
     if invert:
         inverse = check_invertible(sampler, **options)
         chain, notes = _chain_timesteps(process, num_steps, spacing, timesteps, from_timestep, lambda_min)

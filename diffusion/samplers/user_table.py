@@ -1,4 +1,4 @@
-"""A user's table, from Python or from a JSON file, checked against the process that is to run it.
+"""A table as a JSON object, and the check of a user's table against the process that is to run it.
 
     {
       "format": 1,
@@ -8,6 +8,7 @@
       "learned": false,             whether noise is s·exp(k·w)·z with w from the network; false unless said
       "h2": "h1",                   with two histories: what the second becomes, "h1" (unless said) or "x_start"
       "notes": ["…"],               optional
+      "checkpoint_sha256": "…",     optional: of the checkpoint that the numbers were fitted to, which alone runs them
       "rows": [{"t": 999, "u": 1.0, "v": -0.5, "a": 0.9, "b": 0.1}, …]
     }
 
@@ -20,37 +21,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from diffusion.errors import InputError
-from diffusion.json_text import read_json
-from diffusion.number_checks import is_finite_number, is_whole
+from diffusion.number_checks import is_finite_number, is_whole, shown
 from diffusion.prediction import x_start_coefficients
 from diffusion.process import Process
 from diffusion.step_table import COLUMNS, StepTable, start_note
 
 TABLE_FORMAT = 1
 _REQUIRED = ("format", "sampler", "clip", "histories", "rows")
-_FIELDS = (*_REQUIRED, "learned", "h2", "notes")
+_FIELDS = (*_REQUIRED, "learned", "h2", "notes", "checkpoint_sha256")
 _H2 = ("h1", "x_start")
-
-
-def is_table_file(sampler: str | Path) -> bool:
-    """Whether a sampler's name is the path of a table's file."""
-    return str(sampler).endswith(".json")
-
-
-def read_table(path: str | Path) -> StepTable:
-    """The table in a JSON file.
-
-    Raises:
-        InputError: a file that cannot be read, that is not JSON, or that is not such a table.
-    """
-    fields = read_json(Path(path), "expected a table, as `table_to_json` describes it")
-    return table_from_json(fields, str(path))
 
 
 def table_from_json(fields: object, source: str = "table") -> StepTable:
@@ -75,6 +59,7 @@ def table_to_json(table: StepTable) -> dict[str, Any]:
     for timestep, coefficients in zip(table.timesteps, table.coefficients, strict=True):
         row = {name: float(value) for name, value in zip(COLUMNS, coefficients, strict=True) if value != 0.0}
         rows.append({"t": int(timestep), **row})
+    fitted_to = {} if table.checkpoint_sha256 is None else {"checkpoint_sha256": table.checkpoint_sha256}
     return {
         "format": TABLE_FORMAT,
         "sampler": table.sampler,
@@ -83,15 +68,22 @@ def table_to_json(table: StepTable) -> dict[str, Any]:
         "learned": table.learned,
         "h2": "x_start" if table.h2_is_x_start else "h1",
         "notes": list(table.notes),
+        **fitted_to,
         "rows": rows,
     }
 
 
-def check_user_table(table: StepTable, process: Process) -> StepTable:
+def check_user_table(table: StepTable, process: Process, force: bool = False) -> StepTable:
     """The table, if the process can run it; with notes on what differs from what the process would do.
 
+    Args:
+        table: the rows.
+        process: of the network.
+        force: run a table that was fitted to another checkpoint.
+
     Raises:
-        InputError: a timestep the network was not trained on, or a learned variance it does not predict.
+        InputError: a timestep the network was not trained on, a learned variance it does not predict, or a table that
+            was fitted to another checkpoint.
     """
     name, total = f"table of {table.sampler}", process.schedule.num_train_timesteps
     if table.timesteps.max() >= total:
@@ -102,6 +94,12 @@ def check_user_table(table: StepTable, process: Process) -> StepTable:
             "expected learned_range"
         )
     notes: list[str | None] = []
+    try:
+        check_fitted_to(table, process)
+    except InputError as error:
+        if not force:
+            raise
+        notes.append(str(error))
     if table.ascending:
         notes.append("the timesteps ascend: the chain runs from data to noise")
     else:
@@ -111,7 +109,7 @@ def check_user_table(table: StepTable, process: Process) -> StepTable:
         said = ["none" if np.isinf(bound) else f"{bound:g}" for bound in (table.clip, clip)]
         notes.append(f"the clip of x_start is the table's, {said[0]}, where the process has {said[1]}")
     expected = x_start_coefficients(process.prediction_type, process.schedule.alpha_bar[table.timesteps])
-    for column, values in zip("uv", expected, strict=True):
+    for column, values in zip("uv", expected, strict=True) if table.checkpoint_sha256 is None else ():
         off = np.flatnonzero(~np.isclose(table.column(column), values, rtol=1e-4, atol=1e-6))
         if off.size:
             notes.append(
@@ -122,6 +120,17 @@ def check_user_table(table: StepTable, process: Process) -> StepTable:
     return table.with_notes(*(note for note in notes if note is not None))
 
 
+def check_fitted_to(table: StepTable, process: Process) -> None:
+    """Raises InputError for a table that was fitted to a checkpoint other than that of the process."""
+    fitted_to, network = table.checkpoint_sha256, process.checkpoint_sha256
+    if fitted_to not in (None, network):
+        of_network = "that of this network is not known" if network is None else f"this network is of {network[:12]}"
+        raise InputError(
+            f"table of {table.sampler}: was fitted to checkpoint {str(fitted_to)[:12]}, {of_network}; fit a table to "
+            "this network with `python -m train.fit_table`, or choose a sampler that is not fitted"
+        )
+
+
 def _table(fields: object) -> StepTable:
     if not isinstance(fields, Mapping):
         raise InputError(f"found {type(fields).__name__}, expected the JSON object of a table")
@@ -130,6 +139,7 @@ def _table(fields: object) -> StepTable:
     _check_names(fields, _REQUIRED, _FIELDS, "the table")
     name, clip, rows = fields["sampler"], fields["clip"], fields["rows"]
     learned, h2, notes = fields.get("learned", False), fields.get("h2", "h1"), fields.get("notes", [])
+    checkpoint_sha256 = fields.get("checkpoint_sha256")
     if not isinstance(name, str) or not name or not name.isprintable():
         raise InputError(f"sampler is {name!r}, expected a name in printable characters")
     if clip is not None and not is_finite_number(clip):
@@ -142,6 +152,8 @@ def _table(fields: object) -> StepTable:
         raise InputError(f"h2 is {h2!r}, expected one of {', '.join(_H2)}")
     if not isinstance(notes, list) or not all(isinstance(note, str) and note.isprintable() for note in notes):
         raise InputError(f"notes is {notes!r}, expected a list of strings, one line each, in printable characters")
+    if "checkpoint_sha256" in fields and not (isinstance(checkpoint_sha256, str) and checkpoint_sha256):
+        raise InputError(f"checkpoint_sha256 is {shown(checkpoint_sha256)}, expected a text")
     if not isinstance(rows, list) or not rows:
         raise InputError("rows is not a non-empty list")
     timesteps = np.zeros(len(rows), dtype=np.int64)
@@ -168,6 +180,7 @@ def _table(fields: object) -> StepTable:
         learned=learned,
         h2_is_x_start=h2 == "x_start",
         notes=tuple(notes),
+        checkpoint_sha256=checkpoint_sha256,
     )
 
 

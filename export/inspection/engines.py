@@ -13,7 +13,7 @@ from export.inspection.runs_here import RunsOn, openvino_runs_here, plan_runs_he
 from export.source import FACTS
 from runtime.formats.openvino_description import OpenVinoDescription
 from runtime.formats.plan_description import PlanDescription
-from runtime.formats.sidecar import Sidecar, read_hashed, read_sidecar, sidecar_path
+from runtime.formats.sidecar import Sidecar, read_hashed, read_sidecar, sidecar_path, weights_path
 from runtime.formats.tensor_spec import NetworkTensors
 
 
@@ -24,7 +24,7 @@ def inspect_openvino(path: Path) -> Inspection:
     hashes["weights"] = engine.weights_sha256
     counts = None
     if path.exists():
-        read_hashed(path.with_suffix(".bin"), engine.weights_sha256, engine.rebuild)
+        read_hashed(path, weights_path(path), engine.weights_sha256, engine.rebuild)
         counts = count_openvino(path)
     tensors = {}
     if engine.tensors is not None:
@@ -59,7 +59,7 @@ def _tensors(tensors: NetworkTensors) -> dict[str, str]:
 def _engine_hashes(path: Path, sidecar: Sidecar[Any]) -> dict[str, str]:
     """The hashes that a sidecar tells; of a file that is here they are compared with its own."""
     if path.exists():
-        read_hashed(path, sidecar.sha256, sidecar.engine.rebuild)
+        read_hashed(path, path, sidecar.sha256, sidecar.engine.rebuild)
     return {"file": sidecar.sha256, "golden": sidecar.golden_sha256}
 
 

@@ -16,7 +16,6 @@ from export.inspection.runs_here import checkpoint_runs_here, onnx_runs_here
 from export.source import onnx_origins
 from runtime.engines.checkpoint_folder import read_checkpoint_folder
 from runtime.engines.network_contract import process_of_onnx
-from runtime.formats.onnx_seal import SEAL_BYTES, sealed_precision
 from runtime.formats.tensor_spec import TensorSpec, condition_specs, sample_and_timestep
 from runtime.formats.train_record import TrainRecord
 from runtime.process_flags import ProcessFlags
@@ -116,7 +115,7 @@ def inspect_onnx(path: Path, flags: ProcessFlags) -> Inspection:
         origin={
             "producer": f"{model.producer_name} {model.producer_version}".strip() or None,
             "opset": {entry.domain or "ai.onnx": entry.version for entry in model.opset_import},
-            "unchanged_since_export": _is_sealed(path),
+            "unchanged_since_export": file.has_digest,
             "weights": "inside" if file.is_whole else "in other files",
         },
         hashes={"file": file.sha256},
@@ -164,11 +163,6 @@ def _specs(model: onnx.ModelProto, entries: Iterable[onnx.ValueInfoProto]) -> li
 
 def spelled(entry: TensorSpec) -> str:
     return f"{entry.element_type} [{', '.join('?' if size is None else str(size) for size in entry.shape)}]"
-
-
-def _is_sealed(path: Path) -> bool:
-    content = path.read_bytes()
-    return sealed_precision(hashlib.sha256(content[:-SEAL_BYTES]).hexdigest(), content[-SEAL_BYTES:]) is not None
 
 
 def sha256_of(path: Path) -> str:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from diffusion.process import Process
 from export.inspection.counts import NetworkCounts
 from export.inspection.runs_here import RunsOn
 from export.source import process_line
+from runtime.runs.places import Place
 
 _MAX_OPERATORS = 8
 _MAX_LENGTH = 600
@@ -35,7 +35,7 @@ class Inspection:
     """
 
     kind: str
-    path: Path
+    path: Place
     process: Process | None = None
     origins: Mapping[str, str] = field(default_factory=dict)
     counts: NetworkCounts | None = None

@@ -6,6 +6,7 @@ beside it, or a network alone, whose process flags tell.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from commands.program import say
 from diffusion.conditions import INT64, Condition
 from diffusion.diffusers_config import (
     DIFFUSERS_SPACINGS,
@@ -26,7 +28,7 @@ from diffusion.errors import InputError
 from diffusion.json_text import read_json_object
 from diffusion.number_checks import shown, whole_number
 from diffusion.process import Process
-from runtime.formats.train_record import TRAIN_JSON, TrainRecord
+from runtime.formats.train_record import TRAIN_JSON, TrainRecord, checkpoint_files
 from runtime.process_flags import ProcessFlags
 
 MODEL_INDEX, UNET_CONFIG, SCHEDULER_CONFIG = "model_index.json", "config.json", "scheduler_config.json"
@@ -90,7 +92,7 @@ def read_checkpoint_folder(folder: Path, flags: ProcessFlags | None = None) -> C
             f"{folder}: no such checkpoint folder, expected one that holds model_index.json; "
             "train one with `python -m train.run`, or name another"
         )
-    index_path = folder / MODEL_INDEX
+    index_path = _index(folder)
     if not index_path.exists() and (folder / "state").is_dir():
         raise InputError(
             f"{folder}: holds a training run that is not finished, expected model_index.json; "
@@ -115,7 +117,11 @@ def read_checkpoint_folder(folder: Path, flags: ProcessFlags | None = None) -> C
 
 
 def _is_no_pipeline(folder: Path) -> bool:
-    return not (folder / MODEL_INDEX).exists() and (folder / UNET_CONFIG).is_file()
+    return not _index(folder).exists() and (folder / UNET_CONFIG).is_file()
+
+
+def _index(folder: Path) -> Path:
+    return checkpoint_files(folder).current(MODEL_INDEX)
 
 
 def _scheduler_in(index_path: Path) -> str:
@@ -147,7 +153,8 @@ def _scheduler_in(index_path: Path) -> str:
 
 def _part(folder: Path, name: str) -> Path:
     """Where diffusers looks for a part of a pipeline: its sub-folder, or the root where there is none."""
-    return folder / name if (folder / name).is_dir() else folder
+    part = checkpoint_files(folder).current(name)
+    return part if part.is_dir() else folder
 
 
 def _process_of_files(
@@ -167,6 +174,15 @@ def _process_of_files(
     record = TrainRecord.read(folder)
     if record is None:
         return process, _origins(config, scheduler_class(config, str(path)))
+    if not record.has_digest:
+        say(
+            f"note: {folder / TRAIN_JSON}: has no digest, as an earlier version wrote it: a changed byte is not noticed"
+        )
+    if record.config_sha256 not in (None, hashlib.sha256(unet_path.read_bytes()).hexdigest()):
+        raise InputError(
+            f"{unet_path}: was changed: {TRAIN_JSON} was written for the SHA-256 {record.config_sha256}; put that file "
+            f"back, or remove {TRAIN_JSON} if the change is meant: diffusers' files then say what it was trained to do"
+        )
     process = _checked_process(folder / TRAIN_JSON, record.process, process, config)
     return process, dict.fromkeys(_FLAGS, TRAIN_JSON)
 

@@ -42,6 +42,9 @@ class Engine(abc.ABC):
     chosen_because: str = ""
     """Why this backend runs the file; empty where the user said so, or where there is no other."""
 
+    has_digest: bool = True
+    """Whether its maker left a hash, with which the bytes of the network were compared."""
+
     _process_id: int
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
@@ -65,6 +68,12 @@ class Engine(abc.ABC):
                 f"{os.getpid()}, which has none of its threads; open it in each process, or start them by "
                 "multiprocessing's 'spawn'"
             )
+
+    def digest_note(self) -> str | None:
+        """What a user should know of a network whose bytes could be compared with nothing; None for any other."""
+        if self.has_digest:
+            return None
+        return f"{self.path or self.name} has no digest: a changed byte is not noticed; its SHA-256 is {self.sha256}"
 
     def batch_range(self) -> tuple[int, int | None]:
         """The smallest and the largest batch that it takes; None where only memory limits it."""

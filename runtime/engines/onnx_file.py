@@ -37,6 +37,7 @@ class OnnxFile:
         precision: see `runtime.engines.onnx_precision`.
         is_whole: whether all weights are in the file.
         channels_last: the values, inputs among them, that the graph brings from [N, H, W, C] into [N, C, H, W].
+        has_digest: whether it is sealed: nothing vouches for the bytes of any other.
         facts: size and time of the last change before it was read; None if nobody looked.
     """
 
@@ -45,6 +46,7 @@ class OnnxFile:
     precision: str
     is_whole: bool = True
     channels_last: frozenset[str] = frozenset()
+    has_digest: bool = False
     facts: tuple[int, int] | None = field(default=None, compare=False)
 
     def check_unchanged(self) -> None:
@@ -65,8 +67,8 @@ def read_onnx(path: Path) -> OnnxFile:
     """Read a file once.
 
     Raises:
-        InputError: no file, or not one of ONNX; weights in files that cannot be read; or a precision of ours that this
-            version does not know.
+        InputError: no file, or not one of ONNX; one of ours that was changed; weights in files that cannot be read; or
+            a precision of ours that this version does not know.
         DeviceUnavailableError: it is not one of ours, and `onnx` is not installed.
     """
     if not path.is_file():  # a pipe would wait for its writer
@@ -84,10 +86,13 @@ def read_onnx(path: Path) -> OnnxFile:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     body, tail = memoryview(content)[:-SEAL_BYTES], content[-SEAL_BYTES:]
     digest = hashlib.sha256(body)
-    precision = sealed_precision(digest.hexdigest(), tail)
+    try:
+        precision = sealed_precision(len(body), digest.hexdigest(), tail)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
     digest.update(tail)
     if precision is not None:
-        return OnnxFile(path, digest.hexdigest(), precision, facts=facts)
+        return OnnxFile(path, digest.hexdigest(), precision, has_digest=True, facts=facts)
     return replace(_read_foreign(path, content, digest.hexdigest()), facts=facts)
 
 
@@ -121,8 +126,14 @@ def _read_foreign(path: Path, content: bytes, sha256: str) -> OnnxFile:
 
 
 def _external_locations(message: Any) -> Iterator[str]:
-    """The names of the files that hold tensors, wherever in a model these are."""
+    """The names of the files that hold tensors, wherever in a model these are.
+
+    Raises:
+        ValueError: a text that is not UTF-8, which backends and their Python bindings do not expect.
+    """
     for kind, value in message.ListFields():
+        if kind.type == kind.TYPE_STRING and _undecoded(value):
+            raise ValueError(f"a {kind.name} in it is not UTF-8")
         if kind.message_type is None:
             continue
         for each in [value] if hasattr(value, "ListFields") else value:
@@ -130,6 +141,11 @@ def _external_locations(message: Any) -> Iterator[str]:
                 yield from (entry.value for entry in each.external_data if entry.key == "location")
             else:
                 yield from _external_locations(each)
+
+
+def _undecoded(value: Any) -> bool:
+    """Whether a field of type string holds what Protocol Buffers leave as bytes."""
+    return isinstance(value, bytes) or (not isinstance(value, str) and any(isinstance(each, bytes) for each in value))
 
 
 def _hash_with(path: Path, sha256: str, locations: list[bytes]) -> str:

@@ -70,7 +70,7 @@ class OnnxRuntimeEngine(Engine):
     ) -> None:
         self.path = path
         self.file = file or read_onnx(path)
-        self.precision, self.sha256 = self.file.precision, self.file.sha256
+        self.precision, self.sha256, self.has_digest = self.file.precision, self.file.sha256, self.file.has_digest
         self._session = _open_session(path, device, threads, self.precision)
         self.file.check_unchanged()
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()

@@ -34,7 +34,7 @@ from runtime.engines.onnx_file import OnnxFile, read_onnx
 from runtime.engines.verification import ensure_verified
 from runtime.formats.openvino_description import PRECISION_HINTS, REBUILD, OpenVinoDescription
 from runtime.formats.place import Place
-from runtime.formats.sidecar import Sidecar, read_hashed, read_sidecar
+from runtime.formats.sidecar import Sidecar, read_hashed, read_sidecar, weights_path
 from runtime.formats.tensor_spec import TensorSpec
 from runtime.process_flags import ProcessFlags
 
@@ -94,7 +94,7 @@ class OpenVinoEngine(Engine):
         self._compiled: OrderedDict[int, ov.CompiledModel] = OrderedDict()  # what was used longest ago first
 
     def _read_onnx(self, flags: ProcessFlags, file: OnnxFile) -> None:
-        self.precision, self.sha256 = file.precision, file.sha256
+        self.precision, self.sha256, self.has_digest = file.precision, file.sha256, file.has_digest
         if self.precision != "fp32":
             # It would compute fp16 in float32, and bf16 in bf16 though the hint says, and reads back as, float32.
             way_out = "or give --backend onnxruntime"
@@ -123,10 +123,10 @@ class OpenVinoEngine(Engine):
     def _read_engine(self, flags: ProcessFlags, sidecar: OpenVinoSidecar) -> None:
         self.precision = sidecar.engine.precision
         check_precision(self._core, self.precision, str(self.path))
-        network = read_hashed(self.path, sidecar.sha256, REBUILD)
+        network = read_hashed(self.path, self.path, sidecar.sha256, REBUILD)
         weights_sha256 = sidecar.engine.weights_sha256
         # Constants are read from these bytes as they are, for as long as the model lives.
-        self._weights = read_hashed(self.path.with_suffix(".bin"), weights_sha256, REBUILD)
+        self._weights = read_hashed(self.path, weights_path(self.path), weights_sha256, REBUILD)
         # The .xml of two trainings of one network is the same.
         self.sha256 = hashlib.sha256(f"{sidecar.sha256} {weights_sha256}".encode()).hexdigest()
         try:

@@ -78,7 +78,7 @@ def accept_plan(path: Path, sidecar: PlanSidecar | None = None) -> AcceptedPlan:
             f"{path}: was built without its weights, expected a whole plan; refit it, or build it with `{REBUILD}`"
         )
     check_shapes(path, sidecar.process, plan.tensors.x, plan.tensors.prediction)
-    content = read_hashed(path, sidecar.sha256, REBUILD)
+    content = read_hashed(path, path, sidecar.sha256, REBUILD)
     driver = driver_facts()
     gpu = require_gpu(driver, str(path), runs_here(path))
     module = _find_module(path, plan)

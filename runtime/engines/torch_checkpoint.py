@@ -54,6 +54,7 @@ class Checkpoint:
         unet: diffusers' `UNet2DModel`, on the CPU, float32, in eval mode, without gradients.
         sha256: of the weights, see `checkpoint_weights.hash_of_weights`.
         network_sha256: of the weights and of the configuration, which says what is computed with them.
+        has_digest: whether train.json holds a hash of the weights, with which they were compared.
         weight_types: in which the weights were saved, such as `float16`.
     """
 
@@ -62,6 +63,7 @@ class Checkpoint:
     unet: UNet2DModel
     sha256: str
     network_sha256: str
+    has_digest: bool = False
     weight_types: tuple[str, ...] = ("float32",)
 
     @property
@@ -107,7 +109,7 @@ class TorchEngine(Engine):
             torch.set_num_threads(threads)
         checkpoint = load_checkpoint(folder, allow_pickle, flags)
         self.process = (flags or ProcessFlags()).applied_to(checkpoint.process, str(folder))
-        self.sha256 = checkpoint.network_sha256
+        self.sha256, self.has_digest = checkpoint.network_sha256, checkpoint.has_digest
         self.name = f"PyTorch {torch.__version__} ({device.upper()})"
         self.precision = "fp32"
         self.path = checkpoint.folder
@@ -159,8 +161,8 @@ def load_checkpoint(folder: Path | str, allow_pickle: bool = False, flags: Proce
     if process.checkpoint_sha256 not in (None, weights.sha256):
         raise InputError(
             f"{weights.source}: SHA-256 is {weights.sha256}, but train.json was written for "
-            f"{process.checkpoint_sha256}; put those weights back, or write the new SHA-256 into train.json if they "
-            "are meant"
+            f"{process.checkpoint_sha256}; put those weights back, or remove train.json if these are meant: diffusers' "
+            "files then say what they were trained to do"
         )
     fill(unet, weights)
     # Names with an underscore say who saved it, and where.
@@ -172,6 +174,7 @@ def load_checkpoint(folder: Path | str, allow_pickle: bool = False, flags: Proce
         unet,
         weights.sha256,
         hashlib.sha256(described.encode()).hexdigest(),
+        process.checkpoint_sha256 is not None,
         tuple(sorted({f"{tensor.dtype}".removeprefix("torch.") for tensor in weights.tensors.values()})),
     )
 

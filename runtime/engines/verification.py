@@ -252,7 +252,7 @@ def ensure_verified(
 
     def reference() -> Golden:
         at = golden_path(path)
-        return Golden.from_bytes(read_hashed(at, sidecar.golden_sha256, rebuild).tobytes(), at, rebuild)
+        return Golden.from_bytes(read_hashed(path, at, sidecar.golden_sha256, rebuild).tobytes(), at, rebuild)
 
     # As it was trained: a variance or a clip that the user prefers would change the chain, not the network.
     verify_once(

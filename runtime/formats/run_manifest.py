@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -10,10 +9,11 @@ from typing import Any
 
 from commands.whole_files import write_whole_text
 from diffusion.number_checks import is_whole
-from runtime.formats.fields import Fields, read_fields
+from runtime.formats.digest import sealed_text
+from runtime.formats.fields import Fields, parse_fields, read_fields
 
 MANIFEST = "run.json"
-MANIFEST_FORMAT = 1
+MANIFEST_FORMAT = 2
 _REMEDY = "give another --out, or remove it"
 
 
@@ -48,32 +48,48 @@ class RunManifest:
 
     def write(self, folder: Path) -> None:
         """Write it, whole. Raises InputError if the folder cannot be written."""
-        content = {
+        write_whole_text(folder / MANIFEST, self.to_text())
+
+    def to_text(self) -> str:
+        """The content of the file."""
+        return sealed_text(self._to_json())
+
+    def _to_json(self) -> dict[str, Any]:
+        return {
             "format": MANIFEST_FORMAT,
             "done": self.done,
             "non_finite": [vars(sample) for sample in self.non_finite],
             "files": list(self.files),
             "identity": self.identity,
         }
-        write_whole_text(folder / MANIFEST, json.dumps(content, indent=1) + "\n")
 
     @classmethod
     def read(cls, folder: Path) -> RunManifest | None:
         """What `write` wrote; None where there is no such file.
 
         Raises:
-            InputError: another file of this name, of another version, or a field that makes no sense.
+            InputError: another file of this name, of another version or changed, or a field that makes no sense.
         """
         path = folder / MANIFEST
         if not os.path.lexists(path):
             return None
-        values = read_fields(path, MANIFEST_FORMAT, _REMEDY)
+        return cls._of(read_fields(path, MANIFEST_FORMAT, _REMEDY))
+
+    @classmethod
+    def parse(cls, content: bytes, place: str) -> RunManifest:
+        """As `read`, of the content of a file; `place` names it in errors."""
+        return cls._of(parse_fields(content, place, MANIFEST_FORMAT, _REMEDY))
+
+    @classmethod
+    def _of(cls, values: Fields) -> RunManifest:
         identity = values.get("identity", dict, may_be_empty=True)
         done = values.get("done", int)
         most = identity.get("num", done)
         if not is_whole(most) or not 0 <= done <= most:
             raise values.wrong("done", done, f"0 to the run's num, {most!r}")
-        return cls(identity, _files(values), done, read_non_finite(values))
+        manifest = cls(identity, _files(values), done, read_non_finite(values))
+        values.check_names(manifest._to_json())
+        return manifest
 
 
 def _files(values: Fields) -> tuple[str, ...]:

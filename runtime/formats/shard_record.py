@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from commands.whole_files import write_whole_text
-from runtime.formats.fields import read_fields
+from runtime.formats.digest import sealed_text
+from runtime.formats.fields import parse_fields
 from runtime.formats.run_manifest import NonFiniteSample, read_non_finite
 
-SHARD_FORMAT = 1
-_REMEDY = "remove it, and --resume draws the shard again"
+SHARD_FORMAT = 2
+RECORD_REMEDY = "remove it, and --resume draws the shard again"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -38,19 +38,25 @@ class ShardRecord:
     sha256: str
     non_finite: tuple[NonFiniteSample, ...] = ()
 
-    def write(self, path: Path) -> None:
-        """Write it, whole. Raises InputError if the folder cannot be written."""
-        content = vars(self) | {"format": SHARD_FORMAT, "non_finite": [vars(sample) for sample in self.non_finite]}
-        write_whole_text(path, json.dumps(content, indent=1) + "\n")
+    def to_text(self) -> str:
+        """The content of its file."""
+        return sealed_text(self._to_json())
+
+    def _to_json(self) -> dict[str, Any]:
+        return vars(self) | {"format": SHARD_FORMAT, "non_finite": [vars(sample) for sample in self.non_finite]}
 
     @classmethod
-    def read(cls, path: Path) -> ShardRecord:
-        """What `write` wrote.
+    def parse(cls, content: bytes, place: str) -> ShardRecord:
+        """The inverse of `to_text`.
+
+        Args:
+            content: of the file.
+            place: of the file, for the error.
 
         Raises:
-            InputError: no such file, another file of this name, of another version, or a field that makes no sense.
+            InputError: another file of this name, of another version or changed, or a field that makes no sense.
         """
-        values = read_fields(path, SHARD_FORMAT, _REMEDY)
+        values = parse_fields(content, place, SHARD_FORMAT, RECORD_REMEDY)
         identity, file, sha256 = (values.get(name, str) for name in ("identity_sha256", "file", "sha256"))
         for name, digest in (("identity_sha256", identity), ("sha256", sha256)):
             if not _SHA256.fullmatch(digest):
@@ -65,4 +71,6 @@ class ShardRecord:
         indices = [sample.sample_index for sample in non_finite]
         if indices != sorted(set(indices)) or any(not first <= index < first + num for index in indices):
             raise values.wrong("non_finite", indices, f"ascending sample indices from {first} to {first + num - 1}")
-        return cls(identity, first, num, file, num_bytes, sha256, non_finite)
+        record = cls(identity, first, num, file, num_bytes, sha256, non_finite)
+        values.check_names(record._to_json())
+        return record

@@ -7,20 +7,21 @@ before a backend sees them, and nothing is opened that no exporter has verified.
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 
+from commands.file_sets import FileSet
 from commands.whole_files import write_whole_text
 from diffusion.errors import InputError
 from diffusion.process import Process
+from runtime.formats.digest import sealed_text
 from runtime.formats.fields import Fields, read_fields
 from runtime.formats.verification_record import VerificationRecord
 
-SIDECAR_FORMAT = 1
+SIDECAR_FORMAT = 2
 
 
 class EngineDescription(Protocol):
@@ -61,7 +62,7 @@ class Sidecar(Generic[Description]):
     golden_sha256: str
 
     def to_json(self) -> dict[str, Any]:
-        """The JSON object of the file."""
+        """The JSON object of the file, without its digest."""
         return {
             "format": SIDECAR_FORMAT,
             "sha256": self.sha256,
@@ -73,7 +74,7 @@ class Sidecar(Generic[Description]):
 
     def write(self, engine: Path) -> None:
         """Write it beside an engine's file, whole. Raises InputError if it cannot be written."""
-        write_whole_text(sidecar_path(engine), json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n")
+        write_whole_text(sidecar_path(engine), sealed_text(self.to_json()))
 
 
 def sidecar_path(engine: Path) -> Path:
@@ -86,6 +87,18 @@ def golden_path(engine: Path) -> Path:
     return engine.with_name(engine.name + ".golden.npz")
 
 
+def weights_path(engine: Path) -> Path:
+    """Where the weights of an OpenVINO engine's file are."""
+    return engine.with_suffix(".bin")
+
+
+def engine_files(engine: Path) -> FileSet:
+    """The files of an engine, which are published together; the first is its own."""
+    weights = (weights_path(engine).name,) if engine.suffix == ".xml" else ()
+    names = (engine.name, *weights, golden_path(engine).name, sidecar_path(engine).name)
+    return FileSet(engine.parent, engine.name, names)
+
+
 def read_sidecar(engine: Path, kind: type[Description]) -> Sidecar[Description]:
     """Read and check the sidecar of an engine's file.
 
@@ -94,10 +107,10 @@ def read_sidecar(engine: Path, kind: type[Description]) -> Sidecar[Description]:
         kind: of engine.
 
     Raises:
-        InputError: it is missing, not a sidecar of this version or of such an engine, or of one that failed its
-            verification.
+        InputError: it is missing, was changed, is not a sidecar of this version or of such an engine, or of one that
+            failed its verification.
     """
-    path, remedy = sidecar_path(engine), f"make it again with `{kind.rebuild}`"
+    path, remedy = engine_files(engine).current(sidecar_path(engine).name), f"make it again with `{kind.rebuild}`"
     missing = f"expected the description of {engine.name} beside it; copy both, or {remedy}"
     fields = read_fields(path, SIDECAR_FORMAT, remedy, missing)
     sha256, golden_sha256 = (fields.get(name, str, "a hash") for name in ("sha256", "golden_sha256"))
@@ -109,21 +122,30 @@ def read_sidecar(engine: Path, kind: type[Description]) -> Sidecar[Description]:
             f"{engine.name} has not passed verification; {remedy}"
         )
     record = VerificationRecord.from_json(Fields(verification, path, remedy, "verification: "))
-    return Sidecar(
+    sidecar = Sidecar(
         sha256,
         Process.from_json(process, str(path)),
         kind.from_json(Fields(description, path, remedy, "engine: ")),
         record,
         golden_sha256,
     )
+    fields.check_names(sidecar.to_json())
+    return sidecar
 
 
-def read_hashed(path: Path, expected_sha256: object, rebuild: str) -> np.ndarray:
+def read_hashed(engine: Path, path: Path, expected_sha256: object, rebuild: str) -> np.ndarray:
     """The bytes of a file whose hash a sidecar tells, uint8.
+
+    Args:
+        engine: the engine's file.
+        path: of the file, which is one of `engine_files`.
+        expected_sha256: its SHA-256 by the sidecar.
+        rebuild: the command that makes such engines, for errors.
 
     Raises:
         InputError: it is missing, or its SHA-256 is another.
     """
+    path = engine_files(engine).current(path.name)
     try:
         content = np.fromfile(path, dtype=np.uint8)
     except OSError as error:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from commands.whole_files import sole_writer
+from commands.locks import sole_writer
 from diffusion.errors import InputError
 from diffusion.number_checks import shown
 from diffusion.step_table import StepTable
@@ -96,23 +96,12 @@ class RunFolder:
         """
         found = RunManifest.read(path)
         mine = found is not None and found.identity == identity
+        foreign = [each for pattern in files for each in _found(path, pattern)] if found is None else []
+        refuse_claim(str(path), found, identity, list(map(str, foreign)), resume, overwrite)
         if resume and found is not None:
-            if not mine:
-                raise InputError(
-                    f"{path}: {_difference(found.identity, identity)}; "
-                    "--resume goes on with the same run only: give the same flags, or another --out"
-                )
             return cls(path, replace(found, files=tuple(files)))
-        if found is not None and not mine and not overwrite:
-            raise InputError(
-                f"{path}: holds another run's samples ({_difference(found.identity, identity)}); "
-                "give another --out, or --overwrite to replace them"
-            )
-        if found is None and not overwrite:
-            for pattern in files:
-                for foreign in _found(path, pattern):
-                    raise InputError(f"{foreign}: is in the way; give another --out, or --overwrite to replace it")
         if found is not None and not mine:
+            replace(found, done=0, non_finite=()).write(path)  # so that it never claims what is gone
             for pattern in found.files:
                 for old in _found(path, pattern):
                     _remove(old)
@@ -124,6 +113,43 @@ class RunFolder:
         after = replace(before, done=before.done + num, non_finite=(*before.non_finite, *non_finite))
         after.write(self.path)  # first: what could not be noted does not count as done
         self.manifest = after
+
+
+def refuse_claim(
+    place: str,
+    found: RunManifest | None,
+    identity: dict[str, Any],
+    foreign: Sequence[str],
+    resume: bool,
+    overwrite: bool,
+) -> None:
+    """Refuse a run a place that is not its own.
+
+    Args:
+        place: in words.
+        found: what its `run.json` says; None where there is none.
+        identity: of the run.
+        foreign: files that the run would write, where there is no `run.json`.
+        resume, overwrite: as of `RunFolder.claim`.
+
+    Raises:
+        InputError: another run's samples, or foreign files, are there.
+    """
+    if found is None:
+        if foreign and not overwrite:
+            raise InputError(f"{foreign[0]}: is in the way; give another --out, or --overwrite to replace it")
+        return
+    if found.identity == identity:
+        return
+    difference = _difference(found.identity, identity)
+    if resume:
+        raise InputError(
+            f"{place}: {difference}; --resume goes on with the same run only: give the same flags, or another --out"
+        )
+    if not overwrite:
+        raise InputError(
+            f"{place}: holds another run's samples ({difference}); give another --out, or --overwrite to replace them"
+        )
 
 
 def samples_done(path: Path) -> int:

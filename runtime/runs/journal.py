@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
-from commands.whole_files import cannot_write
 from diffusion.errors import InputError
 from diffusion.json_text import parse_json
 from runtime.formats.run_manifest import NonFiniteSample
+from runtime.runs.store import GrowingFile
 
 _LONGEST_LINE = 1 << 20
 
@@ -49,50 +47,31 @@ class Journal:
     A batch is a line, its SHA-256 and a JSON object, and the bytes of its images. The digest is over both.
 
     Args:
-        path: of the file.
+        file: that grows.
         identity_sha256: of the run; batches of another one are not read.
         first: sample index that the first batch begins with.
         of_one: H, W, C.
     """
 
-    def __init__(self, path: Path, identity_sha256: str, first: int, of_one: tuple[int, int, int]) -> None:
-        self._path, self._identity_sha256, self._first, self._of_one = path, identity_sha256, first, of_one
+    def __init__(self, file: GrowingFile, identity_sha256: str, first: int, of_one: tuple[int, int, int]) -> None:
+        self._file, self._identity_sha256, self._first, self._of_one = file, identity_sha256, first, of_one
         self._size = 0
 
     def read(self) -> list[KeptBatch]:
         """The batches that are whole; the next one is written after them. Raises InputError if it cannot be read."""
-        try:
-            with self._path.open("rb") as file:
-                batches = list(self._batches(file))
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise InputError(f"{self._path}: cannot be read ({error.strerror}); remove it") from error
-        return batches
+        return list(self._batches(self._file.read()))
 
     def add(self, batches: Sequence[KeptBatch]) -> None:
         """Write batches; they are on disk when this returns. Raises InputError if they cannot be written."""
         content = b"".join(self._content(batch) for batch in batches)
-        if not content:
-            return
-        try:
-            descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT, 0o666)
-            try:
-                os.ftruncate(descriptor, self._size)  # what a kill left of a batch
-                self._write(descriptor, content)
-                os.fdatasync(descriptor)
-            finally:
-                os.close(descriptor)
-        except OSError as error:
-            raise cannot_write(self._path, error) from error
+        if content:
+            self._file.write(content, self._size)
+            self._size += len(content)
 
     def remove(self) -> None:
-        """The shard is whole, or is drawn anew. Raises InputError if the folder cannot be written."""
+        """The shard is whole, or is drawn anew. Raises InputError if it cannot be removed."""
         self._size = 0
-        try:
-            self._path.unlink(missing_ok=True)
-        except OSError as error:
-            raise cannot_write(self._path, error) from error
+        self._file.remove()
 
     def _content(self, batch: KeptBatch) -> bytes:
         images = batch.images.tobytes()
@@ -106,15 +85,9 @@ class Journal:
         digest = hashlib.sha256(line + b"\n" + images).hexdigest().encode("ascii")
         return digest + b" " + line + b"\n" + images
 
-    def _write(self, descriptor: int, content: bytes) -> None:
-        written = 0
-        while written < len(content):  # a disk that is almost full takes a part
-            written += os.pwrite(descriptor, content[written:], self._size + written)
-        self._size += written
-
-    def _batches(self, file: BinaryIO) -> Iterator[KeptBatch]:
+    def _batches(self, whole: bytes) -> Iterator[KeptBatch]:
         self._size, next_index = 0, self._first
-        whole = os.fstat(file.fileno()).st_size
+        file = io.BytesIO(whole)
         while (line := file.readline(_LONGEST_LINE)).endswith(b"\n"):
             try:
                 digest, _, facts_text = line.rstrip(b"\n").partition(b" ")
@@ -123,7 +96,7 @@ class Journal:
                 first, end = facts["first"], facts["end"]
                 shape = (end - first - len(broken), *self._of_one)
                 size = math.prod(shape)
-                content = file.read(size) if 0 <= size <= whole - file.tell() else b""
+                content = file.read(size) if 0 <= size <= len(whole) - file.tell() else b""
             except (InputError, ValueError, TypeError, KeyError, AttributeError):
                 return
             found = hashlib.sha256(facts_text + b"\n" + content).hexdigest().encode("ascii")

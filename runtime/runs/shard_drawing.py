@@ -54,7 +54,7 @@ def draw_shard(
         InputError: another program is drawing it, or something cannot be written.
     """
     journal = folder.journal(shard)
-    with folder.drawing(shard):
+    with folder.store.drawing(folder.identity, shard.name, folder.file(shard)):
         # It may have been found damaged by its hash before, so nothing less counts here.
         if resume and shard in (done := folder.done([shard], verify=True, say_damage=False)):
             return done[shard]

@@ -30,7 +30,7 @@ def check_shard_format(format_: str, shape: SampleShape) -> None:
     if format_ not in SHARD_FORMATS:
         raise InputError(
             f"--format {format_}: shards are npz, png or tar; give one of these, or leave --shard-size, --shard, "
-            "--workers and --devices out"
+            "--workers and --devices out, and give a folder as --out"
         )
     if format_ != "npz":
         check_drawable(shape.channels, format_)

@@ -69,4 +69,4 @@ def draw_shards(
 
 def kept_in(folder: ShardFolder) -> str:
     """What an error does not cost, in words."""
-    return f"what is finished is kept in {folder.path}: the same command with --resume goes on"
+    return f"what is finished is kept in {folder.store.place()}: the same command with --resume goes on"

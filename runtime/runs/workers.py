@@ -7,12 +7,9 @@ now and then, and `Drawn` or `Failed`.
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
-import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -20,6 +17,7 @@ from typing import NoReturn, Protocol
 
 from commands.errors import DeviceUnavailableError, StoppedError, VerificationError
 from commands.program import say
+from commands.signals import nothing_ends
 from diffusion.errors import InputError
 from runtime.formats.shard_record import ShardRecord
 from runtime.runs.shard_folder import ShardFolder
@@ -29,7 +27,6 @@ from runtime.runs.shards import Shard
 
 _MOST_DEATHS = 3  # of workers with the same shard; then it is the shard, or the machine, and no accident
 _SECONDS_TO_END = 10.0
-_SECONDS_BETWEEN_LOOKS = 0.2
 
 
 @dataclass(frozen=True)
@@ -92,7 +89,8 @@ class _Worker:
         self.shard: Shard | None = None
         self.ready = False
         try:
-            with _without_interrupts():
+            # It ignores what a terminal sends to all of its processes: its parent decides.
+            with nothing_ends():
                 self.process, self.connection = start(place)
         except OSError as error:  # too many processes, or open files
             raise InputError(
@@ -207,27 +205,3 @@ def _end(workers: Sequence[_Worker]) -> None:
             worker.process.kill()
             worker.process.join()
         worker.connection.close()
-
-
-@contextlib.contextmanager
-def _without_interrupts() -> Iterator[None]:
-    """A process that is started here ignores Ctrl-C, which the terminal sends to all: its parent decides."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def end_with_parent(parent: int) -> None:
-    """End this process as soon as its parent, which may have been killed, is gone; returns at once."""
-
-    def look() -> None:
-        while os.getppid() == parent:
-            time.sleep(_SECONDS_BETWEEN_LOOKS)
-        os._exit(1)
-
-    threading.Thread(target=look, daemon=True).start()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from commands.errors import StoppedError
@@ -13,23 +13,23 @@ from commands.program import run_program, say
 from runtime.engines.interface import Engine
 from runtime.engines.opening import EngineOptions, open_engine
 from runtime.process_flags import process_flags
-from runtime.serve.flags import check_serve_flags, serve_parser
+from runtime.serve.flags import check_serve_flags, limits_of, serve_parser
 from runtime.serve.guard import check_host, read_token
 from runtime.serve.image_request import RequestTables
 from runtime.serve.log import log_json_lines
 from runtime.serve.slots import Slots
-from runtime.serve.worker import Limits, Worker
+from runtime.serve.worker import Worker
 
 _DEFAULT_SLOTS = 8
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, make_slots: Callable[..., Slots] = Slots) -> int:
     """Parse the command line, serve until a signal comes, and return the exit code."""
-    return run_program(serve_parser(), serve, argv)
+    return run_program(serve_parser(), lambda args: serve(args, make_slots), argv)
 
 
-def serve(args: argparse.Namespace) -> dict[str, Any]:
-    """Run the command; return its report."""
+def serve(args: argparse.Namespace, make_slots: Callable[..., Slots] = Slots) -> dict[str, Any]:
+    """Run the command; return its report. Another schedule than `Slots` is for measurements."""
     check_serve_flags(args)
     # Only here, where what is not installed is told in one line.
     from runtime.serve.app import make_app
@@ -49,15 +49,17 @@ def serve(args: argparse.Namespace) -> dict[str, Any]:
             args.compile,
         )
         engine = open_engine(args.engine, options)
-        slots = Slots(engine, _num_slots(engine, args.slots), args.threads)
+        slots = make_slots(engine, _num_slots(engine, args.slots), args.threads)
         metrics = Metrics()
         tables = RequestTables(engine.process, engine.precision, args.force)
-        worker = Worker(slots, tables, Limits(args.max_images, args.max_waiting, args.deadline), metrics)
+        worker = Worker(slots, tables, limits_of(args), metrics)
         metrics.watch(worker)
         log_json_lines()
         server = DrainingServer(make_app(engine, worker, metrics, token), worker)
         worker.start()
         url = url_of(sock)
+        if (note := engine.digest_note()) is not None:
+            say(f"note: {note}")
         say(f"{args.engine}: {engine.name}, {slots.num_slots} slots: {url}")
         try:
             server.run(sockets=[sock])

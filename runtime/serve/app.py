@@ -11,14 +11,15 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi_offline import FastAPIOffline
 
 from diffusion.errors import InputError
 from diffusion.samplers import SAMPLERS
 from diffusion.spacing import SPACINGS
 from runtime.engines.interface import Engine
 from runtime.images import DRAWABLE_CHANNELS
-from runtime.serve.bodies import ImagesAnswer, ImagesBody, Problem, images_answer, images_npz, images_png
-from runtime.serve.guard import Guard
+from runtime.serve.bodies import ImagesAnswer, ImagesBody, Problem, first_problem, images_answer, images_npz, images_png
+from runtime.serve.guard import DOCS_FILES, Guard
 from runtime.serve.metrics import CONTENT_TYPE, Metrics
 from runtime.serve.ticket import State, Ticket
 from runtime.serve.watching import Signal, event, progress_events, until_ended
@@ -78,11 +79,12 @@ def make_app(engine: Engine, worker: Worker, metrics: Metrics, token: str | None
         token: that a client must have; None where only this machine is served.
     """
     version = importlib.metadata.version("ddpm-rt")
-    app = FastAPI(
+    app = FastAPIOffline(  # its /docs need no CDN
         title="ddpm-rt",
         version=version,
         summary="Images of one network. Equal requests give equal images, bit for bit.",
         redoc_url=None,
+        static_url=DOCS_FILES,
         max_body_size=MAX_BODY,
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
@@ -97,9 +99,7 @@ def make_app(engine: Engine, worker: Worker, metrics: Metrics, token: str | None
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
         metrics.refused(422)
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"] if part != "body") or "body"
-        return JSONResponse({"detail": _sendable(f"{place}: {first['msg']}")}, 422)
+        return JSONResponse({"detail": _sendable(first_problem(error.errors()))}, 422)
 
     @app.post(
         "/v1/images",
@@ -227,9 +227,4 @@ def _sendable(text: str) -> str:
 
 def _problem(ticket: Ticket) -> _Refusal | None:
     """Why a request that has ended has no images; None where it has."""
-    if ticket.state is not State.DONE:
-        return _Refusal(_STATUS[ticket.state], ticket.error or "the service was stopped before the images were done")
-    if ticket.non_finite:
-        shown = "; ".join(str(sample) for sample in ticket.non_finite[:3])
-        return _Refusal(500, f"{len(ticket.non_finite)} of {ticket.request.num} samples are not finite: {shown}")
-    return None
+    return _Refusal(_STATUS.get(ticket.state, 500), ticket.problem) if ticket.problem else None

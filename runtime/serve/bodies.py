@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -52,6 +53,13 @@ class ImagesBody(BaseModel):
         fields["timesteps"] = None if self.timesteps is None else tuple(self.timesteps)
         fields["preview_every"] = self.preview_every if with_previews else 0
         return ImageRequest(**fields)
+
+
+def first_problem(errors: Sequence[Mapping[str, Any]]) -> str:
+    """The first of pydantic's errors of a body, in one line: where, and what."""
+    first = errors[0]
+    place = ".".join(str(part) for part in first["loc"] if part != "body") or "body"
+    return f"{place}: {first['msg']}"
 
 
 class Problem(BaseModel):

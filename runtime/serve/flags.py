@@ -27,7 +27,6 @@ _TOKEN_HELP = (
 
 def serve_parser() -> OneLineParser:
     """The parser of the command line."""
-    limits = Limits()
     parser = make_parser("runtime.serve", "Serve images of a trained DDPM over HTTP.", _EXAMPLES)
     parser.add_argument(
         "--engine",
@@ -46,14 +45,7 @@ def serve_parser() -> OneLineParser:
     )
     parser.add_argument("--compile", action="store_true", help="torch.compile a checkpoint folder on a GPU")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: all this process may use)")
-    group = parser.add_argument_group("limits")
-    group.add_argument("--max-images", type=int, default=limits.images, help="of one request (default: %(default)s)")
-    group.add_argument(
-        "--max-waiting", type=int, default=limits.waiting, help="samples without a slot (default: %(default)s)"
-    )
-    group.add_argument(
-        "--deadline", type=float, default=limits.deadline_s, metavar="S", help="seconds of a request (default: 600)"
-    )
+    add_limit_flags(parser)
     parser.add_argument(
         "--force", action="store_true", help="run chains that turn the rounding of a low-precision engine into error"
     )
@@ -62,14 +54,45 @@ def serve_parser() -> OneLineParser:
     return parser
 
 
+def add_limit_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of `Limits`."""
+    limits = Limits()
+    group = parser.add_argument_group("limits")
+    group.add_argument("--max-images", type=int, default=limits.images, help="of one request (default: %(default)s)")
+    group.add_argument(
+        "--max-waiting", type=int, default=limits.waiting, help="samples without a slot (default: %(default)s)"
+    )
+    group.add_argument(
+        "--deadline", type=float, default=limits.deadline_s, metavar="S", help="seconds of a request (default: 600)"
+    )
+
+
+def limits_of(args: argparse.Namespace) -> Limits:
+    """What `add_limit_flags` parsed. Raises InputError."""
+    _check_least(args, ("max_images", 1), ("max_waiting", 0))
+    if not 0 < args.deadline <= 86400:
+        raise InputError(f"--deadline is {args.deadline}, expected more than 0 and at most 86400 seconds")
+    return Limits(args.max_images, args.max_waiting, args.deadline)
+
+
+def check_slots_and_threads(args: argparse.Namespace) -> None:
+    """Raises InputError for `--slots` or `--threads` out of their ranges."""
+    _check_least(args, ("slots", 1), ("threads", 0))
+    if args.threads > MAX_THREADS:
+        raise InputError(f"--threads is {args.threads}, expected at most {MAX_THREADS}")
+
+
 def check_serve_flags(args: argparse.Namespace) -> None:
     """Before an engine is opened. Raises InputError."""
-    for name, least in (("slots", 1), ("threads", 0), ("port", 0), ("max_images", 1), ("max_waiting", 0)):
+    check_slots_and_threads(args)
+    _check_least(args, ("port", 0))
+    if args.port > 65535:
+        raise InputError(f"--port is {args.port}, expected at most 65535")
+    limits_of(args)
+
+
+def _check_least(args: argparse.Namespace, *least_of: tuple[str, int]) -> None:
+    for name, least in least_of:
         value = getattr(args, name)
         if value is not None and value < least:
             raise InputError(f"--{name.replace('_', '-')} is {value}, expected at least {least}")
-    for name, most in (("port", 65535), ("threads", MAX_THREADS)):
-        if getattr(args, name) > most:
-            raise InputError(f"--{name} is {getattr(args, name)}, expected at most {most}")
-    if not 0 < args.deadline <= 86400:
-        raise InputError(f"--deadline is {args.deadline}, expected more than 0 and at most 86400 seconds")

@@ -15,9 +15,13 @@ TOKEN_VARIABLE = "DDPM_RT_TOKEN"
 MIN_TOKEN = 16
 
 # What is asked for without a token: it says nothing of anybody's images.
-_OPEN = frozenset({"/healthz", "/readyz", "/", "/page.js", "/page.css", "/docs", "/openapi.json"})
-# As a browser names this machine; another name for it may be that of somebody's page (DNS rebinding).
-_LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
+DOCS_FILES = "/docs-files"
+_OPEN = frozenset(
+    {
+        *("/healthz", "/readyz", "/", "/page.js", "/page.css", "/docs", "/openapi.json"),
+        *(f"{DOCS_FILES}/{name}" for name in ("swagger-ui-bundle.js", "swagger-ui.css", "favicon.png")),
+    }
+)
 
 _Scope = MutableMapping[str, Any]
 _Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -88,8 +92,9 @@ class Guard:
                 if scope["path"] not in _OPEN and not self._has_token(headers.get(b"authorization", b"")):
                     await _answer(send, 401, b"expected the header Authorization: Bearer with the token of the service")
                     return
-            elif _name_of(headers.get(b"host", b"")) not in _LOOPBACK_NAMES:
-                await _answer(send, 421, b"without a token the service answers to localhost and 127.0.0.1 alone")
+            # Another name for this machine may be that of somebody's page (DNS rebinding); an address has no DNS.
+            elif not _is_loopback(_name_of(headers.get(b"host", b""))):
+                await _answer(send, 421, b"without a token the service answers to localhost, 127.0.0.1 and [::1] alone")
                 return
         await self._app(scope, receive, send)
 
@@ -102,7 +107,10 @@ class Guard:
 def _name_of(host: bytes) -> str:
     """A Host header without its port."""
     text = host.decode("latin-1").lower()
-    return text if text.endswith("]") else text.rpartition(":")[0] if ":" in text else text
+    if text.startswith("["):  # an address of IPv6
+        address, end, port = text[1:].partition("]")
+        return address if end and (not port or port.startswith(":")) else ""
+    return text.rpartition(":")[0] if ":" in text else text
 
 
 async def _answer(send: _Send, status: int, detail: bytes) -> None:

@@ -6,22 +6,22 @@ import asyncio
 import os
 import signal
 import socket
+import threading
 from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
 
+from commands.signals import ENDING, note_signal
 from diffusion.errors import InputError
 from runtime.serve.worker import Worker
-
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 GRACE_S = 5.0
 """Seconds in which a service that stops sends its last answers."""
 
 
 class DrainingServer(uvicorn.Server):
-    """The first SIGTERM or SIGINT lets no new request in and waits for the others; the second stops.
+    """The first signal that ends a program lets no new request in and waits for the others; the second stops.
 
     A client that sends only half of a request, or does not read its answer, has `grace_s` from the second on.
 
@@ -46,13 +46,18 @@ class DrainingServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """As uvicorn's."""
         self._loop = asyncio.get_running_loop()
+        # uvicorn takes care of the others; under nohup this one is ignored.
+        of_main_thread = threading.current_thread() is threading.main_thread()
+        if of_main_thread and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            signal.signal(signal.SIGHUP, self.handle_exit)
         await super().startup(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """As uvicorn's, which would raise the signal anew in the end; here it is answered."""
         del frame
-        if sig not in _SIGNALS:
+        if sig not in ENDING:
             return
+        note_signal(sig)
         if self.should_exit:
             self.stopped = True
             self._worker.halt()  # the requests are answered with an error, which ends their connections

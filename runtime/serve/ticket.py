@@ -98,6 +98,16 @@ class Ticket:
         """That `rows_done` reaches."""
         return self.request.num * len(self.table)
 
+    @property
+    def problem(self) -> str:
+        """Why a request that has ended has no images; empty where it has."""
+        if self.state is not State.DONE:
+            return self.error or "the service was stopped before the images were done"
+        if self.non_finite:
+            shown = "; ".join(str(sample) for sample in self.non_finite[:3])
+            return f"{len(self.non_finite)} of {self.request.num} samples are not finite: {shown}"
+        return ""
+
     def moved(self) -> None:
         """Rows were done: tell whoever watches."""
         if self.is_watched and self._on_change is not None:

@@ -188,7 +188,7 @@ def test_folders_sizes_and_splits_as_in_training(capsys, tmp_path):
         (["--data", "images.npy", "--split", "all", "--evaluations", "79"], "79 evaluations are too few for 20 images"),
         (["--data", "images.npy", "--split", "all", "--num", "21"], "--num is 21, expected 1 to 20"),
         (["--data", "nothing.npy"], "nothing.npy: no such file"),
-        (["--data", "images.txt"], "expected digits, an .npz file or an .npy file"),
+        (["--data", "images.txt"], "expected digits, mnist, an .npz file or an .npy file"),
         (["--data", "digits"], "images are [1, 8, 8], the network's samples [1, 4, 4]"),
         (["--data", "digits", "--held-out", "3"], "--held-out does not apply to digits"),
         (["--data", "float.npy"], "found float32 [3, 4, 4], expected uint8"),

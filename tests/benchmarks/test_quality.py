@@ -8,12 +8,16 @@ import torch
 from PIL import Image
 
 from benchmarks.quality import __main__ as quality
+from benchmarks.quality.__main__ import summary_lines
+from benchmarks.quality.data import load_images
 from benchmarks.quality.results import Results
 from benchmarks.quality.samples import Configuration, SampleStore, all_spacings
 from benchmarks.quality.score import Gaussian, frechet_distance
 from diffusion.errors import InputError
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import Process, SampleShape
+from diffusion.samplers import make_table
+from diffusion.samplers.user_table import table_to_json
 from runtime.engines.onnx_runtime import OnnxRuntimeEngine
 from runtime.images import quantize
 from runtime.sampler import Sampler
@@ -138,6 +142,93 @@ def test_equal_timesteps_are_measured_once(engine_file, tmp_path, capsys):
     assert report["best_at_40"]["ratio_se"] is None
 
 
+def save_table(path, num_steps=4, scale=1.0):
+    """dpmpp_2m with its coefficients of x_start scaled, as a user's table."""
+    table = make_table(PROCESS, "dpmpp_2m", num_steps)
+    fields = table_to_json(table) | {"sampler": "mine"}
+    for row in fields["rows"]:
+        row["b"] *= scale
+    path.write_text(json.dumps(fields))
+    return path
+
+
+def test_tables_are_judged_beside_the_built_in_samplers_and_a_reference_is_taken_over(engine_file, tmp_path, capsys):
+    good, bad = save_table(tmp_path / "good.json"), save_table(tmp_path / "bad.json", 4, 0.5)
+    first = tmp_path / "first.json"
+    code, printed, _ = run(engine_file, capsys, "--steps", "4", "--samplers", "ddpm,ddim", "--out", first)
+    assert code == 0
+    drawn = json.loads(printed)
+
+    out = tmp_path / "second.json"
+    common = ["--table", good, "--table", bad, "--samplers", "ddim", "--reference-from", first, "--out", out]
+    code, printed, said = run(engine_file, capsys, *common)
+    assert code == 0
+    assert "ddpm-40" not in said  # not drawn again
+    report = json.loads(printed)
+    (origin,) = [entry["from"] for entry in report["results"] if entry["calls"] == 40]
+    assert (origin["file"], origin["engine_sha256"]) == ("first.json", report["setup"]["engine_sha256"])
+    assert report["reference"]["from"] == origin
+    assert report["reference"]["frechet"] == drawn["reference"]["frechet"]
+    assert {entry["calls"] for entry in report["results"]} == {4, 40}  # the tables' numbers of calls, no bisection
+
+    entries = {entry["sampler"]: entry for entry in report["results"] if "table_sha256" in entry}
+    assert set(entries) == {"good", "bad"}
+    assert all(entry["judged"] and len(entry["runs"]) == 2 for entry in entries.values())
+    assert entries["good"]["frechet"] < 0.9 * entries["bad"]["frechet"]
+    table, best = report["table_at_4"], report["best_at_4"]
+    assert (table["sampler"], best["sampler"]) == ("good", "ddim")
+    against = table["against_built_in"]
+    assert against["sampler"] == "ddim"
+    assert against["ratio"] == pytest.approx(table["frechet"] / best["frechet"])
+    assert against["below"] == (against["difference"] + 2 * against["difference_se"] <= 0)
+    assert set(against) >= {"precision", "recall", "density", "coverage"}
+    assert any(
+        line.startswith("4 calls: good") and line.endswith("of ddim, trailing") for line in summary_lines(report)
+    )
+
+    # The rows are those of the file: the samples are what `runtime.sample --sampler good.json` draws.
+    engine, one = OnnxRuntimeEngine(engine_file), Configuration.of_table(good, PROCESS)
+    direct = Sampler(engine, sampler=str(good), batch_size=16).sample_float32(40, seed=1)
+    assert np.array_equal(SampleStore(engine, 16, None).draw(one, 1, 40).images, quantize(direct))
+
+    # A file that was changed is another table, and both stay in the results.
+    save_table(good, 4, 0.9)
+    code, printed, _ = run(engine_file, capsys, *common)
+    assert code == 0
+    assert [e["sampler"] for e in json.loads(printed)["results"] if "table_sha256" in e].count("good") == 2
+
+
+def test_a_reference_of_something_else_is_refused(tmp_path):
+    setup = {"num": 40, "process": PROCESS.to_json(), "data": {}, "features": {}, "engine_sha256": "a", "classifier": 1}
+    facts = {"command": "c", "commit": "d"}
+    first = Results(tmp_path / "first.json", setup, facts, [1, 2])
+    for seed in (1, 2):
+        scores = {"frechet": float(seed), "class_total_variation": 0.1, "classes": 10}
+        first.add(Configuration("ddpm", 40, "trailing"), seed, scores, 0.0)
+
+    def adopt(seeds=(1, 2), **change):
+        now = Results(tmp_path / "second.json", setup | change, facts, seeds)
+        now.adopt_references(tmp_path / "first.json", 40)
+        (tmp_path / "second.json").unlink()
+        return now.runs[Configuration("ddpm", 40, "trailing")][2]
+
+    assert adopt() == {"seed": 2, "frechet": 2.0, "class_total_variation": 0.1, "classes": 10, "seconds": 0.0}
+    # Another engine of the same checkpoint, and another recommended spacing, change nothing that is compared.
+    assert adopt(engine_sha256="b", process=PROCESS.to_json() | {"timestep_spacing": "leading"})["frechet"] == 2.0
+    assert adopt(classifier=2) == {"seed": 2, "frechet": 2.0, "seconds": 0.0}
+    for change, says in (
+        ({"num": 41}, "its num is 40, now it is 41"),
+        ({"process": PROCESS.to_json() | {"checkpoint_sha256": "0"}}, "its checkpoint_sha256 is None, now it is 0"),
+        ({"features": {"name": "other"}}, "its features is {}, now it is {'name': 'other'}"),
+        ({"seeds": (1, 2, 3)}, r"has no ddpm with all 40 timesteps for the seeds \[1, 2, 3\]"),
+    ):
+        with pytest.raises(InputError, match=f"^reference .*first.json: {says}"):
+            adopt(**change)
+    (tmp_path / "first.json").write_text("{}")
+    with pytest.raises(InputError, match="first.json: 'setup'; give a result of the same checkpoint"):
+        adopt()
+
+
 class Bands(torch.nn.Module):
     """Stands for an Inception network: means of the rows of the first channel."""
 
@@ -153,7 +244,7 @@ def test_features_of_a_torchscript_file(engine_file, tmp_path, capsys):
     assert code == 0
     report = json.loads(printed)
     assert report["setup"]["features"]["name"] == "TorchScript module bands.pt"
-    assert "classes" not in report["results"][0]["runs"][0]
+    assert report["results"][0]["runs"][0]["classes"] <= 10  # the judge of classes is not the network of features
     ddim = next(entry for entry in report["results"] if (entry["sampler"], entry["calls"]) == ("ddim", 10))
     images = SampleStore(OnnxRuntimeEngine(engine_file), 40, None).draw(Configuration("ddim", 10, "linspace"), 2, 40)
     real = quantize(load_digits_split().train_images / np.float32(8) - 1)
@@ -270,11 +361,11 @@ def test_data_is_read_as_training_reads_it(tmp_path):
         (DataRequest(str(tmp_path / "spread.npz"), held_out=0), PROCESS.sample),
         (DataRequest(str(tmp_path / "spread.npz"), held_out=0), unknown),
     ):
-        images, held_out, _, _ = quality.load_images(request, sample)
+        images, held_out, _, _ = load_images(request, sample)
         assert held_out is None
         np.testing.assert_array_equal(images, right)
     photos = DataRequest(str(tmp_path / "photos"), image_size=8, image_mode="L", split="train")
-    images, held_out, _, _ = quality.load_images(photos, unknown)
+    images, held_out, _, _ = load_images(photos, unknown)
     assert (images.shape, held_out.shape) == ((38, 8, 8, 1), (2, 8, 8, 1))
     with pytest.raises(InputError, match="no pixel is above 16 of 255, .*give --levels 17"):
-        quality.load_images(DataRequest(str(tmp_path / "numbers.npz")), unknown)
+        load_images(DataRequest(str(tmp_path / "numbers.npz")), unknown)

@@ -8,11 +8,13 @@ import scipy.linalg
 import torch
 from torchmetrics.image.fid import FrechetInceptionDistance
 
+from benchmarks.digit_judge import DigitJudge
 from benchmarks.quality.features import NUM_FEATURES, DigitFeatures, TorchScriptFeatures
-from benchmarks.quality.score import Gaussian, Scorer, frechet_distance, precision_and_recall
+from benchmarks.quality.manifold import manifold_measures
+from benchmarks.quality.score import Gaussian, Scorer, frechet_distance
 from diffusion.errors import InputError
 from runtime.images import quantize
-from train.digits import load_digits_split
+from train.digits import DigitsSplit, load_digits_split, load_mnist_split
 
 
 def random_gaussian(seed, rank=6, dimensions=6):
@@ -85,6 +87,11 @@ def test_features_that_are_not_finite_are_refused():
         Gaussian.fit(np.zeros((1, 2)))
 
 
+def precision_and_recall(real, generated, neighbors=3):
+    found = manifold_measures(real, generated, neighbors, neighbors)
+    return found["precision"], found["recall"]
+
+
 def test_precision_and_recall_by_hand():
     """On a line with k = 1: balls of radius 1 around 0 and 1, of radius 8 around 9; and 5, 6, 20 around theirs."""
     real, generated = np.array([[0.0], [1.0], [9.0]]), np.array([[1.5], [-4.0], [30.0]])
@@ -94,27 +101,55 @@ def test_precision_and_recall_by_hand():
     assert precision_and_recall(generated, real, neighbors=1) == (1.0, pytest.approx(1 / 3))
 
 
+def test_density_and_coverage_by_hand():
+    """The same sets: 1.5 lies in the balls around 1 and 9, so 2 pairs of 3 points; of the three balls two have it."""
+    real, generated = np.array([[0.0], [1.0], [9.0]]), np.array([[1.5], [-4.0], [30.0]])
+    found = manifold_measures(real, generated, 1, 1)
+    assert (found["density"], found["coverage"]) == (pytest.approx(2 / 3), pytest.approx(2 / 3))
+    # With k = 2 the balls are [−9, 9], [−7, 9] and [0, 18]: 1.5 lies in all, −4 in two; 5 pairs over 2·3.
+    found = manifold_measures(real, generated, 1, 2)
+    assert (found["density"], found["coverage"]) == (pytest.approx(5 / 6), 1.0)
+    assert found["precision"] == pytest.approx(1 / 3)
+
+
+def test_density_and_coverage_of_equal_distributions_and_of_one_mode():
+    """Naeem et al. 2020: density is 1 and coverage 1 − 2^−k in expectation; an outlier moves neither."""
+    rng = np.random.default_rng(7)
+    real, same, centre = (rng.normal(size=(2000, 3)) for _ in range(3))
+    found = manifold_measures(real, same)
+    assert found["density"] == pytest.approx(1.0, abs=0.03)
+    assert found["coverage"] == pytest.approx(1.0 - 2.0**-5, abs=0.01)
+    one_mode = manifold_measures(real, 0.1 * centre)
+    assert one_mode["density"] > 1.05
+    assert one_mode["coverage"] < 0.1
+    far = same.copy()
+    far[0] = 100.0
+    assert manifold_measures(real, far)["coverage"] == pytest.approx(found["coverage"], abs=0.002)
+
+
 def test_half_of_two_clusters_has_full_precision_and_half_the_recall():
     rng = np.random.default_rng(5)
     left, right = rng.normal(size=(1500, 2)), rng.normal(size=(1500, 2)) + 100.0
-    precision, recall = precision_and_recall(np.concatenate([left, right]), rng.normal(size=(3000, 2)))
-    assert precision > 0.97
-    assert 0.47 < recall <= 0.5
+    both, half = np.concatenate([left, right]), rng.normal(size=(3000, 2))
+    found = manifold_measures(both, half)
+    assert found["precision"] > 0.97
+    assert 0.47 < found["recall"] <= 0.5
+    assert 0.47 < found["coverage"] <= 0.5
     assert precision_and_recall(left, left) == (1.0, 1.0)
     assert precision_and_recall(left, right) == (0.0, 0.0)
 
 
-def test_precision_and_recall_hold_one_block_of_distances_at_a_time(monkeypatch):
+def test_neighborhoods_hold_one_block_of_distances_at_a_time(monkeypatch):
     """All pairs of 4,000 points take 128 MB in float64; blocks of 2 MB give the same numbers."""
     rng = np.random.default_rng(6)
     real, generated = (rng.normal(size=(4000, 8)).astype(np.float32) for _ in range(2))
-    at_once = precision_and_recall(real[:500], generated[:500])
-    monkeypatch.setattr("benchmarks.quality.score._DISTANCES_AT_ONCE", 1 << 18)
-    monkeypatch.setattr("benchmarks.quality.score._COLUMNS_AT_ONCE", 300)
-    assert precision_and_recall(real[:500], generated[:500]) == at_once
+    at_once = manifold_measures(real[:500], generated[:500])
+    monkeypatch.setattr("benchmarks.quality.manifold._DISTANCES_AT_ONCE", 1 << 18)
+    monkeypatch.setattr("benchmarks.quality.manifold._COLUMNS_AT_ONCE", 300)
+    assert manifold_measures(real[:500], generated[:500]) == at_once
     tracemalloc.start()
     try:
-        precision_and_recall(real, generated)
+        manifold_measures(real, generated)
         assert tracemalloc.get_traced_memory()[1] < 16 * 2**20
     finally:
         tracemalloc.stop()
@@ -122,9 +157,9 @@ def test_precision_and_recall_hold_one_block_of_distances_at_a_time(monkeypatch)
 
 def test_precision_and_recall_want_equal_numbers():
     with pytest.raises(InputError, match="4 real and 5 generated"):
-        precision_and_recall(np.zeros((4, 1)), np.zeros((5, 1)))
-    with pytest.raises(InputError, match="more than 3"):
-        precision_and_recall(np.zeros((3, 1)), np.zeros((3, 1)))
+        manifold_measures(np.zeros((4, 1)), np.zeros((5, 1)))
+    with pytest.raises(InputError, match="more than 5"):
+        manifold_measures(np.zeros((5, 1)), np.zeros((5, 1)))
 
 
 @pytest.fixture(scope="module")
@@ -136,9 +171,28 @@ def digits():
 
 def test_the_classifier_knows_held_out_digits(digits):
     split, _, held_out, extractor = digits
-    features, classes = extractor(held_out)
-    assert features.shape == (252, NUM_FEATURES)
-    assert (classes == split.held_out_labels).mean() >= 0.95
+    assert extractor(held_out).shape == (252, NUM_FEATURES)
+    assert (extractor.classes(held_out) == split.held_out_labels).mean() >= 0.95
+
+
+def test_the_judge_of_classes_is_another_classifier():
+    split = load_digits_split()
+    judge = DigitJudge("digits")
+    images = quantize(split.held_out_images / np.float32(8) - 1)
+    assert judge.held_out_accuracy == (judge(images) == split.held_out_labels).mean() >= 0.97
+
+
+def test_mnist_has_features_of_another_architecture_and_a_judge(monkeypatch):
+    split = load_mnist_split()
+    few = [part[::9] for part in (split.train_images, split.train_labels, split.held_out_images, split.held_out_labels)]
+    monkeypatch.setattr("benchmarks.digit_judge.BUNDLED", {"mnist": lambda: DigitsSplit(*few, split.levels)})
+    monkeypatch.setattr("benchmarks.quality.features._EPOCHS", 4)
+    train, held_out = few[0].transpose(0, 2, 3, 1), few[2].transpose(0, 2, 3, 1)
+    extractor, judge = DigitFeatures(train, few[1]), DigitJudge("mnist")
+    assert extractor(held_out).shape == (len(held_out), NUM_FEATURES)
+    assert (extractor.classes(held_out) == few[3]).mean() > 0.5
+    assert judge.held_out_accuracy == (judge(held_out) == few[3]).mean() > 0.75
+    assert "residual" in extractor.name
 
 
 def test_the_classifier_is_the_same_each_time_and_leaves_random_numbers_alone(digits):
@@ -153,7 +207,7 @@ def test_the_classifier_is_the_same_each_time_and_leaves_random_numbers_alone(di
 
 def test_scores_tell_good_digits_from_noisy_ones_and_missing_classes(digits):
     split, train, held_out, extractor = digits
-    scorer = Scorer(extractor, train, held_out)
+    scorer = Scorer(extractor, train, held_out, DigitJudge("digits"))
     noise = np.random.default_rng(0).normal(scale=60, size=held_out.shape)
     noisy = scorer.score(np.clip(held_out + noise, 0, 255).astype(np.uint8))
     clean = scorer.score(held_out)
@@ -163,7 +217,8 @@ def test_scores_tell_good_digits_from_noisy_ones_and_missing_classes(digits):
     assert floor["held_out"]["frechet"] == pytest.approx(clean["frechet"])
     assert clean["frechet_at_held_out_size"] == pytest.approx(clean["frechet"])
     assert clean["frechet"] < 0.5 * noisy["frechet"]
-    assert clean["precision"] > noisy["precision"] + 0.2
+    for measure in ("precision", "density", "coverage"):
+        assert clean[measure] > noisy[measure] + 0.2
     assert (clean["classes"], few["classes"]) == (10, 5)
     assert clean["class_total_variation"] < 0.05
     assert few["class_total_variation"] == pytest.approx(0.5, abs=0.02)
@@ -195,11 +250,10 @@ def script(module, path):
 def test_a_torchscript_file_gets_bytes_in_three_channels_and_is_asked_for_features(tmp_path):
     extractor = TorchScriptFeatures(script(Moments(), tmp_path / "m.pt"))
     images = np.random.default_rng(0).integers(0, 256, size=(70, 4, 6, 1), dtype=np.uint8)
-    features, classes = extractor(images)
-    assert classes is None
+    features = extractor(images)
     assert features == pytest.approx(np.repeat(images.mean(axis=(1, 2)), 3, axis=1), rel=1e-5)
     colors = np.random.default_rng(0).integers(0, 256, size=(3, 4, 6, 3), dtype=np.uint8)
-    assert extractor(colors)[0] == pytest.approx(colors.mean(axis=(1, 2)), rel=1e-5)
+    assert extractor(colors) == pytest.approx(colors.mean(axis=(1, 2)), rel=1e-5)
     with pytest.raises(InputError, match="2 channels, expected 1 or 3"):
         extractor(colors[..., :2])
 

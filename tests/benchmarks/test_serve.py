@@ -50,6 +50,6 @@ def test_report(tmp_path, capsys):
     report = json.loads(capsys.readouterr().out)
     assert json.loads(out.read_text()) == report
     assert [each["p95_limit_rows"] for each in report["rates"]] == [7.5, 10.0, 15.0, 25.0]
-    assert report["overhead"]["slots_ms_per_step"] > 0
+    assert report["overhead"]["slots_cpu_ms_per_step"] > 0
     assert [each["policy"] for each in report["wall"]] == list(POLICIES)
     assert all(np.isfinite(each["p95_s"]) for each in report["wall"])

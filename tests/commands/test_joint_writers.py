@@ -10,7 +10,7 @@ import pytest
 
 from commands import joint_writers
 from commands.joint_writers import joint_writer
-from commands.whole_files import lock_place, sole_writer
+from commands.locks import lock_place, sole_writer
 from diffusion.errors import InputError
 
 ROOT = Path(__file__).parents[2]

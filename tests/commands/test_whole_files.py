@@ -10,7 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from commands.whole_files import check_name, check_room, sole_writer, whole_file, whole_folder, write_whole_text
+from commands import whole_files
+from commands.locks import sole_writer
+from commands.whole_files import (
+    check_name,
+    check_room,
+    temporary_folder,
+    whole_file,
+    whole_folder,
+    write_whole_text,
+)
 from diffusion.errors import InputError
 
 
@@ -93,87 +102,6 @@ def test_a_device_or_a_pipe_is_never_replaced(tmp_path, write):
     assert sorted(tmp_path.iterdir()) == [link, pipe, open_file]
 
 
-def test_the_second_writer_is_refused_and_the_next_is_not(tmp_path: Path) -> None:
-    out = tmp_path / "engines" / "unet.plan"
-    with sole_writer(out):
-        with (
-            pytest.raises(InputError, match=f"another program is writing it .process {os.getpid()}."),
-            sole_writer(out),
-        ):
-            pass
-        with sole_writer(out.with_name("other.plan")):
-            pass
-    assert list(out.parent.iterdir()) == []
-    with sole_writer(out):
-        pass
-
-
-def test_a_writer_that_died_leaves_no_lock(tmp_path: Path) -> None:
-    out = tmp_path / "unet.plan"
-
-    code = f"""
-import os
-from pathlib import Path
-from commands.whole_files import sole_writer
-with sole_writer(Path({str(out)!r})):
-    os._exit(7)"""
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    assert subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == 7
-    assert [path.name for path in tmp_path.iterdir()] == [".unet.plan.lock"]
-    with sole_writer(out):
-        pass
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_lock_that_its_owner_removes_meanwhile_is_taken_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between our opening the file and locking it, its owner ends and removes it: our lock would be of no name."""
-    out, place = tmp_path / "unet.plan", tmp_path / ".unet.plan.lock"
-    really_lock = fcntl.flock
-    calls = []
-
-    def lock_late(descriptor: int, operation: int) -> None:
-        calls.append(operation)
-        if len(calls) == 1:
-            place.unlink()
-        really_lock(descriptor, operation)
-
-    monkeypatch.setattr(fcntl, "flock", lock_late)
-    with sole_writer(out):
-        assert len(calls) == 2
-        assert place.read_text(encoding="ascii") == str(os.getpid())
-        with pytest.raises(InputError, match="another program is writing it"), sole_writer(out):
-            pass
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_lock_that_another_takes_meanwhile_is_respected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As above, and a third program has made the file anew: it holds the lock that others see."""
-    out, place = tmp_path / "unet.plan", tmp_path / ".unet.plan.lock"
-    really_lock = fcntl.flock
-    of_the_third = []
-
-    def lock_late(descriptor: int, operation: int) -> None:
-        if not of_the_third:
-            place.unlink()
-            of_the_third.append(os.open(place, os.O_RDWR | os.O_CREAT))
-            really_lock(of_the_third[0], operation)
-        really_lock(descriptor, operation)
-
-    monkeypatch.setattr(fcntl, "flock", lock_late)
-    with pytest.raises(InputError, match="another program is writing it"), sole_writer(out):
-        pass
-    os.close(of_the_third[0])
-
-
-def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with (
-        pytest.raises(InputError, match="its folder cannot be written .* another place with --out"),
-        sole_writer(tmp_path / "file" / "unet.plan"),
-    ):
-        pass
-
-
 def test_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     check_room(tmp_path / "unet.plan", 1)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 0, 4 * 10**6))
@@ -183,6 +111,8 @@ def test_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
 def test_what_comes_between_the_two_renames_leaves_the_old_folder(tmp_path, monkeypatch, error):
+    """On a file system that cannot exchange two names."""
+    monkeypatch.setattr(whole_files, "exchange", lambda first, second: False)
     path = tmp_path / "model"
     path.mkdir()
     (path / "stale").write_text("old")
@@ -210,3 +140,61 @@ def test_what_a_killed_process_of_the_same_number_left_is_in_nobodys_way(tmp_pat
     with whole_folder(path) as temporary:
         (temporary / "fresh").write_text("new")
     assert os.listdir(path) == ["fresh"]
+
+
+def test_a_folder_is_there_at_every_moment_of_its_replacement(tmp_path, monkeypatch):
+    path, replaced = tmp_path / "model", []
+    path.mkdir()
+    monkeypatch.setattr(Path, "replace", lambda *arguments: replaced.append(arguments))
+    with whole_folder(path) as temporary:
+        (temporary / "fresh").touch()
+    assert os.listdir(path) == ["fresh"]
+    assert (os.listdir(tmp_path), replaced) == (["model"], [])
+
+
+KILLED = """
+import os
+from pathlib import Path
+from commands.whole_files import whole_file, whole_folder
+file, folder = whole_file(Path("unet.onnx")), whole_folder(Path("model"))
+file.__enter__().write_text("half")
+(folder.__enter__() / "half").touch()
+os._exit(7)
+"""
+
+
+def test_what_a_killed_program_left_is_removed_by_the_next_writer_and_nothing_else_is(tmp_path):
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    ended = subprocess.run([sys.executable, "-c", KILLED], cwd=tmp_path, env=environment, check=False)
+    left = os.listdir(tmp_path)
+    assert (ended.returncode, len(left)) == (7, 2)
+    others = {".unet.abcdefgh.onnx", ".notes.ddpm-rt.txt", ".x.ddpm-rt.link1234"}
+    for name in others - {".x.ddpm-rt.link1234"}:
+        (tmp_path / name).write_text("mine")
+    (tmp_path / ".x.ddpm-rt.link1234").symlink_to(tmp_path / ".notes.ddpm-rt.txt")
+    with whole_file(tmp_path / "other.onnx") as living, temporary_folder(tmp_path / "set") as living_folder:
+        living.write_text("whole")
+        with sole_writer(tmp_path / "unet.plan"):
+            assert set(os.listdir(tmp_path)) == others | {living.name, living_folder.name, ".unet.plan.lock"}
+    assert (tmp_path / "other.onnx").read_text() == "whole"
+    assert set(os.listdir(tmp_path)) == others | {"other.onnx"}
+
+
+def test_a_temporary_file_that_is_taken_for_abandoned_is_made_anew(tmp_path, monkeypatch):
+    """Between making and locking it, another program locks and removes it."""
+    flock, calls = fcntl.flock, []
+
+    def late(descriptor, kind):
+        calls.append(kind)
+        if len(calls) == 1:
+            raise BlockingIOError
+        if len(calls) == 2:
+            for each in tmp_path.iterdir():
+                each.unlink()
+        flock(descriptor, kind)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with whole_file(tmp_path / "unet.onnx") as temporary:
+        temporary.write_text("whole")
+    assert len(calls) == 3
+    assert (tmp_path / "unet.onnx").read_text() == "whole"

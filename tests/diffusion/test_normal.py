@@ -118,7 +118,7 @@ def test_draw_numbers():
     [
         ({"timestep": -1}, "timestep is -1"),
         ({"timestep": 2**20 - 1}, "timestep is 1048575"),
-        ({"timestep": 0, "stream": 3}, "stream is 3"),
+        ({"timestep": 0, "stream": 4}, "stream is 4"),
         ({"timestep": 0, "repeat": 256}, "repeat is 256"),
         ({"timestep": 0, "repeat": -1}, "repeat is -1"),
     ],

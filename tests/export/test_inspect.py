@@ -23,6 +23,7 @@ from export.inspect import main
 from runtime import sample
 from runtime.engines.checkpoint_folder import read_checkpoint_folder
 from runtime.engines.torch_checkpoint import TorchEngine
+from runtime.formats.digest import sealed_text
 from runtime.formats.train_record import TrainRecord
 from tests.checkpoints import save_tiny_checkpoint
 from tests.export.checkpoints.lucidrains_networks import make_diffusion
@@ -239,7 +240,8 @@ def written(name: str, content: str | bytes, *words: str) -> Any:
         (written("a.json", '{"b": 1}'), "a.json: holds b, expected a checkpoint"),
         (written("model_index.json", "{}"), "is a file of a checkpoint, expected its folder"),
         (written("table.json", '{"rows": [], "sampler": "x"}'), "table.json: "),
-        (written("run.json", '{"format": 1, "identity": {}, "done": -1}'), "run.json: done is -1"),
+        (written("run.json", sealed_text({"format": 2, "identity": {}, "done": -1})), "run.json: done is -1"),
+        (written("run.json", '{"format": 2, "identity": {}, "done": 0}'), "run.json: digest is missing"),
         (written("a.onnx", b"junk"), "a.onnx: cannot be read as an ONNX model"),
         (written("a.onnx", b""), "a.onnx: holds no graph"),
         (written("a.pt", b"junk"), "a.pt: is a pickle, expected safetensors; give --allow-pickle"),

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import export
-from commands.whole_files import sole_writer
+from commands.locks import sole_writer
 from diffusion.errors import InputError
 from export import Exported, ExportRequest, TensorRtOptions, export_onnx, export_openvino, export_trt
 from export.request import as_request

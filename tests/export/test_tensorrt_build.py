@@ -6,8 +6,12 @@ import fcntl
 import gc
 import hashlib
 import json
+import os
 import signal
+import subprocess
 import sys
+import tempfile
+import time
 import traceback
 from pathlib import Path
 
@@ -18,6 +22,7 @@ import tensorrt_rtx
 from onnx import numpy_helper
 
 from commands.errors import DeviceUnavailableError
+from commands.whole_files import work_folder
 from diffusion.errors import InputError
 from export import tensorrt_build
 from export.tensorrt_build import BuildSettings, build_plan, timing_cache
@@ -197,10 +202,47 @@ def test_a_builder_that_does_not_load(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_a_build_that_is_left_is_ended() -> None:
     with BuildProcess(RTX, network(), settings(), "unet.onnx") as process:
-        folder = Path(process._folder.name)
+        folder = process._folder
         assert folder.is_dir()
     assert process._process.poll() == -signal.SIGKILL
     assert not folder.exists()
+
+
+PARENT = """
+import time
+from export.tensorrt_options import BuildSettings
+from export.tensorrt_process import BuildProcess
+from runtime.formats.batch_profile import BatchProfile
+from runtime.formats.flavor import TENSORRT
+settings = BuildSettings(title="TensorRT", is_rtx=False, chw=(4, 4, 4), profiles=(BatchProfile(1, 2, 4),), static=False,
+                         capabilities=())
+build = BuildProcess(TENSORRT, b"", settings, "unet.onnx")
+print(build._process.pid, build._folder, flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_builder_ends_with_its_parent_and_its_folder_with_the_next_build(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # In place of the builder, something that takes long.
+    (tmp_path / "tensorrt.py").write_text("import time\ntime.sleep(600)\n")
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    environment = os.environ | {"PYTHONPATH": path, "TMPDIR": str(tmp_path)}
+    parent = subprocess.Popen([sys.executable, "-c", PARENT], env=environment, stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    builder, folder = parent.stdout.readline().split()
+    parent.kill()
+    parent.communicate()
+    deadline = time.monotonic() + 60
+    while Path(f"/proc/{builder}").exists() and "Z" not in Path(f"/proc/{builder}/stat").read_text():
+        assert time.monotonic() < deadline, "the builder goes on"
+        time.sleep(0.05)
+    assert Path(folder).is_dir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with work_folder() as mine, work_folder() as another:
+        assert {path.name for path in tmp_path.glob("ddpm-rt-work.*")} == {mine.name, another.name}
+    assert not list(tmp_path.glob("ddpm-rt-work.*"))
 
 
 class Cache:

@@ -15,7 +15,7 @@ import openvino as ov
 import pytest
 
 from commands.errors import EXIT_DEVICE, EXIT_INPUT, EXIT_VERIFICATION, VerificationError
-from commands.whole_files import sole_writer
+from commands.locks import sole_writer
 from diffusion.process import Process
 from export import ExportRequest, export_onnx, to_openvino
 from export.openvino_graph import Rewriting
@@ -24,6 +24,7 @@ from runtime.engines.openvino_cpu import OpenVinoEngine
 from runtime.engines.torch_checkpoint import load_checkpoint
 from runtime.engines.verification import predict_with, verify_engine
 from runtime.formats import sidecar as formats_sidecar
+from runtime.formats.digest import sealed_text
 from runtime.formats.golden import Golden
 from runtime.formats.openvino_description import OpenVinoDescription
 from runtime.formats.sidecar import golden_path, read_sidecar, sidecar_path
@@ -62,6 +63,7 @@ def test_a_checkpoint(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
         "unet.xml.json",
     ]
     fields = json.loads(sidecar_path(out).read_text())
+    del fields["digest"]
     assert {name: report[name] for name in fields} == fields
     assert fields["sha256"] == hashlib.sha256(out.read_bytes()).hexdigest()
     assert fields["golden_sha256"] == hashlib.sha256(golden_path(out).read_bytes()).hexdigest()
@@ -157,10 +159,13 @@ def test_a_wrong_conversion_is_not_published(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_no_reader_takes_a_mixed_set(gaussian: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_export_leaves_the_old_engine_and_no_reader_takes_a_mixed_set(
+    gaussian: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "unet.xml"
     assert run("--onnx", gaussian, "--out", out) == 0
     assert run("--onnx", gaussian, "--out", tmp_path / "other.xml", "--no-fold-time") == 0
+    old = out.read_bytes(), OpenVinoEngine(out).sha256
     published: list[str] = []
 
     class Killed(BaseException):
@@ -174,6 +179,8 @@ def test_no_reader_takes_a_mixed_set(gaussian: Path, tmp_path: Path, monkeypatch
     with pytest.raises(Killed):
         to_openvino.export_openvino(ExportRequest(out, onnx=gaussian, fold=False))
     assert published == ["unet.xml.json"]
+    assert (out.read_bytes(), OpenVinoEngine(out).sha256) == old
+    (tmp_path / "other.xml").replace(out)
     with pytest.raises(ValueError, match="but its sidecar was written for"):
         OpenVinoEngine(out)
 
@@ -247,7 +254,7 @@ def test_another_cpu_verifies_an_engine_again(
     open_engine(out)
     assert capsys.readouterr().err == ""
     sidecar["engine"]["verified_on"]["processor"] = "another CPU (FP32)"
-    sidecar_path(out).write_text(json.dumps(sidecar))
+    sidecar_path(out).write_text(sealed_text(sidecar))
     open_engine(out)
     said = capsys.readouterr().err
     assert re.search(r"first use on .*\(.*FP32.*\), OpenVINO 20.*: verifying at 16 timesteps and in a chain", said)
@@ -255,8 +262,8 @@ def test_another_cpu_verifies_an_engine_again(
     open_engine(out)
     assert capsys.readouterr().err == ""
     golden_path(out).write_bytes(b"nothing")
-    del sidecar["engine"]["verified_on"]  # as an older exporter left it: it is the same engine on the same CPU
-    sidecar_path(out).write_text(json.dumps(sidecar))
+    sidecar["engine"]["verified_on"] = None  # by its exporter nowhere: it is the same engine on the same CPU
+    sidecar_path(out).write_text(sealed_text(sidecar))
     open_engine(out)
 
 
@@ -270,6 +277,6 @@ def test_an_engine_that_computes_something_else_on_another_cpu_is_not_run(gaussi
     sidecar = json.loads(sidecar_path(out).read_text())
     sidecar["golden_sha256"] = hashlib.sha256(changed).hexdigest()
     sidecar["engine"]["verified_on"]["runtime"] = "OpenVINO 1.0"
-    sidecar_path(out).write_text(json.dumps(sidecar))
+    sidecar_path(out).write_text(sealed_text(sidecar))
     with pytest.raises(VerificationError, match="it differs from ONNX Runtime"):
         open_engine(out)

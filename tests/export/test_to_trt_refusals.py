@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 from commands.errors import EXIT_DEVICE, EXIT_INPUT
-from commands.whole_files import sole_writer
+from commands.locks import sole_writer
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import Process, SampleShape
 from export import to_trt

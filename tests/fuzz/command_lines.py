@@ -23,11 +23,14 @@ PACKAGES = ("train", "export", "runtime", "benchmarks")
 # What makes a command quick in the folder of `tests.fuzz.work_folder`; later flags of the same name win.
 QUICK = {
     "train.run": "--data images.npz --steps 1 --batch-size 2 --num-samples 0 --num-train-timesteps 12 --device cpu",
+    "train.fit_table": "--checkpoint ckpt --steps 2 --sampler ddim --spacing trailing --iterations 1 --batch-size 2 "
+    "--objective teacher --pairs 2 --threads 1",
     "train.swiss_roll": "--steps 1",
     "train.binary": "--steps 1 --timesteps 3 --num-samples 2",
     "export.to_onnx": "--checkpoint ckpt",
     "export.to_openvino": "--onnx unet.onnx",
     "export.to_trt": "--onnx unet.onnx",
+    "export.to_triton": "--engine unet.onnx",
     "export.mlp_to_onnx": "--checkpoint roll",
     "runtime.sample": "--num 3 --steps 2",
     "runtime.sample_bits": "--num 2",
@@ -35,8 +38,10 @@ QUICK = {
     "export.convert": "ckpt",
     "export.inspect": "unet.onnx",
     "benchmarks.serve": "--engine unet.onnx --requests 2 --rounds 1 --steps 2",
+    "benchmarks.load": "--engine none.onnx --seconds 0.1 --grace 0.1 --clients 1 --parts",
     "benchmarks.likelihood": "--data images.npz --split all --num 3 --evaluations 40 --batch-size 8",
     "benchmarks.quality": "--data images.npz --num 8 --steps 2 --samplers ddpm --seeds 2 --rounds 1",
+    "benchmarks.report": "--quality junk.json",
     "benchmarks.compare": "--checkpoint ckpt --batch-sizes 1 --steps 2 --rounds 1 --peers nobody",
     "benchmarks.chain": "--engine unet.onnx --batch-sizes 2 --steps 2 --rounds 1",
     "benchmarks.guidance": "--checkpoint ckpt --batch-sizes 1 --rounds 1 --num 1 --steps 2",

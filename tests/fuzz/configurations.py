@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import onnx
 from hypothesis import strategies as st
 
 from diffusion.process import METADATA_KEY
+from runtime.formats.digest import DIGEST, seal
 
 SAMPLE = ("runtime.sample", "--num", "2", "--steps", "2", "--format", "npy")
 # What is read, and the command that reads it. "unet.onnx" means the process in its metadata.
@@ -78,7 +80,11 @@ class Edit:
             node[last]["surplus"] = self.value
         else:
             node[last] = self.value
-        _write(path, json.dumps(root.get("")).encode("utf-8", "surrogatepass"))
+        changed = root.get("")
+        if isinstance(changed, dict) and DIGEST in changed and last != DIGEST:
+            with contextlib.suppress(ValueError):  # NaN has no digest
+                changed = seal(changed)  # else nothing but the digest would be looked at
+        _write(path, json.dumps(changed).encode("utf-8", "surrogatepass"))
 
 
 _TEXT = {

@@ -9,7 +9,7 @@ from tests.fuzz.outcome import run
 from tests.fuzz.work_folder import copy_folder
 
 # Of these a case takes seconds: they have their share in the long run alone.
-SLOW = ("export.to_onnx", "export.to_trt", "benchmarks.compare", "benchmarks.serve")
+SLOW = ("export.to_onnx", "export.to_trt", "benchmarks.compare", "benchmarks.serve", "benchmarks.load")
 SERVER = "runtime.serve"  # it goes on until it is told to stop; tests/runtime/serve has its bad input
 
 

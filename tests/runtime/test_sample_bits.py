@@ -86,7 +86,7 @@ def test_mistakes_are_one_line(engine, tmp_path, capsys):
     save_network(tmp_path / "gaussian.onnx", gaussian.to_json())
     for flags, message in (
         (["--engine", str(tmp_path / "none.onnx")], "no such file; make one with"),
-        (["--engine", str(tmp_path / "junk.onnx")], "ONNX Runtime cannot read it"),
+        (["--engine", str(tmp_path / "junk.onnx")], "cannot be read as an ONNX model"),
         (["--engine", str(tmp_path / "bare.onnx")], "has no metadata ddpm-rt"),
         (["--engine", str(tmp_path / "gaussian.onnx")], "describes no binomial process"),
         (["--engine", str(engine), "--num", "0"], "num is 0"),

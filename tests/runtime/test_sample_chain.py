@@ -1,6 +1,8 @@
 """Which chain `python -m runtime.sample` runs: samplers, timesteps, tables of one's own, what it begins with."""
 
+import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +13,11 @@ from diffusion.process import SampleShape
 from diffusion.reference_loop import initial_noise, reference_loop
 from diffusion.samplers import SAMPLERS, make_table
 from diffusion.samplers.user_table import table_to_json
+from runtime.formats.table_file import FittedRecord, TableFile
 from runtime.images import dequantize, quantize
 from runtime.sample import main
 from runtime.trajectory import Trajectory
-from tests.runtime.gaussian_folder import NETWORK, PROCESS, pixels
+from tests.runtime.gaussian_folder import NETWORK, PROCESS, pixels, seal_file
 
 
 def test_trajectory_runs_from_noise_to_image(folder):
@@ -143,6 +146,22 @@ def test_a_table_of_ones_own_draws_what_its_sampler_draws(folder, capsys):
     assert mine["conditioning"] == named["conditioning"] == make_table(PROCESS, "unipc", 7, "logsnr").conditioning
 
 
+def test_a_fitted_table_of_another_checkpoint_is_refused(folder, capsys):
+    table = replace(make_table(PROCESS, "ddim", 3), checkpoint_sha256="ab12" * 16)
+    TableFile(table, FittedRecord("data", 0, "ddim, trailing"), sealed=True).write(Path("fitted.json"))
+    words = ["--sampler", "fitted.json", "--num", "1", "--format", "npy"]
+    assert main([*words, "--out", "none"]) == 2
+    said = capsys.readouterr().err
+    assert "table of ddim: was fitted to checkpoint ab12ab12ab12, that of this network is not known" in said
+    assert "--force" in said
+    assert said.count("\n") == 1
+    assert not Path("none").exists()
+    assert main([*words, "--force", "--out", "forced"]) == 0
+    assert "note: table of ddim: was fitted to checkpoint ab12" in capsys.readouterr().err
+    assert main(["--sampler", "ddim", "--steps", "3", *words[2:], "--out", "named"]) == 0
+    np.testing.assert_array_equal(np.load("forced/samples.npy"), np.load("named/samples.npy"))
+
+
 def test_a_table_that_runs_upwards_begins_with_images_as_they_are(folder, capsys):
     np.save("images.npy", np.random.default_rng(0).integers(60, 120, (2, 8, 8, 1), dtype=np.uint8))
     Path("up.json").write_text(json.dumps(table_to_json(make_table(PROCESS, num_steps=6, invert=True))))
@@ -203,3 +222,19 @@ def test_levels_as_numbers_are_not_taken_for_nearly_black_images(folder, capsys)
     np.save("numbers.npy", np.random.default_rng(0).integers(0, 17, (1, 8, 8, 1), dtype=np.uint8))
     assert main(["--x-init", "numbers.npy", "--from-timestep", "5"]) == 2
     assert "its brightest pixel is 16 of 255, nearly black" in capsys.readouterr().err
+
+
+def test_a_network_that_nothing_vouches_for_is_said_with_its_hash(folder, capsys):
+    NETWORK.save_onnx(folder / "unet.onnx")
+    sha256 = hashlib.sha256((folder / "unet.onnx").read_bytes()).hexdigest()
+    assert main(["--num", "1", "--steps", "2", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert f"note: unet.onnx has no digest: a changed byte is not noticed; its SHA-256 is {sha256}" in err
+    report = json.loads(out)
+    assert report["engine"]["has_digest"] is False
+    assert "has no digest" in report["notes"][0]
+    seal_file(folder / "unet.onnx")
+    assert main(["--num", "1", "--steps", "2", "--json", "--overwrite"]) == 0
+    out, err = capsys.readouterr()
+    assert "digest" not in err
+    assert json.loads(out)["engine"]["has_digest"] is True

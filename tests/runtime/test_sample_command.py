@@ -134,7 +134,7 @@ def test_foreign_files_are_never_overwritten(folder, capsys):
         (["--trajectory", "4", "--resume"], 2, "both given"),
         (["--out", "junk.txt"], 2, "junk.txt: is a file, expected a folder"),
         (["--out", "junk.txt/deeper"], 2, "junk.txt/deeper"),
-        (["--out", "s3://bucket/run"], 2, "found 's3://bucket/run', a URL, expected a folder; mount the store"),
+        (["--out", "ftp://host/run"], 2, "found 'ftp://host/run', expected a folder, or a URL such as s3://bucket/run"),
         (["--out", "/proc/nowhere"], 2, "cannot be written"),
         (["--x-init", "none.npy"], 2, "none.npy: no such file"),
         (["--x-init", "junk.npy"], 2, "junk.npy: cannot be read as .npy or .npz"),

@@ -36,6 +36,16 @@ def test_digits_have_their_own_held_out_part() -> None:
         load_data(DataRequest("digits", held_out=300))
 
 
+def test_mnist_has_its_own_held_out_part_and_classes() -> None:
+    train, held_out = load_data(DataRequest("mnist", classes=True))
+    assert held_out is not None
+    assert (train.num_images, held_out.num_images, train.shape.chw) == (4500, 500, (1, 28, 28))
+    assert held_out.labels is not None
+    np.testing.assert_array_equal(np.bincount(held_out.labels.of_image), np.full(10, 50))
+    with pytest.raises(InputError, match="--levels"):
+        load_data(DataRequest("mnist", levels=17))
+
+
 def test_a_folder_of_images(tmp_path: Path) -> None:
     for index in range(3):
         Image.fromarray(np.full((8, 8), index, np.uint8)).save(tmp_path / f"{index}.png")
@@ -105,7 +115,7 @@ def test_a_missing_archive_and_a_file_of_another_kind(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"missing\.npz: no such file"):
         load_data(DataRequest(str(tmp_path / "missing.npz")))
     (tmp_path / "a.txt").write_text("text")
-    with pytest.raises(InputError, match=r"a\.txt: found a file, expected digits, a folder"):
+    with pytest.raises(InputError, match=r"a\.txt: found a file, expected digits, mnist, a folder"):
         load_data(DataRequest(str(tmp_path / "a.txt")))
 
 

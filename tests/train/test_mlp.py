@@ -11,6 +11,7 @@ from diffusion.binomial_bound import OptimalBits
 from diffusion.errors import InputError
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import Process, SampleShape
+from runtime.formats.digest import sealed_text
 from tests.binary_enumeration import all_states
 from train.mlp import BitMlp, Mlp, MlpConfig, check_free, make_network, predict_with, read_mlp, write_mlp
 from train.mlp_training import MlpTraining, train_mlp
@@ -136,12 +137,13 @@ def test_what_cannot_be_read_is_named(tmp_path):
     write_mlp(tmp_path / "run", Mlp(CONFIG, (2, 1, 1)), CONFIG, GAUSSIAN, {})
     description, weights = tmp_path / "run" / "mlp.json", tmp_path / "run" / "mlp.safetensors"
     text = description.read_text()
-    wider = json.dumps(json.loads(text) | {"network": {"width": 16, "depth": 1, "harmonics": 0}})
+    wider = sealed_text(json.loads(text) | {"network": {"width": 16, "depth": 1, "harmonics": 0}})
     for content, message in (
         ("{", "not JSON"),
-        (json.dumps(json.loads(text) | {"format": 2}), "format is not 1"),
+        (sealed_text(json.loads(text) | {"format": 3}), "format is 3, this version reads 2"),
         (wider, "does not fit the network"),
-        (json.dumps(json.loads(text) | {"process": None}), "expected the JSON object of a process"),
+        (text.replace('"depth": 1', '"depth": 2'), "digest is "),
+        (sealed_text(json.loads(text) | {"process": None}), "expected the JSON object of a process"),
     ):
         description.write_text(content)
         with pytest.raises(InputError, match=message):

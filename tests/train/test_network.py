@@ -47,9 +47,12 @@ def test_published_hyper_parameters() -> None:
         assert (config.num_train_timesteps, config.beta_start, config.beta_end) == (1000, 1e-4, 0.02)
 
 
-@pytest.mark.parametrize("shape", [SampleShape(1, 8, 8), SampleShape(3, 8, 12)])
-def test_network_takes_the_shape_of_the_data(shape: SampleShape) -> None:
-    config = PRESETS["digits"].config
+@pytest.mark.parametrize(
+    ("preset", "shape"),
+    [("digits", SampleShape(1, 8, 8)), ("digits", SampleShape(3, 8, 12)), ("mnist", SampleShape(1, 28, 28))],
+)
+def test_network_takes_the_shape_of_the_data(preset: str, shape: SampleShape) -> None:
+    config = PRESETS[preset].config
     network = make_network(config.network, config.process(shape)).eval()
     with torch.no_grad():
         prediction = network(torch.zeros(2, *shape.chw), torch.tensor([0, 999])).sample

@@ -166,3 +166,35 @@ def test_first_difference() -> None:
     assert first_difference(RECORD, RECORD) is None
     assert first_difference(RECORD, {**RECORD, "steps": 11, "seed": 1}) == ("seed", 0, 1)
     assert first_difference({**RECORD, "new": 3}, RECORD) == ("new", 3, None)
+
+
+def test_the_last_two_states_are_kept_and_the_older_one_takes_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make_folder(tmp_path)
+    for step in (2, 4, 6):
+        folder.begin(folder.inspect(resume=True, overwrite=False))
+        folder.save({"step": step})
+    states = folder.path / "state"
+    assert sorted(path.name for path in states.glob("*.pt")) == ["state.previous.pt", "state.pt"]
+    for damage, says in ((lambda path: path.write_bytes(b"junk"), True), (lambda path: path.unlink(), False)):
+        damage(states / "state.pt")
+        status = folder.inspect(resume=True, overwrite=False)
+        assert status.state is not None
+        assert status.state["step"] == 4
+        said = capsys.readouterr().err
+        assert ("state.pt: cannot be read" in said) == says
+        assert ("going on from the state before, of step 4" in said) == says
+    (states / "state.previous.pt").write_bytes(b"junk")
+    with pytest.raises(InputError, match=r"state\.previous\.pt: cannot be read .*start over with --overwrite"):
+        folder.inspect(resume=True, overwrite=False)
+
+
+def test_a_second_program_is_kept_out(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path)
+    with (
+        folder.claimed(),
+        pytest.raises(InputError, match="another program is writing it"),
+        make_folder(tmp_path).claimed(),
+    ):
+        pass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -35,7 +36,7 @@ def read_weights(folder: Path) -> bytes:
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     for line in lines:
-        del line["seconds"], line["images_per_second"]
+        del line["seconds"], line["images_per_second"], line["digest"]  # which is of the seconds too
     return lines
 
 
@@ -51,7 +52,7 @@ def stop_at(step: int, monkeypatch: pytest.MonkeyPatch, number: signal.Signals =
     monkeypatch.setattr(Learner, "update", interrupted)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_run_ends_with_the_same_bits(
     make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
@@ -133,6 +134,43 @@ def test_a_killed_run_goes_on_from_its_last_periodic_save(
     assert [line["step"] for line in read_metrics(tmp_path / "run")] == list(range(1, 10))
 
 
+def test_a_run_that_is_killed_at_a_random_step_goes_on_from_either_of_its_last_two_states(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(make_run(out=tmp_path / "whole"))
+    update, step = Learner.update, int(np.random.default_rng().integers(2, 9))
+
+    class Killed(BaseException):
+        """As a signal that cannot be caught."""
+
+    def killed(self: Learner, at: int, batch: Any) -> Any:
+        if at == step:
+            raise Killed
+        return update(self, at, batch)
+
+    often = LoggingConfig(log_every=1, evaluate_every=8, save_seconds=0.0, num_workers=0)
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, "update", killed)
+        with pytest.raises(Killed):
+            train(make_run(logging_config=often))
+    state = tmp_path / "run" / "state"
+    for damage in (None, b"", b"PK\x03\x04 cut"):
+        shutil.copytree(tmp_path / "run", tmp_path / "copy")
+        latest = tmp_path / "copy" / "state" / "state.pt"
+        if damage is not None:
+            latest.write_bytes(damage)
+        capsys.readouterr()
+        train(make_run(out=tmp_path / "copy", resume=True, logging_config=often))
+        assert f"from step {step if damage is None else step - 1}, " in capsys.readouterr().err
+        assert read_weights(tmp_path / "copy") == read_weights(tmp_path / "whole")
+        assert (
+            read_metrics(tmp_path / "copy")[-1]["held_out_loss"]
+            == read_metrics(tmp_path / "whole")[-1]["held_out_loss"]
+        )
+        shutil.rmtree(tmp_path / "copy")
+    assert sorted(path.name for path in state.glob("*.pt")) == ["state.previous.pt", "state.pt"]
+
+
 def test_seed_and_parts_of_a_batch(make_run: MakeRun, tmp_path: Path) -> None:
     config = dataclasses.replace(make_run().config, network=dataclasses.replace(make_run().config.network, dropout=0.0))
     losses = {}
@@ -210,6 +248,23 @@ def test_divergence_is_reported_and_the_last_good_state_kept(
     ):
         train(make_run(logging_config=often))
     assert torch.load(tmp_path / "run" / "state" / "state.pt", weights_only=True)["step"] == 3
+
+
+def test_a_loss_that_is_infinite_once_between_two_lines_is_named_with_its_step(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the weights stay finite, and so does every loss after it."""
+    update = Learner.update
+
+    def once(self: Learner, at: int, batch: Any) -> Any:
+        loss, grad_norm = update(self, at, batch)
+        return (loss * float("inf") if at == 5 else loss), grad_norm
+
+    monkeypatch.setattr(Learner, "update", once)
+    with pytest.raises(InputError, match="the loss is inf at step 6, .*no state was saved yet"):
+        train(make_run())
+    assert not (tmp_path / "run" / "train.json").exists()
+    assert not (tmp_path / "run" / "model_index.json").exists()
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

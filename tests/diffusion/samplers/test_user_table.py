@@ -1,4 +1,4 @@
-"""A table of one's own: the JSON file, and what is checked before it runs."""
+"""A table of one's own: the JSON object, and what is checked before it runs."""
 
 import json
 
@@ -8,7 +8,7 @@ import pytest
 from diffusion.errors import InputError
 from diffusion.samplers import SAMPLERS, make_table
 from diffusion.samplers.ddim import ddim_inversion
-from diffusion.samplers.user_table import read_table, table_from_json, table_to_json
+from diffusion.samplers.user_table import table_from_json, table_to_json
 from diffusion.step_table import StepTable
 from tests.diffusion.samplers.networks import a_process
 
@@ -17,7 +17,7 @@ MINE = {"format": 1, "sampler": "mine", "clip": None, "histories": 0, "rows": [R
 
 
 def same(one: StepTable, other: StepTable) -> bool:
-    fields = ("sampler", "clip", "histories", "learned", "h2_is_x_start", "notes")
+    fields = ("sampler", "clip", "histories", "learned", "h2_is_x_start", "notes", "checkpoint_sha256")
     return (
         all(getattr(one, name) == getattr(other, name) for name in fields)
         and np.array_equal(one.timesteps, other.timesteps)
@@ -27,14 +27,11 @@ def same(one: StepTable, other: StepTable) -> bool:
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("clip_sample", [None, 0.9])
-def test_every_table_comes_back_bit_for_bit(sampler, clip_sample, tmp_path):
+def test_every_table_comes_back_bit_for_bit(sampler, clip_sample):
     process = a_process(clip_sample=clip_sample, variance_type="learned_range")
     table = make_table(process, sampler, 7, "leading")
     assert table.notes
-    path = tmp_path / "table.json"
-    path.write_text(json.dumps(table_to_json(table)))
-    assert same(read_table(path), table)
-    assert same(make_table(process, str(path)), table)
+    assert same(table_from_json(json.loads(json.dumps(table_to_json(table)))), table)
     assert same(make_table(process, table), table)
 
 
@@ -68,6 +65,7 @@ def test_what_is_not_said_is_0():
         ({**MINE, "learned": 1}, "learned is 1, expected true or false"),
         ({**MINE, "h2": "x"}, "h2 is 'x', expected one of h1, x_start"),
         ({**MINE, "notes": "none"}, "notes is 'none', expected a list of strings"),
+        ({**MINE, "checkpoint_sha256": None}, "checkpoint_sha256 is None, expected a text"),
         ({**MINE, "rows": []}, "rows is not a non-empty list"),
         ({**MINE, "rows": [3]}, "row 0 is 3, expected a JSON object"),
         ({**MINE, "rows": [{"u": 1.0}]}, "row 0 has no 't'"),
@@ -88,30 +86,6 @@ def test_impossible_files(fields, says):
         table_from_json(fields, "mine.json")
     assert str(refused.value).startswith("mine.json: ")
     assert "\n" not in str(refused.value)
-
-
-@pytest.mark.parametrize(
-    ("content", "says"),
-    [
-        (b"{", "not JSON"),
-        (b"\xff\xfe", "not JSON"),
-        (b"[" * 100_000, "not JSON"),
-        (b'{"clip": 1' + b"0" * 5000 + b"}", "not JSON"),
-        (b'{"format": 1, "format": 1}', "the field 'format' stands twice in one object"),
-        (b'{"rows": [{"t": 1, "a": 1, "a": 2}]}', "the field 'a' stands twice"),
-    ],
-)
-def test_impossible_content(content, says, tmp_path):
-    path = tmp_path / "mine.json"
-    path.write_bytes(content)
-    with pytest.raises(InputError, match=says) as refused:
-        make_table(a_process(), path)
-    assert str(path) in str(refused.value)
-
-
-def test_a_missing_file(tmp_path):
-    with pytest.raises(InputError, match=r"none.json: no such file; expected a table"):
-        make_table(a_process(), str(tmp_path / "none.json"))
 
 
 def test_a_table_has_its_rows_already():
@@ -160,3 +134,16 @@ def test_an_x_start_that_is_not_the_process_s_is_remarked_on():
     (note,) = make_table(v_prediction, table).notes
     assert "u at timestep 999" in note
     assert "v_prediction" in note
+
+
+def test_a_fitted_table_is_of_one_checkpoint():
+    fitted = table_from_json({**MINE, "checkpoint_sha256": "ab12"})
+    assert same(table_from_json(table_to_json(fitted)), fitted)
+    own = make_table(a_process(checkpoint_sha256="ab12"), fitted)
+    assert not any("u at timestep" in note for note in own.notes)  # its numbers are none of the schedule's
+    for other, says in (("cd34", "this network is of cd34"), (None, "that of this network is not known")):
+        process = a_process(checkpoint_sha256=other)
+        with pytest.raises(InputError, match=f"was fitted to checkpoint ab12, {says}; fit a table"):
+            make_table(process, fitted)
+        assert says in " ".join(make_table(process, fitted, force=True).notes)
+    assert make_table(a_process(checkpoint_sha256="cd34"), table_from_json(MINE))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import openvino as ov
 from openvino import opset13 as ops
 
 from runtime.engines.openvino_cpu import place_here
+from runtime.formats.digest import sealed_text
 from runtime.formats.openvino_description import OpenVinoDescription
 from runtime.formats.sidecar import Sidecar, sidecar_path
 from runtime.formats.verification_record import VerificationRecord
@@ -50,4 +50,4 @@ def save_engine(path: Path, network: GaussianNetwork, precision: str = "fp32", f
 
 def write_sidecar(engine: Path, sidecar: Sidecar, **fields: Any) -> None:
     """Write the sidecar of an engine; `fields` replace what is in it."""
-    sidecar_path(engine).write_text(json.dumps(replace(sidecar).to_json() | fields), encoding="utf-8")
+    sidecar_path(engine).write_text(sealed_text(replace(sidecar).to_json() | fields), encoding="utf-8")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,9 @@ from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import Process, SampleShape
 from runtime.device.driver import DriverFacts, Gpu
 from runtime.engines.trajectories import make_golden
-from runtime.formats.sidecar import golden_path, sidecar_path
+from runtime.formats.digest import sealed_text
+from runtime.formats.sidecar import SIDECAR_FORMAT, golden_path, sidecar_path
+from runtime.formats.verification_record import VerificationRecord
 from tests.gaussian import GaussianNetwork
 
 PROCESS = Process(SampleShape(2, 4, 6), NoiseSchedule.make("linear", 100), variance_type="fixed_large")
@@ -47,6 +48,16 @@ def engine_fields(
         "built_on": {"gpu": None, "driver": None} if is_rtx else {"gpu": "NVIDIA A10", "driver": "580.95.05"},
         "version_compatible": False,
         "hardware_compatibility": "none",
+        "tf32": False,
+        "builder_flags": [],
+        "optimization_level": None,
+        "timing_cache_sha256": None,
+        "onnx_sha256": None,
+        "time_path": {},
+        "kept_in_float32": [],
+        "group_norm": None,
+        "group_norms": 0,
+        "refittable": False,
         "stripped": False,
     }
 
@@ -64,12 +75,12 @@ def save_plan(
     golden = make_golden(network.process, network, engine["precision"]).to_bytes() if with_golden else b"none"
     golden_path(path).write_bytes(golden)
     sidecar = {
-        "format": 1,
+        "format": SIDECAR_FORMAT,
         "sha256": hashlib.sha256(content).hexdigest(),
         "process": network.process.to_json(),
         "engine": engine,
-        "verification": {"passed": True, "executed": executed, "reference": "NumPy"},
+        "verification": VerificationRecord(True, executed=executed, reference="NumPy").to_json(),
         "golden_sha256": hashlib.sha256(golden).hexdigest(),
     }
-    sidecar_path(path).write_text(json.dumps(sidecar), encoding="utf-8")
+    sidecar_path(path).write_text(sealed_text(sidecar), encoding="utf-8")
     return path

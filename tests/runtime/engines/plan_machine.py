@@ -7,6 +7,7 @@ import pytest
 
 from diffusion.errors import InputError
 from runtime.engines.opening import open_engine
+from runtime.formats.digest import sealed_text
 from runtime.formats.sidecar import sidecar_path
 from tests.runtime.engines.plan_files import NETWORK, engine_fields, save_plan
 
@@ -38,4 +39,4 @@ def refusal(path, kind=InputError):
 
 def change(path, **fields):
     sidecar = json.loads(sidecar_path(path).read_text())
-    sidecar_path(path).write_text(json.dumps(sidecar | fields))
+    sidecar_path(path).write_text(sealed_text(sidecar | fields))

@@ -116,8 +116,8 @@ def test_explicit_betas_of_train_json_agree_with_trained_betas(tmp_path: Path) -
 
 
 def test_train_json_of_another_format_is_refused(folder: Path) -> None:
-    (folder / "train.json").write_text(json.dumps({"format": 2}))
-    with pytest.raises(InputError, match=r"train\.json: format is 2, this version reads 1"):
+    (folder / "train.json").write_text(json.dumps({"format": 3}))
+    with pytest.raises(InputError, match=r"train\.json: format is 3, this version reads 2"):
         read_checkpoint_folder(folder)
 
 

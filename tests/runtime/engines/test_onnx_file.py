@@ -215,7 +215,7 @@ def no_onnx(monkeypatch):
 def test_a_file_of_ours_needs_no_library(tmp_path, no_onnx, precision):
     path = sealed_file(tmp_path, precision)
     found = read_onnx(path)
-    assert found == onnx_file.OnnxFile(path, hashlib.sha256(path.read_bytes()).hexdigest(), precision)
+    assert found == onnx_file.OnnxFile(path, hashlib.sha256(path.read_bytes()).hexdigest(), precision, has_digest=True)
 
 
 def test_a_file_of_others_does(tmp_path, no_onnx):
@@ -258,5 +258,45 @@ def test_a_seal_fits_one_file_alone(data):
     for _ in range(data.draw(st.integers(1, 3))):
         changed[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
     for file in (whole, bytes(changed), whole + b"\0", whole[1:], content):
-        body = hashlib.sha256(file[:-SEAL_BYTES]).hexdigest()
-        assert sealed_precision(body, file[-SEAL_BYTES:]) == ("fp32" if file == whole else None)
+        assert precision_of(file) == ("fp32" if file == whole else None)
+
+
+def precision_of(file):
+    body = file[:-SEAL_BYTES]
+    try:
+        return sealed_precision(len(body), hashlib.sha256(body).hexdigest(), file[-SEAL_BYTES:])
+    except InputError:
+        return None
+
+
+def test_a_changed_byte_of_a_sealed_file_is_refused_and_one_of_its_seal_at_most_unseals_it(tmp_path):
+    path = sealed_file(tmp_path)
+    content = path.read_bytes()
+    model, seal = len(content) - SEAL_BYTES, SEAL_BYTES
+    for place in (*range(0, model, 97), model - 1):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :])
+        with pytest.raises(
+            InputError, match=r"unet\.onnx: was changed after it was exported.*seal says b'fp32 [0-9a-f]{64}'"
+        ):
+            read_onnx(path)
+    refused = 0
+    for place in range(model, model + seal):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :])
+        try:
+            assert not read_onnx(path).has_digest  # it is a file of others now, and of the same network
+        except InputError:
+            refused += 1
+    assert refused >= 64 + len("fp32 ")
+
+
+def test_the_way_out_of_a_change_that_is_meant(tmp_path):
+    path = sealed_file(tmp_path)
+    model = onnx.load(path)
+    weights = next(each for each in model.graph.initializer if each.data_type == onnx.TensorProto.FLOAT)
+    weights.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weights) * 2, weights.name))
+    onnx.save(model, path)  # as long as it was, and the seal its last property
+    with pytest.raises(InputError, match="take the metadata property ddpm-rt-seal out of it if the change is meant"):
+        read_onnx(path)
+    del model.metadata_props[[entry.key for entry in model.metadata_props].index(SEAL_KEY)]
+    onnx.save(model, path)
+    assert not read_onnx(path).has_digest

@@ -23,6 +23,7 @@ from diffusion.process import Process, SampleShape
 from runtime.engines import openvino_cpu
 from runtime.engines.opening import open_engine
 from runtime.engines.openvino_cpu import OpenVinoEngine
+from runtime.formats.digest import sealed_text
 from runtime.formats.openvino_description import OpenVinoDescription
 from runtime.formats.sidecar import read_sidecar, sidecar_path
 from runtime.process_flags import ProcessFlags
@@ -160,7 +161,9 @@ def test_a_flipped_bit_in_the_compiled_model_changes_nothing(tmp_path, monkeypat
 
 
 def replace_in(path, old, new):
-    path.write_text(path.read_text().replace(old, new))
+    text = path.read_text()
+    assert old in text
+    path.write_text(sealed_text(json.loads(text.replace(old, new))))
 
 
 @pytest.mark.parametrize(
@@ -171,7 +174,10 @@ def replace_in(path, old, new):
         (lambda path: path.with_suffix(".bin").unlink(), r"unet\.bin: cannot be read \(No such file"),
         (lambda path: path.write_bytes(path.read_bytes() + b" "), r"unet\.xml: SHA-256 is \w{64}, but its sidecar"),
         (lambda path: path.with_suffix(".bin").write_bytes(b"junk"), r"unet\.bin: SHA-256 is \w{64}, but its sidecar"),
-        (lambda path: replace_in(sidecar_path(path), '"format": 1, "sha', '"format": 2, "sha'), "this version reads 1"),
+        (
+            lambda path: replace_in(sidecar_path(path), '"format": 2,\n "sha', '"format": 1,\n "sha'),
+            "this version reads 2",
+        ),
         (lambda path: replace_in(sidecar_path(path), '"passed": true', '"passed": false'), "verification.passed is F"),
         (
             lambda path: replace_in(sidecar_path(path), '"openvino"', '"tensorrt"'),
@@ -329,6 +335,6 @@ def test_an_edited_description_of_the_engine_is_refused(tmp_path, field, value):
     place = path.with_name("unet.xml.json")
     sidecar = json.loads(place.read_text())
     sidecar["engine"][field] = value
-    place.write_text(json.dumps(sidecar))
-    with pytest.raises(InputError, match=r"make it again with"):
+    place.write_text(sealed_text(sidecar))
+    with pytest.raises(InputError, match=rf"engine: {field} .*make it again with"):
         Sampler(path)

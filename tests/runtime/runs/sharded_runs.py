@@ -10,7 +10,8 @@ from pathlib import Path
 
 from runtime.formats.run_manifest import RunManifest
 from runtime.gather import with_shape
-from runtime.runs.shard_files import kept_indices, read_shard
+from runtime.runs.places import parse_place
+from runtime.runs.shard_files import kept_indices
 from runtime.runs.shard_folder import find_shards
 from runtime.sample import main
 
@@ -24,13 +25,14 @@ def draw(out: str, *flags: str, run: list[str] = RUN) -> int:
 
 def images_of(folder: str | Path) -> list[tuple[int, str]]:
     """(sample index, SHA-256 of its image), through the shards' records, whose hashes are checked."""
-    run, done = find_shards(Path(folder))
+    run, done = find_shards(parse_place(str(folder)))
     run = with_shape(run, done)
     listed = []
     for shard in run.plan:
         if shard in done:
-            indices = kept_indices(shard, run.record(shard, verify=True))
-            images = read_shard(run.file(shard), run.format, indices, run.shape) if indices else []
+            record = run.record(shard, verify=True)
+            indices = kept_indices(shard, record)
+            images = run.images(shard, record) if indices else []
             listed += [
                 (index, hashlib.sha256(image.tobytes()).hexdigest())
                 for index, image in zip(indices, images, strict=True)

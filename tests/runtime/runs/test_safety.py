@@ -14,6 +14,7 @@ import pytest
 
 from diffusion.errors import InputError
 from diffusion.process import SampleShape
+from runtime.formats.digest import sealed_text
 from runtime.formats.run_manifest import RunManifest
 from runtime.runs import files
 from runtime.runs.files import FORMATS
@@ -159,14 +160,14 @@ def test_a_picture_that_is_gone_is_missed(folder, capsys):
         ({"files": [3]}, "files is 3, expected names"),
         ({"identity": []}, "identity is [], expected an object"),
         ({"identity": {"num": "5"}}, "expected 0 to the run's num, '5'"),
-        ({"format": 2}, "format is 2, this version reads 1; install the version that wrote it, or give another --out"),
-        ({"format": True}, "format is True, this version reads 1"),
+        ({"format": 1}, "format is 1, this version reads 2; install the version that wrote it, or give another --out"),
+        ({"format": True}, "format is True, this version reads 2"),
     ],
 )
 def test_a_manifest_that_is_not_one_is_refused(folder, capsys, change, says):
     assert main(RUN) == 0
     manifest = Path("samples/run.json")
-    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | change))
+    manifest.write_text(sealed_text(json.loads(manifest.read_text()) | change))
     before = tree(folder / "samples")
     for flag in ("--resume", "--overwrite"):
         assert main([*RUN, "--seed", "3", flag]) == 2

@@ -13,6 +13,7 @@ from diffusion.errors import InputError
 from runtime.chain.host import HostChain
 from runtime.formats.run_manifest import NonFiniteSample
 from runtime.runs import shard_drawing
+from runtime.runs.folder_store import FileThatGrows
 from runtime.runs.journal import Journal, KeptBatch
 from runtime.runs.shard_folder import identity_sha256
 from tests.runtime.runs.sharded_runs import draw, hidden, identity_of, images_of, visible
@@ -162,7 +163,7 @@ def read(path, digest="a"):
 
 
 def journal(path, digest="a"):
-    return Journal(path, digest, 4, (2, 3, 1))
+    return Journal(FileThatGrows(path), digest, 4, (2, 3, 1))
 
 
 def test_of_a_journal_that_is_cut_or_damaged_anywhere_the_batches_before_are_read(tmp_path):

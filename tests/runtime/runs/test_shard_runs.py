@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from runtime.chain.host import HostChain
+from runtime.formats.digest import sealed_text
 from runtime.gather import main as gather
 from runtime.sample import main
 from tests.gaussian import GaussianNetwork
@@ -259,7 +260,7 @@ def test_flags_that_make_no_sense(folder, capsys, flags, says):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"format": 2}, "format is 2, this version reads 1"),
+        ({"format": 1}, "format is 1, this version reads 2"),
         ({"sha256": "00"}, "sha256 is '00', expected a SHA-256"),
         ({"file": "../unet.onnx"}, "file is '../unet.onnx', expected the name of a file in this folder"),
         ({"file": "unet.onnx"}, "file is 'unet.onnx', expected 'shard-000000008-000000015.npz'"),
@@ -275,7 +276,7 @@ def test_a_record_that_is_not_one_costs_its_shard(folder, capsys, change, says):
     assert draw("run", "--shard-size", "8") == 0
     record = Path("run/shard-000000008-000000015.json")
     before = record.read_text()
-    record.write_text(json.dumps(json.loads(before) | change))
+    record.write_text(sealed_text(json.loads(before) | change))
     assert draw("run", "--resume") == 0
     assert f"note: {record}: {says}" in capsys.readouterr().err
     assert record.read_text() == before

@@ -1,6 +1,7 @@
 """Shards drawn by several processes: the same images, whoever dies."""
 
 import errno
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -10,9 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from commands.errors import DeviceUnavailableError, VerificationError
 from diffusion.errors import InputError
 from diffusion.process import SampleShape
+from runtime import sample_worker
 from runtime.runs import workers as workers_module
+from runtime.runs.folder_store import FolderStore
 from runtime.runs.shard_folder import ShardFolder
 from runtime.runs.shard_progress import RunProgress
 from runtime.runs.shards import ShardPlan
@@ -71,7 +75,7 @@ def test_a_killed_workers_shard_goes_to_another(folder):
     assert hidden("run") == set()
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_workers_end_with_their_parent_and_resume_goes_on(folder, how):
     run = started(*LONG, "--workers", "2", "--out", "run")
     workers = wait_for(lambda: (found := workers_of(run.pid)) and len(found) == 2 and found, "two workers")
@@ -81,7 +85,7 @@ def test_workers_end_with_their_parent_and_resume_goes_on(folder, how):
     if how == signal.SIGKILL:
         assert run.returncode == -signal.SIGKILL
     else:
-        assert run.returncode == 130
+        assert run.returncode == 128 + how
         assert "what is finished is kept in run: the same command with --resume goes on" in err
     wait_for(lambda: all(map(ended, workers)), "the workers' end")
     assert draw("run", "--resume", run=LONG) == 0
@@ -106,9 +110,7 @@ def test_workers_do_not_outlive_a_killed_parent_by_their_shard(folder):
         run.communicate()
 
 
-CHILD = (
-    "import os, time; from runtime.runs.workers import end_with_parent; end_with_parent(os.getppid()); time.sleep(600)"
-)
+CHILD = "import os, time; from commands.signals import end_with_parent; end_with_parent(os.getppid()); time.sleep(600)"
 PARENT = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', sys.argv[1]]); input()"
 
 
@@ -149,7 +151,7 @@ def test_workers_that_cannot_be_started_are_an_input_error(tmp_path):
     def start(place):
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
-    shard_folder = ShardFolder(tmp_path, {"format": "npz"}, ShardPlan(0, 8, 4, 4), SampleShape(1, 1, 1))
+    shard_folder = ShardFolder(FolderStore(tmp_path), {"format": "npz"}, ShardPlan(0, 8, 4, 4), SampleShape(1, 1, 1))
     with pytest.raises(InputError, match=r"worker 0 cannot be started \(Too many open files\); give fewer --workers"):
         workers_module.draw_with_workers(start, 2, shard_folder, list(shard_folder.plan), RunProgress(8, 0, 4, 1, 2))
 
@@ -162,7 +164,7 @@ def test_an_error_in_a_worker_is_the_commands(folder, capsys):
     capsys.readouterr()
     assert draw("run", "--resume", "--workers", "2") == 2
     err = capsys.readouterr().err
-    assert "its folder cannot be written (Is a directory)" in err
+    assert "shard-000000016-000000023.npz.lock: is not the lock that is expected there; remove it" in err
     assert "Traceback" not in err
 
 
@@ -209,3 +211,36 @@ def test_devices_are_those_this_process_may_see(monkeypatch, flags, visible_devi
             worker_places(args, FakeDeviceEngine())
     else:
         assert worker_places(args, FakeDeviceEngine()) == [WorkerPlace(0, device) for device in expected]
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "says"),
+    [
+        (
+            OSError(errno.ENOSPC, "No space left on device", "run/x.npz"),
+            InputError,
+            "run/x.npz: No space left on device",
+        ),
+        (
+            ModuleNotFoundError("No module named 'onnxruntime'", name="onnxruntime"),
+            DeviceUnavailableError,
+            "ddpm-rt.cpu.",
+        ),
+        (MemoryError(), InputError, "a worker has too little memory"),
+        (VerificationError("wrong"), VerificationError, "wrong"),
+        (KeyError("x"), RuntimeError, "in a worker: KeyError: 'x'"),
+        (OSError(errno.EIO, "Input/output error"), RuntimeError, "in a worker: OSError"),
+    ],
+)
+def test_an_error_in_a_worker_is_what_it_is_in_one_process(monkeypatch, error, kind, says):
+    def fails(*arguments):
+        raise error
+
+    monkeypatch.setattr(sample_worker, "_draw", fails)
+    monkeypatch.setattr(sample_worker, "end_with_parent", lambda parent: None)
+    monkeypatch.setattr(sample_worker.signal, "signal", lambda number, handler: None)
+    here, there = multiprocessing.Pipe()
+    sample_worker._work(there, os.getpid(), None, 0)
+    failed = here.recv()
+    with pytest.raises(kind, match=says):
+        workers_module._raise(failed)

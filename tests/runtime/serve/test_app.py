@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import re
 import threading
 
 import httpx
@@ -261,15 +262,28 @@ def test_the_model_says_what_may_be_asked_for(service):
 
 
 def test_without_a_token_only_this_machine_is_served_by_its_own_name(service):
-    for host in ("127.0.0.1:8000", "localhost", "LOCALHOST:1", "[::1]:8000"):
+    for host in ("127.0.0.1:8000", "localhost", "LOCALHOST:1", "[::1]:8000", "[::1]", "127.0.0.2", "127.1.2.3:80"):
         assert service.http.get("/v1/model", headers={"Host": host}).status_code == 200
-    for host in ("evil.example", "evil.example:8000", "127.0.0.1.evil.example", "localhost.evil.example", ""):
+    for host in (
+        "evil.example",
+        "evil.example:8000",
+        "127.0.0.1.evil.example",
+        "localhost.evil.example",
+        "",
+        "::1",
+        "10.0.0.1",
+        "0.0.0.0",
+        "[::1].evil.example",
+        "[::1",
+        "127.0.0.1:80:80",
+    ):
         assert service.http.get("/v1/model", headers={"Host": host}).status_code in (400, 421), host
 
 
 def test_with_a_token_nothing_of_anybodys_is_seen_without_it():
     with running_service(token=TOKEN) as service:
-        for path in ("/healthz", "/readyz", "/", "/page.js", "/page.css", "/docs", "/openapi.json"):
+        opened = ("/", "/page.js", "/page.css", "/docs", "/docs-files/swagger-ui.css", "/openapi.json")
+        for path in ("/healthz", "/readyz", *opened):
             assert service.http.get(path, headers={"Host": "images.example"}).status_code == 200, path
         for given in ({}, {"Authorization": "Bearer"}, {"Authorization": f"Bearer {TOKEN}x"}, {"Authorization": TOKEN}):
             for path in ("/v1/model", "/metrics"):
@@ -290,6 +304,19 @@ def test_samples_that_are_no_pictures_come_as_arrays():
         assert answer.status_code == 406
         assert "2 channels" in answer.json()["detail"]
         assert service.post("application/x-npz", steps=3).status_code == 200
+
+
+def test_the_view_of_the_api_comes_from_the_service_itself(service):
+    page = service.http.get("/docs").text
+    files = re.findall(r"""(?:src|href)=["']([^"']+)["']""", page)
+    assert len(files) == 3
+    for file in files:
+        assert file.startswith("/docs-files/"), file
+        answer = service.http.get(file)
+        assert answer.status_code == 200
+        assert len(answer.content) > 1000
+    assert "/openapi.json" in page
+    assert service.http.get("/docs-files/../app.py").status_code == 404
 
 
 def test_metrics_count_what_happened(service):

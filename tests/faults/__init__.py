@@ -1,0 +1,1 @@
+"""Kills and failing disks at every system call with which a command writes."""

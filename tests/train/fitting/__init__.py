@@ -1,0 +1,1 @@
+"""Fitted tables: `train.fitting` and `train.fit_table`."""

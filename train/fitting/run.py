@@ -1,0 +1,250 @@
+"""A whole fit: network, objective, start, steps, figures, file."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from commands.errors import DeviceUnavailableError, VerificationError
+from commands.program import Report, say
+from commands.progress import progress_bar
+from commands.whole_files import sole_writer
+from diffusion.conditioning import MAX_ROUNDING_ERROR, ROUNDING, rounding_error
+from diffusion.errors import InputError
+from diffusion.step_table import StepTable
+from runtime.engines.torch_checkpoint import load_checkpoint
+from runtime.formats.table_file import FittedRecord, TableFile
+from runtime.formats.train_record import TrainRecord
+from train.datasets import DataRequest, load_data
+from train.fitting.energy import EnergyDistance
+from train.fitting.figures import held_out_figures, precision_figures
+from train.fitting.fit import Fit, FitConfig, SavedFit, run_fit, saved_start
+from train.fitting.network import FittedNetwork
+from train.fitting.start import best_start, candidates
+from train.fitting.teacher import NAME as TEACHER
+from train.fitting.teacher import TeacherDistance
+from train.image_set import ImageSet
+
+_MAX_IMAGES = 10_000
+
+
+@dataclass(frozen=True)
+class FitRequest:
+    """What to fit, and where to.
+
+    Attributes:
+        checkpoint: a folder that diffusers loads.
+        num_steps: network calls.
+        objective: `data` or `teacher`.
+        out: the table's file.
+        seed: of all draws.
+        sampler, spacing: of the start; None for all.
+        config: of the fit.
+        features: of the objective `data`, one of `train.fitting.energy.FEATURES`.
+        num_pairs, ball: of the objective `teacher`, see `TeacherDistance`.
+        guidance: scale; None for 1.
+        data: with an empty name for what the checkpoint was trained on.
+        device: `cpu` or `cuda`.
+        threads: of the CPU; 0 for all.
+        allow_pickle: read a checkpoint whose weights are a pickle.
+        resume: go on with what was saved beside `out`, if anything was.
+    """
+
+    checkpoint: Path
+    num_steps: int
+    objective: str
+    out: Path
+    seed: int
+    sampler: str | None
+    spacing: str | None
+    config: FitConfig
+    features: str
+    num_pairs: int
+    ball: float
+    guidance: float | None
+    data: DataRequest
+    device: str
+    threads: int
+    allow_pickle: bool
+    resume: bool
+
+
+def fit_table(request: FitRequest, must_move_timesteps: bool = False) -> Report:
+    """Fit a table and write it.
+
+    Args:
+        request: what to fit.
+        must_move_timesteps: refuse a network whose timesteps must be whole, instead of keeping them.
+
+    Raises:
+        InputError: a checkpoint, data or settings that cannot be used.
+        DeviceUnavailableError: no such device.
+        VerificationError: the fitted table is no better than its start; nothing was written.
+        StoppedError: stopped by a signal; the state is saved.
+    """
+    if request.device == "cuda" and not torch.cuda.is_available():
+        raise DeviceUnavailableError("device cuda: torch finds no CUDA GPU here; use the CPU")
+    if request.threads:
+        torch.set_num_threads(request.threads)
+    device = torch.device(request.device)
+    checkpoint = load_checkpoint(request.checkpoint, request.allow_pickle)
+    takes_any = checkpoint.unet.config.time_embedding_type != "learned"
+    if not takes_any and request.config.free_timesteps:
+        message = (
+            f"{request.checkpoint}: the network takes whole timesteps alone, so they are kept as the start has them"
+        )
+        if must_move_timesteps:
+            raise InputError(f"{message}; fit with fixed timesteps")
+        say(f"note: {message}")
+        request = replace(request, config=replace(request.config, free_timesteps=False))
+    images, held_out = _data(request, checkpoint.process.sample.chw) if request.objective == "data" else (None, None)
+    labels = None if images is None or images.labels is None else images.labels.of_image
+    network = FittedNetwork.of(checkpoint, device, request.seed, labels, request.guidance)
+    settings = _settings(request, images, network)
+    identity = {"checkpoint": checkpoint.sha256, "seed": request.seed, "calls": request.num_steps, **settings}
+    saved = SavedFit(request.out.with_name(f"{request.out.name}.state"), identity)
+    with sole_writer(request.out):
+        state = saved.read() if request.resume else None
+        if state is None and request.resume and _is_done(request, checkpoint.sha256, settings):
+            return _report(request.out, TableFile.read(request.out), "already fitted")
+        if state is None and saved.path.exists():
+            say(f"{saved.path}: an unfinished fit is started over; --resume goes on with it")
+        objective = _objective(request, network, images, held_out)
+        start, name = _start(request, network, objective) if state is None else saved_start(state)
+        say(f"fitting {request.num_steps} calls of {request.checkpoint} to {_goal(request)}, beginning with {name}")
+        fit = Fit(network, objective, start, request.config)
+        run_fit(fit, start, name, saved, state)
+        fitted = replace(fit.table(f"fitted_{request.num_steps}"), checkpoint_sha256=checkpoint.sha256)
+        file = _judged(request, network, objective, start, fitted, name, settings)
+        file.write(request.out)
+        saved.path.unlink(missing_ok=True)
+    return _report(request.out, file, "fitted")
+
+
+def _judged(
+    request: FitRequest,
+    network: FittedNetwork,
+    objective: EnergyDistance | TeacherDistance,
+    start: StepTable,
+    fitted: StepTable,
+    start_name: str,
+    settings: dict[str, Any],
+) -> TableFile:
+    """The table with its figures. Raises VerificationError if it is no better than its start."""
+    held_out = held_out_figures(network, objective, start, fitted)
+    measure, values = next(iter(held_out.items()))
+    if request.config.iterations and not values["fitted"] < values["start"]:
+        raise VerificationError(
+            f"the fitted table is no better than {start_name}: {measure} {values['fitted']:.4g} against "
+            f"{values['start']:.4g} on held-out noise; nothing was written; fit longer, or with larger batches"
+        )
+    error = precision_figures(network, start, fitted)
+    record = FittedRecord(request.objective, request.seed, start_name, settings, held_out, error)
+    return TableFile(fitted, record, sealed=True)
+
+
+def _data(request: FitRequest, chw: tuple[int, int, int]) -> tuple[ImageSet, ImageSet | None]:
+    """The images to fit to, and those held out. Raises InputError if there are none, or of another shape."""
+    asked = request.data
+    if not asked.data:
+        record = TrainRecord.read(request.checkpoint)
+        config = {} if record is None else record.facts.get("config", {})
+        known = config.get("data") if isinstance(config, dict) else None
+        names = {field.name for field in dataclasses.fields(DataRequest)}
+        if not isinstance(known, dict) or not isinstance(known.get("data"), str):
+            raise InputError(
+                f"{request.checkpoint}: does not say what it was trained on; name the data, or fit to the teacher"
+            )
+        asked = DataRequest(**{name: value for name, value in known.items() if name in names and name != "classes"})
+        asked = replace(asked, classes=True if "classes" in known else None)
+    labelled = replace(asked, classes=True)
+    try:
+        images, held_out = load_data(labelled)
+    except InputError:  # it has no classes
+        images, held_out = load_data(asked)
+    if images.shape.chw != chw:
+        raise InputError(f"{images.name}: images are {images.shape.chw}, the network's samples {chw}")
+    return images, held_out
+
+
+def _objective(
+    request: FitRequest, network: FittedNetwork, images: ImageSet | None, held_out: ImageSet | None
+) -> EnergyDistance | TeacherDistance:
+    if images is None:
+        return TeacherDistance(network, request.num_pairs, request.ball)
+    chosen = np.sort(np.random.default_rng(request.seed).permutation(images.num_images)[:_MAX_IMAGES])
+    labels = None if images.labels is None else images.labels.of_image[chosen]
+    x_start = torch.from_numpy(images.x_start(chosen)).to(network.device)
+    others = None if held_out is None else torch.from_numpy(held_out.x_start(range(held_out.num_images)))
+    return EnergyDistance(
+        x_start, None if others is None else others.to(network.device), labels, request.features, request.seed
+    )
+
+
+def _start(
+    request: FitRequest, network: FittedNetwork, objective: EnergyDistance | TeacherDistance
+) -> tuple[StepTable, str]:
+    choices = candidates(network, request.num_steps, request.sampler, request.spacing)
+    with progress_bar(len(choices), "search a start", "table", lines_in_a_log=True) as bar, torch.no_grad():
+        best, _ = best_start(
+            network,
+            choices,
+            lambda x_0, indices: next(iter(objective.figures(x_0, indices).values())),
+            bar.update,
+        )
+    return best.table, best.name
+
+
+def _settings(request: FitRequest, images: ImageSet | None, network: FittedNetwork) -> dict[str, Any]:
+    """What determines the numbers beside checkpoint, seed and calls, as JSON has it."""
+    found: dict[str, Any] = {
+        "objective": request.objective,
+        "sampler": request.sampler,
+        "spacing": request.spacing,
+        **dataclasses.asdict(request.config),
+    }
+    if network.guidance is not None:
+        found["guidance"] = network.guidance
+    if images is None:
+        return found | {"teacher": TEACHER, "pairs": request.num_pairs, "ball": request.ball}
+    return found | {"data": images.name, "data_sha256": images.fingerprint, "features": request.features}
+
+
+def _is_done(request: FitRequest, checkpoint_sha256: str, settings: dict[str, Any]) -> bool:
+    if not request.out.exists():
+        return False
+    file = TableFile.read(request.out)
+    return (
+        file.fitted is not None
+        and (file.table.checkpoint_sha256, file.fitted.seed) == (checkpoint_sha256, request.seed)
+        and len(file.table) == request.num_steps
+        and dict(file.fitted.settings) == settings
+    )
+
+
+def _goal(request: FitRequest) -> str:
+    return f"the teacher ({TEACHER})" if request.objective == "teacher" else "the data"
+
+
+def _report(out: Path, file: TableFile, done: str) -> Report:
+    assert file.fitted is not None
+    runs_in = [name for name in ROUNDING if rounding_error(file.table, name) <= MAX_ROUNDING_ERROR]
+    lines = [f"{done}: {len(file.table)} calls from {file.fitted.start}, timesteps {file.table.timesteps.tolist()}"]
+    for title, figures in (("held-out noise", file.fitted.held_out), ("x_0 error in", file.fitted.x_start_error)):
+        for name, of in figures.items():
+            lines.append(f"{title}, {name}: {of['fitted']:.4g} (its start {of['start']:.4g})")
+    lines += [f"conditioning {file.table.conditioning:.3g}; runs in {', '.join(runs_in)}", str(out)]
+    return {
+        "summary": "\n".join(lines),
+        "out": str(out),
+        "timesteps": file.table.timesteps.tolist(),
+        "conditioning": file.table.conditioning,
+        "runs_in": runs_in,
+        "checkpoint_sha256": file.table.checkpoint_sha256,
+        **file.fitted.to_json(),
+    }
