@@ -112,6 +112,8 @@ kernel-coverage: build
 	$(BIN)/python -m tests.kernels.line_coverage
 
 torture: build
+	$(BIN)/python -m tests.corpus.runner --out benchmarks/results/bad_inputs.json
+	$(BIN)/python -m tests.corpus.runner --fresh --every 25
 	$(BIN)/python -m tests.runtime.runs.torture
 	$(BIN)/python -m tests.changed_bytes --out benchmarks/results/byte_flips.json
 	DDPM_RT_SOAK=170 $(BIN)/python -m pytest tests/runtime/serve/test_soak.py
