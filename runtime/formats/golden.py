@@ -147,6 +147,8 @@ class Golden:
             wrong = f"timestep {last}, where the engine's process has {process.schedule.num_train_timesteps}"
         elif shape != process.sample.chw:
             wrong = f"samples of shape {list(shape)}, where the engine's process has {list(process.sample.chw)}"
+        elif self.prediction.shape[2] != -(-math.prod((process.prediction_channels, *shape[1:])) // self.stride):
+            wrong = f"predictions of {self.prediction.shape[2]} numbers, every {self.stride}-th of the network's"
         elif {len(self.conditions), len(self.chain_conditions)} != {len(process.conditions)}:
             wrong = f"{len(self.conditions)} conditions, where the engine's process has {len(process.conditions)}"
         if wrong is not None:

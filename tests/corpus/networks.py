@@ -155,10 +155,10 @@ def _networks() -> dict[str, Callable[[], onnx.ModelProto]]:
     return {
         "a loop without end": lambda: _loop(None),
         "a loop of 2^62 rounds": lambda: _loop(2**62),
-        "a million nodes": lambda: _many(1_000_000),
+        "half a million nodes": lambda: _many(500_000),
         "functions of 10^9 nodes": lambda: _functions(9, 10),
         "a function that calls itself": _recursive,
-        "branches 80 deep": lambda: _deep_ifs(80),
+        "branches 25 deep": lambda: _deep_ifs(25),
         "weights of 10^12 numbers": lambda: _claimed(10**12),
         "weights of -1 numbers": lambda: _claimed(-1),
         "a constant of 32 GiB": lambda: _filled(2**33),
@@ -216,7 +216,7 @@ _GOOD = {
         "batch 2^40", "no inputs", "one input", "four inputs", "texts", "no type", "type 99",
         "an output of another shape",
         "weights of 10^12 numbers", "weights of -1 numbers", "samples of 10^12 numbers", "samples of 10^5 channels",
-        "branches 80 deep", "weights nowhere", "weights behind the end", "weights at -1", "weights of -1 bytes",
+        "branches 25 deep", "weights nowhere", "weights behind the end", "weights at -1", "weights of -1 bytes",
         "weights without a place",
     )
 }  # fmt: skip

@@ -40,15 +40,15 @@ FLAGS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (f"{_SAMPLE} --num 1", "--class", ("0", "x", _LONG)),
     (f"{_SAMPLE} --num 1", "--guidance", ("1", "nan", "x")),
     (f"{_SAMPLE} --num 1", "--condition", ("x", "=1", "y=", "y=1", "y=nan")),
-    (f"{_SAMPLE} --num 1 --engine low_res.onnx", "--condition", ("low_res=1", "low_res=images.npy", "x=1")),
+    (f"{_SAMPLE} --num 1 --engine low_res.onnx", "--condition", ("low_res=1", "low_res=floats.npz", "x=1")),
     ("runtime.serve --engine unet.onnx", "--port", ("-1", "65536", _BIG, "x")),
     ("runtime.serve --engine unet.onnx --port 0", "--threads", ("2147483648", "100000", "-1")),
     ("runtime.serve --engine unet.onnx --port 0", "--slots", ("0", "-1", _BIG, str(2**31), str(2**63))),
     ("runtime.serve --engine unet.onnx --port 0", "--max-images", ("0", "-1")),
     ("runtime.serve --engine unet.onnx --port 0", "--deadline", ("0", "-1", "nan", "inf")),
     ("runtime.serve --engine unet.onnx --port 0", "--host", ("256.1.1.1", "0.0.0.0", "", "x" * 300)),
-    ("runtime.sample_bits --out new", "--num", ("0", "-1", _BIG, str(10**30))),
-    ("runtime.sample_bits --out new --num 1", "--seed", ("-1", str(2**64))),
+    ("runtime.sample_bits --out new.npy", "--num", ("0", "-1", _BIG, str(10**30))),
+    ("runtime.sample_bits --out new.npy --num 1", "--seed", ("-1", str(2**64))),
     (f"{_TRAIN} --batch-size 2", "--steps", ("0", "-1", _LONG)),
     (f"{_TRAIN} --steps 1", "--batch-size", ("0", "-1", _BIG, str(2**63))),
     (f"{_TRAIN} --steps 1 --batch-size 2", "--accumulate", ("0", "-1")),
@@ -78,7 +78,7 @@ FLAGS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (f"{_LIKELIHOOD} --num 3", "--evaluations", ("0", "-1", "1")),
     (f"{_LIKELIHOOD} --num 3 --evaluations 40", "--batch-size", ("0", "-1", str(2**63))),
     (f"{_LIKELIHOOD} --num 3", "--budget", ("0", "-1", "nan", "x")),
-    ("benchmarks.quality --data images.npz --steps 2 --samplers ddpm --threads 1", "--num", ("0", "1", "-1", _BIG)),
+    ("benchmarks.quality --data images.npz --steps 2 --samplers ddpm --threads 1", "--num", ("0", "1", "-1")),
     ("benchmarks.quality --data images.npz --num 8 --samplers ddpm", "--steps", ("0", "x", "1,2,", "13", _LONG)),
     ("benchmarks.quality --data images.npz --num 8 --steps 2", "--samplers", ("", "x", "ddpm,x")),
     ("benchmarks.chain --engine unet.onnx --rounds 1", "--batch-sizes", ("0", "-1", "x", str(2**63))),
@@ -107,5 +107,5 @@ def cases() -> Iterator[Case]:
 def _said(flag: str) -> str:
     """As the command says it, or as the library below it does, which knows no flags."""
     name = flag.removeprefix("--")
-    spelled = (flag, name.replace("-", "_"), name.replace("-", " "), name.split("-")[-1])
-    return "|".join((*spelled, "condition", "memory", "classes", "unconditional"))
+    spelled = (flag, name.replace("-", "_"), name.replace("-", " "), name.split("-")[-1].rstrip("s"))
+    return "|".join((*spelled, "condition", "memory", "class", "unconditional", "sample", "batch profile", "alpha_bar"))
