@@ -58,7 +58,7 @@ class Configuration:
 
     @classmethod
     def of_table(cls, path: Path, process: Process) -> Configuration:
-        """That of a table's file. Raises InputError as `diffusion.samplers.make_table`."""
+        """That of a table's file. Raises InputError as `read_table` and `diffusion.samplers.make_table`."""
         rows = make_table(process, read_table(path))
         fields = {name: value for name, value in table_to_json(rows).items() if name not in ("sampler", "notes")}
         sha256 = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
