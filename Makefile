@@ -116,6 +116,8 @@ sanitizers: build
 	$(BIN)/python -m tests.kernels.sanitizers
 
 torture: build
+	$(BIN)/python -m tests.corpus.runner --out benchmarks/results/bad_inputs.json
+	$(BIN)/python -m tests.corpus.runner --fresh --every 25
 	$(BIN)/python -m tests.runtime.runs.torture
 	$(BIN)/python -m tests.faults.sweep --out benchmarks/results/faults.json
 	$(BIN)/python -m tests.changed_bytes --out benchmarks/results/byte_flips.json
