@@ -116,7 +116,7 @@ def said(capsys):
         (["--deadline", "0"], "--deadline is 0.0, expected more than 0"),
         (["--host", "0.0.0.0"], "--host is 0.0.0.0, which other machines reach, and there is no token"),
         (["--host", "images.example"], "--host is images.example, which other machines reach"),
-        (["--token-file", "no.txt"], "--token-file no.txt: cannot be read"),
+        (["--token-file", "no.txt"], "--token-file no.txt: no such file"),
         (["--device", "cuda", "--engine", "unet.xml"], "unet.xml: runs on the CPU, but --device is cuda"),
     ],
 )
