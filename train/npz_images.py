@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -35,10 +34,12 @@ def load_npz(path: Path, classes: bool = False) -> ImageSet:
             names = [name for name in archive.namelist() if name.endswith(".npy")]
             member = _choose(path, names)
             pixels = _read(path, archive, member)
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise InputError(f"{path}: not a whole .npz file ({error}); write it again with numpy.savez") from None
+    except InputError:
+        raise
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except UNREADABLE as error:
+        raise InputError(f"{path}: not a whole .npz file ({error}); write it again with numpy.savez") from None
     images = ImageSet.from_array(str(path), pixels)
     return images.with_labels(_read_labels(path)) if classes else images
 
