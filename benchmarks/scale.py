@@ -80,7 +80,7 @@ def resume(engine: str, rounds: int) -> Report:
 
 def bookkeeping(engine: str, rounds: int) -> Report:
     """Of the time of a run, what is not spent in steps."""
-    flags = ["--engine", engine, "--steps", "50", "--batch-size", "64", "--shard-size", "256", "--num", "512"]
+    flags = ["--engine", engine, "--steps", "50", "--batch-size", "64", "--shard-size", "512", "--num", "1024"]
     runs = [sample(*flags, "--out", f"run{place}") for place in range(rounds)]
     return {"share": 1.0 - statistics.median(run["network_share"] for run in runs), "rounds": rounds}
 
