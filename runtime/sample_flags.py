@@ -18,6 +18,7 @@ from runtime.process_flags import add_process_flags
 from runtime.runs.files import FORMATS
 from runtime.runs.places import place_argument
 from runtime.runs.shards import SHARDED_ABOVE, USUAL_SHARD_SIZE
+from runtime.sign import REQUIRE_HELP
 
 DEFAULT_NUM = 64
 MAX_WORKERS = 1024
@@ -164,6 +165,7 @@ def sample_parser() -> OneLineParser:
     result.add_argument("--overwrite", action="store_true", help="replace another run's samples in --out")
     parser.add_argument("--force", action="store_true", help=_FORCE_HELP)
     parser.add_argument("--allow-pickle", action="store_true", help="read a checkpoint whose weights are a pickle")
+    parser.add_argument("--require-signature", type=Path, metavar="PEM", help=REQUIRE_HELP)
     add_process_flags(parser)
     return parser
 

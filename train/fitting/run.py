@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from commands.errors import DeviceUnavailableError, VerificationError
+from commands.locks import sole_writer
 from commands.program import Report, say
 from commands.progress import progress_bar
-from commands.whole_files import sole_writer
 from diffusion.conditioning import MAX_ROUNDING_ERROR, ROUNDING, rounding_error
 from diffusion.errors import InputError
 from diffusion.step_table import StepTable
