@@ -28,22 +28,6 @@ def test_it_gives_the_bits_of_the_host_chain(kernels, memory, graph, sampler):
     assert kernels.state("open_ranges") == 0
 
 
-def test_slots_that_never_had_a_sample_are_idle(kernels, memory):
-    process = a_process()
-    table = table_of(process)
-    chain, host = (
-        DeviceChain(DeviceNetwork(process, memory=memory), table, 3),
-        HostChain(HostNetwork(process), table, 3),
-    )
-    for each in (chain, host):
-        each.begin(SEEDS[:1], INDICES[:1], slots=[1])
-        each.run()
-    np.testing.assert_array_equal(chain.row, host.row)
-    np.testing.assert_array_equal(chain.x, host.x)
-    assert chain.row.tolist()[::2] == [-1, -1]
-    assert not chain.x[::2].any()
-
-
 def test_a_learned_variance_and_whole_timesteps(kernels, memory):
     process = a_process(variance_type="learned_range")
     table = table_of(process)
