@@ -9,7 +9,7 @@ PACKAGES := ddpm_rt commands diffusion train export runtime benchmarks
 
 .DEFAULT_GOAL := help
 .PHONY: FORCE help demo test check build lint docs clean benchmark gpu-check gpu-check-long gpu-rehearsal planted-faults \
-  kernel-coverage triton-check page-check
+  kernel-coverage sanitizers triton-check page-check
 
 help:
 	@echo "make demo       environment, build, train on digits, export, sample -> samples/grid.png"
@@ -23,6 +23,7 @@ help:
 	@echo "make gpu-rehearsal   gpu-check as on a borrowed machine, on a device in software: from a bare folder to the report"
 	@echo "make planted-faults   faults planted into the CUDA code, one at a time: which test catches each"
 	@echo "make kernel-coverage  the lines of the CUDA sources that the tests run"
+	@echo "make sanitizers   the compiled code under AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer"
 	@echo "make torture    the long sweeps: kills and resumption of runs, 10,000 clients of a service, every variant of every operator"
 	@echo "make triton-check  a model repository in the real Triton server, on the CPU"
 	@echo "make page-check  the page of the service in a real Chromium, by keyboard -> build/page/"
@@ -33,7 +34,7 @@ help:
 $(VENV)/.environment: pyproject.toml constraints/cpu.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python constraints/requirements.py bench serve ray store rtx lean dev > $(VENV)/requirements.txt
+	$(BIN)/python constraints/requirements.py bench serve ray store sign rtx lean dev > $(VENV)/requirements.txt
 	$(BIN)/python -m pip install --quiet -c constraints/cpu.txt -r $(VENV)/requirements.txt
 	touch $@
 
@@ -67,14 +68,15 @@ LONG_TESTS := tests/test_docs.py tests/test_no_network.py tests/test_extras.py t
 # OpenVINO's threads have kept a worker of pytest-xdist from ending, so its tests run without workers.
 OPENVINO_TESTS := tests/export/test_to_openvino.py tests/runtime/engines/test_openvino_cpu.py tests/fuzz
 OTHER_TESTS := $(filter-out $(LONG_TESTS) tests/train/ tests/fuzz/ tests/__pycache__/,$(wildcard tests/*/ tests/test_*.py))
-test: check
+# What runs without workers comes first, two at a time: one core would idle beside each.
+test: build
+	$(MAKE) --jobs $(JOBS) --output-sync=target --no-print-directory check test-train test-openvino
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(addprefix --ignore=,$(OPENVINO_TESTS)) $(LONG_TESTS) $(OTHER_TESTS)
-	$(MAKE) --jobs $(JOBS) --output-sync=target --no-print-directory test-train test-openvino
 
-test-train:
+test-train: build
 	$(BIN)/python -m pytest tests/train
 
-test-openvino:
+test-openvino: build
 	for file in $(OPENVINO_TESTS); do $(BIN)/python -m pytest $$file || exit 1; done
 
 check: build
@@ -111,8 +113,12 @@ planted-faults: build
 kernel-coverage: build
 	$(BIN)/python -m tests.kernels.line_coverage
 
+sanitizers: build
+	$(BIN)/python -m tests.kernels.sanitizers
+
 torture: build
 	$(BIN)/python -m tests.runtime.runs.torture
+	$(BIN)/python -m tests.faults.sweep --out benchmarks/results/faults.json
 	$(BIN)/python -m tests.changed_bytes --out benchmarks/results/byte_flips.json
 	DDPM_RT_SOAK=170 $(BIN)/python -m pytest tests/runtime/serve/test_soak.py
 	$(BIN)/python -m pytest -n $(JOBS) -m sweep tests/runtime/engines

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from diffusion.errors import InputError
+from diffusion.errors import InputError, in_file
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.normal import BINOMIAL, draw_number, noise_words_batch
 from diffusion.number_checks import is_whole
@@ -65,7 +65,8 @@ class BinomialProcess:
             InputError: another kind of process, a format this version does not know, a missing or impossible field.
         """
         if not isinstance(fields, Mapping):
-            raise InputError(f"{source}: found {type(fields).__name__}, expected the JSON object of a process")
+            found = type(fields).__name__
+            raise InputError(f"{source}: found {found}, expected the JSON object of a process; export again")
         if fields.get("kind") != BINOMIAL_KIND:
             raise InputError(
                 f"{source}: describes no binomial process (kind is {fields.get('kind')!r}); "
@@ -85,7 +86,7 @@ class BinomialProcess:
         try:
             return cls(sample, schedule, fields.get("checkpoint_sha256"))
         except InputError as error:
-            raise InputError(f"{source}: {error}") from None
+            raise in_file(source, error, "export again") from None
 
     @classmethod
     def from_json_text(cls, text: str, source: str = "binomial process") -> BinomialProcess:

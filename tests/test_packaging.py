@@ -27,7 +27,7 @@ def test_the_wheel_holds_the_packages_and_no_tests():
 
 def test_extras_are_the_documented_ones():
     extras = PROJECT["project"]["optional-dependencies"]
-    named = "cpu gpu tensorrt rtx lean train mnist export onnx serve ray store bench dev"
+    named = "cpu gpu tensorrt rtx lean train mnist export onnx serve ray store sign bench dev"
     assert set(extras) == set(named.split())
     everything = [requirement for extra in extras.values() for requirement in extra]
     # torchvision replaces a CPU torch; tensorrt's placeholder fails without NVIDIA's own index.
