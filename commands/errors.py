@@ -57,6 +57,7 @@ _EXTRAS: dict[str, tuple[str, ...]] = {
     "ray": ("ray",),
     "fsspec": ("store", "train", "export", "bench"),
     "s3fs": ("store",),
+    "cryptography": ("sign",),
     "pycuda": ("gpu",),
     "tensorrt": ("tensorrt",),
     "tensorrt_rtx": ("rtx",),

@@ -45,6 +45,7 @@ COMMANDS = (
     _command("inspect", "export.inspect", "what a checkpoint, a network, an engine, a table or a run is"),
     _command("sample", "runtime.sample", "an engine and a seed to images"),
     _command("gather", "runtime.gather", "the shards of a large run to one .npz file"),
+    _command("sign", "runtime.sign", "an engine or a table with a key, for --require-signature"),
     _command("serve", "runtime.serve", "an engine as an HTTP service", within=".__main__"),
     _command("bench compare", "benchmarks.compare", "speed beside diffusers", within=".__main__"),
     _command("bench likelihood", "benchmarks.likelihood", "bits/dim through any engine", within=".__main__"),

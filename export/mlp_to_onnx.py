@@ -22,12 +22,12 @@ from diffusion.binomial import BinomialProcess
 from diffusion.process import METADATA_KEY, Process
 from export.publication import Exported
 from export.request import check_out
+from runtime.formats.onnx_seal import sealed
+from runtime.formats.precision import FP32
 
 if TYPE_CHECKING:
     from export.onnx_check import Verification
-    from runtime.formats.onnx_seal import sealed
-from runtime.formats.precision import FP32
-from train.mlp import TrainedMlp
+    from train.mlp import TrainedMlp
 
 DEFAULT_CHECKPOINT, OPSET = Path("runs/swiss_roll"), 18
 

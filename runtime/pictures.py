@@ -5,6 +5,9 @@ docs/pictures.md has the table of what becomes of what. What is not in it is ref
 
 from __future__ import annotations
 
+import contextlib
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,10 +26,15 @@ from PIL import (
 )
 
 from diffusion.errors import InputError
+from diffusion.regular_files import open_regular
 
 # Part of the key of everything that is derived from pictures: raise it with every change of a pixel.
 LOADER_VERSION = 1
 MODES = {"L": 1, "RGB": 3}
+MAX_PIXELS = 2**25
+"""Of one picture: 33 megapixels, of which Pillow holds four bytes each, and as much again while it converts them.
+A file of some kilobytes may claim any number."""
+_REPAIR = "repair it, or take it out"
 SUFFIXES = (
     ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm", ".pnm",
 )  # fmt: skip
@@ -74,7 +82,7 @@ def read_picture_header(source: Path | BinaryIO, where: str) -> tuple[tuple[int,
         InputError: not a picture, an animated one, or one whose pixels have no agreed meaning.
     """
     try:
-        with Image.open(source, formats=_FORMATS) as image:
+        with _opened(source, where) as image:
             mode = _natural_mode(image, where)
             width, height = image.size
             # Pillow reports a TIFF's size as it is looked at, every other format's as it is stored.
@@ -99,7 +107,7 @@ def read_picture(source: Path | BinaryIO, where: str, mode: str | None = None) -
         InputError: as `read_picture_header`; a truncated file; or a mode that is neither, and none was asked for.
     """
     try:
-        with Image.open(source, formats=_FORMATS) as image:
+        with _opened(source, where) as image:
             own = _natural_mode(image, where)
             image.load()
             # Read after the pixels: Pillow turns a TIFF itself, and then takes the tag away.
@@ -130,6 +138,22 @@ def check_mode(own: str, wanted: str | None, where: str) -> str:
     if own not in MODES:
         raise InputError(f"{where}: its mode is {own}, expected L (gray) or RGB; convert with --image-mode L or RGB")
     return own
+
+
+@contextlib.contextmanager
+def _opened(source: Path | BinaryIO, where: str) -> Iterator[Image.Image]:
+    """Only the header is read. Raises InputError for no regular file, or more pixels than `MAX_PIXELS`."""
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(open_regular(source, _REPAIR)) if isinstance(source, Path) else source
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # a bound of our own follows
+            image = stack.enter_context(Image.open(file, formats=_FORMATS))
+        if image.width * image.height > MAX_PIXELS:
+            raise InputError(
+                f"{where}: is {image.width}×{image.height} pixels, expected at most {MAX_PIXELS:,} in all; scale it "
+                "down, or take it out"
+            )
+        yield image
 
 
 def _natural_mode(image: Image.Image, where: str) -> str:
@@ -201,6 +225,4 @@ def _unreadable(where: str, error: Exception) -> InputError:
     reason = (
         "not a picture, or truncated" if isinstance(error, UnidentifiedImageError) else " ".join(str(error).split())
     )
-    return InputError(
-        f"{where}: cannot be read as an image ({reason or type(error).__name__}); repair it, or take it out"
-    )
+    return InputError(f"{where}: cannot be read as an image ({reason or type(error).__name__}); {_REPAIR}")

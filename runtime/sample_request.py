@@ -16,6 +16,7 @@ from runtime.runs.batch_choice import choose_batch
 from runtime.runs.store import open_store
 from runtime.sample_flags import AUTO, DEFAULT_NUM
 from runtime.sampler import Sampler
+from runtime.sign import check_required
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ def open_request(args: argparse.Namespace) -> SampleRequest:
         InputError, DeviceUnavailableError, VerificationError: as `Sampler`, `load_conditions` and
             `load_initial_states`.
     """
+    check_required(args.require_signature, args.engine, args.sampler)
     sampler = Sampler(
         args.engine,
         device=args.device,

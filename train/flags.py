@@ -168,11 +168,13 @@ def _read_betas(path: Path) -> tuple[float, ...]:
     except InputError as error:
         raise InputError(f"--betas {error}") from None
     if not isinstance(values, list) or not values or not all(type(value) in (int, float) for value in values):
-        raise InputError(f"--betas {path}: found no list of numbers, expected the betas of T timesteps as JSON")
+        raise InputError(f"--betas {path}: found no list of numbers, expected the betas of T timesteps; correct it")
     try:
         return tuple(float(value) for value in values)
     except OverflowError:
-        raise InputError(f"--betas {path}: holds a whole number too large for a float, expected 0 < beta < 1") from None
+        raise InputError(
+            f"--betas {path}: holds a whole number too large for a float, expected 0 < beta < 1; correct it"
+        ) from None
 
 
 def add_mlp_flags(parser: argparse.ArgumentParser, out: str, steps: str) -> None:

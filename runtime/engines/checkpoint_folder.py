@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from commands.program import say
-from diffusion.conditions import INT64, Condition
+from diffusion.conditions import INT64, MAX_CLASSES, Condition
 from diffusion.diffusers_config import (
     DIFFUSERS_SPACINGS,
     check_prediction_channels,
@@ -24,7 +24,7 @@ from diffusion.diffusers_config import (
 )
 from diffusion.diffusers_fields import check_unet_fields, effective_fields
 from diffusion.diffusers_schedulers import DEFAULT_SCHEDULER, SchedulerClass, scheduler_class
-from diffusion.errors import InputError
+from diffusion.errors import InputError, in_file
 from diffusion.json_text import read_json_object
 from diffusion.number_checks import shown, whole_number
 from diffusion.process import Process
@@ -233,7 +233,14 @@ def _label(path: Path, config: Mapping[str, Any]) -> tuple[Condition, ...]:
     num = config.get("num_class_embeds")
     if num is None:
         return ()
-    return (Condition("y", INT64, classes=whole_number(num, f"{path}: num_class_embeds", 1)),)
+    return (Condition("y", INT64, classes=_num_classes(path, num)),)
+
+
+def _num_classes(path: Path, num: object) -> int:
+    try:
+        return whole_number(num, "num_class_embeds", 1, MAX_CLASSES)
+    except InputError as error:
+        raise in_file(str(path), error, "correct the file") from None
 
 
 def _num_labels(process: Process) -> int | None:

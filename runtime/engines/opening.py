@@ -198,6 +198,7 @@ def _check_options(path: Path, backend: Backend | None, options: EngineOptions) 
             )
     if options.flags is not None and options.flags.output_name is not None and "output_name" not in takes:
         raise InputError(f"--output-name is for an ONNX file, but the engine is {path}; leave it out")
+    what = f"the engine is {path}, a folder" if path.is_dir() else f"the engine is {path}"
     own_name = "auto" if backend is None or backend.suffix == FOLDER else backend.name
     if options.backend not in ("auto", own_name) and "backend" not in takes:
-        raise InputError(f"--backend {options.backend} is for an ONNX file, but the engine is {path}; leave it out")
+        raise InputError(f"--backend {options.backend} is for an ONNX file, but {what}; leave it out")

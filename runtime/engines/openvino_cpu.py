@@ -115,7 +115,10 @@ class OpenVinoEngine(Engine):
             ) from error
         file.check_unchanged()
         place = ["framework", METADATA_KEY]  # where OpenVINO keeps the metadata of an ONNX file
-        metadata = self._model.get_rt_info(place).astype(str) if self._model.has_rt_info(place) else None
+        try:
+            metadata = self._model.get_rt_info(place).astype(str) if self._model.has_rt_info(place) else None
+        except UnicodeDecodeError as error:
+            raise InputError(f"{self.path}, metadata {METADATA_KEY}: not UTF-8 ({error}); export again") from None
         prediction = self._find_tensors(flags, stored_conditions(self.path, metadata))
         self.process = process_of_onnx(file, metadata, self._x, flags)
         check_shapes(self.path, self.process, self._x, prediction)

@@ -19,6 +19,7 @@ from runtime.serve.image_request import RequestTables
 from runtime.serve.log import log_json_lines
 from runtime.serve.slots import Slots
 from runtime.serve.worker import Worker
+from runtime.sign import check_required
 
 _DEFAULT_SLOTS = 8
 
@@ -48,6 +49,7 @@ def serve(args: argparse.Namespace, make_slots: Callable[..., Slots] = Slots) ->
             args.precision,
             args.compile,
         )
+        check_required(args.require_signature, args.engine, None)
         engine = open_engine(args.engine, options)
         slots = make_slots(engine, _num_slots(engine, args.slots), args.threads)
         metrics = Metrics()

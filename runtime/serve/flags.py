@@ -13,6 +13,7 @@ from runtime.process_flags import add_process_flags
 from runtime.sampler import MAX_THREADS
 from runtime.serve.guard import TOKEN_VARIABLE
 from runtime.serve.worker import Limits
+from runtime.sign import REQUIRE_HELP
 
 _EXAMPLES = """examples:
   python -m runtime.serve                                        unet.onnx at http://127.0.0.1:8000, for this machine
@@ -50,6 +51,7 @@ def serve_parser() -> OneLineParser:
         "--force", action="store_true", help="run chains that turn the rounding of a low-precision engine into error"
     )
     parser.add_argument("--allow-pickle", action="store_true", help="read a checkpoint whose weights are a pickle")
+    parser.add_argument("--require-signature", type=Path, metavar="PEM", help=REQUIRE_HELP)
     add_process_flags(parser)
     return parser
 

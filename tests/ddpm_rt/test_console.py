@@ -78,12 +78,12 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (
             ["exprot"],
-            "ddpm-rt: no command 'exprot', expected train, fit-table, export, convert, inspect, sample, gather, serve, "
-            "bench or --version; see",
+            "ddpm-rt: no command 'exprot', expected train, fit-table, export, convert, inspect, sample, gather, "
+            "sign, serve, bench or --version; see",
         ),
         (["--num", "3"], "ddpm-rt: no command '--num', expected"),
-        (["export"], "ddpm-rt export: expected onnx|openvino|trt; see"),
-        (["export", "onx", "--fp16"], "ddpm-rt export: found 'onx', expected onnx|openvino|trt; see"),
+        (["export"], "ddpm-rt export: expected onnx|openvino|trt|triton; see"),
+        (["export", "onx", "--fp16"], "ddpm-rt export: found 'onx', expected onnx|openvino|trt|triton; see"),
     ],
 )
 def test_what_is_no_command(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -95,7 +95,11 @@ def test_what_is_no_command(arguments: list[str], says: str, capsys: pytest.Capt
 
 
 # Arguments without which a command says nothing else.
-_REQUIRED = {"export.convert": ["model.pt"], "export.inspect": ["unet.onnx"]}
+_REQUIRED = {
+    "export.convert": ["model.pt"],
+    "export.inspect": ["unet.onnx"],
+    "runtime.sign": ["unet.onnx", "--key", "key.pem"],
+}
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.module)
