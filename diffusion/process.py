@@ -182,14 +182,11 @@ class Process:
                 "a binomial network is sampled with `python -m runtime.sample_bits`"
             )
         _check_names(fields, _REQUIRED, _OPTIONAL, source)
-        sample, schedule = fields["sample"], fields["schedule"]
-        if not isinstance(sample, Mapping) or not isinstance(schedule, Mapping):
-            raise InputError(f"{source}: 'sample' and 'schedule' must be JSON objects; export again")
-        _check_names(sample, _OF_SAMPLE, (), source, " of 'sample'")
+        sample, schedule = sample_and_schedule(fields, source)
         try:
             return cls(
-                sample=SampleShape(sample["channels"], sample["height"], sample["width"], sample["levels"]),
-                schedule=NoiseSchedule.from_json(schedule),
+                sample=sample,
+                schedule=schedule,
                 prediction_type=fields["prediction_type"],
                 variance_type=fields["variance_type"],
                 clip_sample=fields["clip_sample"],
@@ -203,11 +200,7 @@ class Process:
     @classmethod
     def from_json_text(cls, text: str, source: str = "process") -> Process:
         """As `from_json`, from text. Raises InputError if the text is not JSON."""
-        try:
-            fields = parse_json(text)
-        except InputError as error:
-            raise InputError(f"{source}: {error}; export again") from None
-        return cls.from_json(fields, source)
+        return cls.from_json(parse_description(text, source), source)
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object of this process.
@@ -234,6 +227,30 @@ class Process:
         if self.conditions:
             described["conditions"] = [condition.to_json() for condition in self.conditions]
         return described
+
+
+def sample_and_schedule(fields: Mapping[str, Any], source: str) -> tuple[SampleShape, NoiseSchedule]:
+    """The two objects that the JSON of every kind of process holds.
+
+    Raises:
+        InputError: a missing or an impossible field.
+    """
+    sample, schedule = fields.get("sample"), fields.get("schedule")
+    if not isinstance(sample, Mapping) or not isinstance(schedule, Mapping):
+        raise InputError(f"{source}: 'sample' and 'schedule' must be JSON objects; export again")
+    _check_names(sample, _OF_SAMPLE, (), source, " of 'sample'")
+    try:
+        return SampleShape(*(sample[name] for name in _OF_SAMPLE)), NoiseSchedule.from_json(schedule)
+    except InputError as error:
+        raise in_file(source, error, "export again") from None
+
+
+def parse_description(text: str, source: str) -> Any:
+    """As `parse_json`; what is not JSON is named and is to be exported again."""
+    try:
+        return parse_json(text)
+    except InputError as error:
+        raise in_file(source, error, "export again") from None
 
 
 def _check_names(
