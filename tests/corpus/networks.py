@@ -216,7 +216,7 @@ _GOOD = {
         "batch 2^40", "no inputs", "one input", "four inputs", "texts", "no type", "type 99",
         "an output of another shape",
         "weights of 10^12 numbers", "weights of -1 numbers", "samples of 10^12 numbers", "samples of 10^5 channels",
-        "branches 25 deep", "weights nowhere", "weights behind the end", "weights at -1", "weights of -1 bytes",
+        "weights nowhere", "weights behind the end", "weights at -1", "weights of -1 bytes",
         "weights without a place",
     )
 }  # fmt: skip
