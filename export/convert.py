@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from commands.errors import VerificationError
+from commands.errors import VerificationError, failing_as_files
 from commands.locks import sole_writer
 from commands.program import Report, make_parser, run_program, say
 from commands.system import let_idle_threads_sleep
@@ -22,7 +22,6 @@ from export.checkpoints.flags import parsed_flags
 from export.checkpoints.registry import add_checkpoint_flags, check_foreign, is_foreign, read_foreign
 from export.source import process_line
 from runtime.engines.gate_conditions import gate_conditions
-from train.publication import failing_as_files
 
 if TYPE_CHECKING:
     from export.checkpoints.checkpoint import ForeignCheckpoint
