@@ -5,11 +5,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import os
 import re
-from collections.abc import Iterator
 
 from ddpm_rt.own_packages import PACKAGES
 from diffusion.errors import InputError
@@ -118,17 +116,6 @@ def reason(error: Exception | str) -> str:
         return text
     half = _MAX_CHARACTERS // 2
     return f"{text[:half].rstrip()} … {text[-half:].lstrip()}"
-
-
-@contextlib.contextmanager
-def failing_as_files() -> Iterator[None]:
-    """Let a disk that fails under safetensors be an OSError, as it is everywhere else."""
-    import safetensors
-
-    try:
-        yield
-    except safetensors.SafetensorError as error:
-        raise OSError(reason(error)) from error
 
 
 def require_module(module: str) -> None:

@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import importlib
 import os
 import re
 import secrets
@@ -209,6 +210,17 @@ def cannot_write(path: Path, error: OSError, needed_bytes: int | None = None) ->
             with contextlib.suppress(OSError):
                 room += f", {shutil.disk_usage(path.parent).free / 1e6:.1f} MB are free"
     return InputError(f"{path}: cannot be written ({error.strerror or error}{room}); {remedy}")
+
+
+@contextlib.contextmanager
+def failing_as_files() -> Iterator[None]:
+    """Let a disk that fails under safetensors be an OSError, as it is everywhere else."""
+    # By its name, as the runtime imports this module and does without the library.
+    safetensor_error = importlib.import_module("safetensors").SafetensorError
+    try:
+        yield
+    except safetensor_error as error:
+        raise OSError(reason(error)) from error
 
 
 def _make_temporary(path: Path, is_folder: bool) -> tuple[Path, int]:

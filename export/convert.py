@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from commands.errors import VerificationError, failing_as_files
+from commands.errors import VerificationError
 from commands.locks import sole_writer
 from commands.program import Report, make_parser, run_program, say
 from commands.system import let_idle_threads_sleep
-from commands.whole_files import check_room, whole_folder
+from commands.whole_files import check_room, failing_as_files, whole_folder
 from diffusion.diffusers_config import process_to_diffusers
 from diffusion.errors import InputError
 from export.checkpoints.flags import parsed_flags

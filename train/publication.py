@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from commands.errors import failing_as_files
+from commands.whole_files import failing_as_files
 from diffusion.diffusers_config import process_to_diffusers
 from diffusion.process import Process
 from runtime.formats.train_record import METRICS, SAMPLES, TrainRecord, checkpoint_files
