@@ -70,14 +70,15 @@ LONG_TESTS := tests/test_docs.py tests/test_no_network.py tests/test_extras.py t
 # OpenVINO's threads have kept a worker of pytest-xdist from ending, so its tests run without workers.
 OPENVINO_TESTS := tests/export/test_to_openvino.py tests/runtime/engines/test_openvino_cpu.py tests/fuzz
 OTHER_TESTS := $(filter-out $(LONG_TESTS) tests/train/ tests/fuzz/ tests/__pycache__/,$(wildcard tests/*/ tests/test_*.py))
-test: check
+# What runs without workers comes first, two at a time: one core would idle beside each.
+test: build
+	$(MAKE) --jobs $(JOBS) --output-sync=target --no-print-directory check test-train test-openvino
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(addprefix --ignore=,$(OPENVINO_TESTS)) $(LONG_TESTS) $(OTHER_TESTS)
-	$(MAKE) --jobs $(JOBS) --output-sync=target --no-print-directory test-train test-openvino
 
-test-train:
+test-train: build
 	$(BIN)/python -m pytest tests/train
 
-test-openvino:
+test-openvino: build
 	for file in $(OPENVINO_TESTS); do $(BIN)/python -m pytest $$file || exit 1; done
 
 check: build
@@ -130,7 +131,10 @@ sanitizers: build
 	$(BIN)/python -m tests.kernels.sanitizers
 
 torture: build
+	$(BIN)/python -m tests.corpus.runner --out benchmarks/results/bad_inputs.json
+	$(BIN)/python -m tests.corpus.runner --fresh --every 25
 	$(BIN)/python -m tests.runtime.runs.torture
+	$(BIN)/python -m tests.faults.sweep --out benchmarks/results/faults.json
 	$(BIN)/python -m tests.changed_bytes --out benchmarks/results/byte_flips.json
 	DDPM_RT_SOAK=170 $(BIN)/python -m pytest tests/runtime/serve/test_soak.py
 	$(BIN)/python -m pytest -n $(JOBS) -m sweep tests/runtime/engines

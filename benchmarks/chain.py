@@ -84,7 +84,6 @@ def benchmark(args: argparse.Namespace, argv: Sequence[str] | None) -> Report:
             engine = open_engine(onnx, backend=args.backend)
             results = [measure(engine, size, args.steps, args.rounds) for size in args.batch_sizes]
     report: Report = {
-        "format": 1,
         **measurement_facts(PROG, argv),
         "network": network,
         "goal": GOAL,

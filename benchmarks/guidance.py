@@ -112,7 +112,6 @@ def benchmark(args: argparse.Namespace, argv: Sequence[str] | None) -> Report:
     record = TrainRecord.read(args.checkpoint)
     facts = {} if record is None else record.facts
     report: Report = {
-        "format": 1,
         **measurement_facts(PROG, argv),
         "engine": guided.name,
         "training": {name: facts.get(name) for name in ("command", "seconds", "num_parameters", "held_out_loss")},

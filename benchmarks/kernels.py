@@ -191,7 +191,6 @@ def benchmark(args: argparse.Namespace, argv: Sequence[str] | None) -> Report:
     best = import_kernels().isa_levels()[-1]
     ratio = min(entry["ratio"] for entry in results if entry["name"] == best)
     report: Report = {
-        "format": 1,
         **measurement_facts(PROG, argv),
         "shape": shape,
         "rounds": args.rounds,

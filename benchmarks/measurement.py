@@ -54,9 +54,10 @@ def medians_ms(seconds: Mapping[str, list[float]]) -> dict[str, float]:
 
 
 def measurement_facts(prog: str, argv: Sequence[str] | None) -> dict[str, Any]:
-    """The command, the commit and the machine, for the head of a result file."""
+    """The head of a result file: its format, the command, the commit and the machine."""
     arguments = sys.argv[1:] if argv is None else argv
     return {
+        "format": 1,
         "command": " ".join(["python", "-m", prog, *arguments]),
         "commit": commit(),
         "machine": machine_facts(),

@@ -194,7 +194,6 @@ def benchmark(args: argparse.Namespace, argv: Sequence[str] | None) -> Report:
     results = measure(trajectories.x[-1])
     draw_picture(engine.process, trajectories, args.picture)
     report: Report = {
-        "format": 1,
         **measurement_facts(PROG, argv),
         "engine": str(args.engine),
         "sampler": table.sampler,

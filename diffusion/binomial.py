@@ -19,12 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from diffusion.errors import InputError
-from diffusion.json_text import parse_json
+from diffusion.errors import InputError, in_file
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.normal import BINOMIAL, draw_number, noise_words_batch
 from diffusion.number_checks import is_whole
-from diffusion.process import PROCESS_FORMAT, SampleShape
+from diffusion.process import PROCESS_FORMAT, SampleShape, parse_description, sample_and_schedule
 
 BINOMIAL_KIND = "binomial"
 LOGIT_PREDICTION = "x_start_logit"
@@ -66,7 +65,8 @@ class BinomialProcess:
             InputError: another kind of process, a format this version does not know, a missing or impossible field.
         """
         if not isinstance(fields, Mapping):
-            raise InputError(f"{source}: found {type(fields).__name__}, expected the JSON object of a process")
+            found = type(fields).__name__
+            raise InputError(f"{source}: found {found}, expected the JSON object of a process; export again")
         if fields.get("kind") != BINOMIAL_KIND:
             raise InputError(
                 f"{source}: describes no binomial process (kind is {fields.get('kind')!r}); "
@@ -82,23 +82,16 @@ class BinomialProcess:
                 f"{source}: prediction_type is {fields.get('prediction_type')!r}, expected {LOGIT_PREDICTION!r}; "
                 "export again"
             )
-        sample, schedule = fields.get("sample"), fields.get("schedule")
-        if not isinstance(sample, Mapping) or not isinstance(schedule, Mapping):
-            raise InputError(f"{source}: 'sample' and 'schedule' must be JSON objects; export again")
+        sample, schedule = sample_and_schedule(fields, source)
         try:
-            shape = SampleShape(*(sample.get(name, 0) for name in ("channels", "height", "width", "levels")))
-            return cls(shape, NoiseSchedule.from_json(schedule), fields.get("checkpoint_sha256"))
+            return cls(sample, schedule, fields.get("checkpoint_sha256"))
         except InputError as error:
-            raise InputError(f"{source}: {error}") from None
+            raise in_file(source, error, "export again") from None
 
     @classmethod
     def from_json_text(cls, text: str, source: str = "binomial process") -> BinomialProcess:
         """As `from_json`, from text. Raises InputError if the text is not JSON."""
-        try:
-            fields = parse_json(text)
-        except InputError as error:
-            raise InputError(f"{source}: {error}; export again") from None
-        return cls.from_json(fields, source)
+        return cls.from_json(parse_description(text, source), source)
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object of this process."""

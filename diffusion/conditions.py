@@ -19,6 +19,9 @@ TYPES = (INT64, FLOAT32)
 GUIDANCE = "guidance"
 """The condition that scales guidance: p_null + g·(p_y − p_null)."""
 
+MAX_AXES, MAX_ELEMENTS, MAX_CLASSES = 8, 2**28, 2**20
+"""Of one sample's value, far above any network's; a file of somebody else's may claim any number."""
+
 _REQUIRED = ("name", "type", "shape")
 _OPTIONAL = ("classes", "null", "default")
 # What the network's other tensors are called.
@@ -58,7 +61,13 @@ class Condition:
             raise InputError(f"{where}: type is {shown(self.type)}, expected one of {', '.join(TYPES)}")
         if not isinstance(self.shape, Sequence) or isinstance(self.shape, str):
             raise InputError(f"{where}: shape is {shown(self.shape)}, expected a list of sizes")
+        if len(self.shape) > MAX_AXES:
+            raise InputError(f"{where}: shape has {len(self.shape)} axes, expected at most {MAX_AXES}")
         sizes = tuple(whole_number(size, f"{where}: a size of its shape", 1) for size in self.shape)
+        if math.prod(sizes) > MAX_ELEMENTS:
+            raise InputError(
+                f"{where}: shape is {shown(list(sizes))}, {math.prod(sizes)} numbers, expected at most {MAX_ELEMENTS}"
+            )
         object.__setattr__(self, "shape", sizes)
         if self.type == INT64:
             self._check_label(where)
@@ -76,7 +85,7 @@ class Condition:
             raise InputError(f"{where}: shape is {list(self.shape)}, expected [], one label for each sample")
         if self.classes is None:
             raise InputError(f"{where}: is int64 and says no number of classes, expected one")
-        object.__setattr__(self, "classes", whole_number(self.classes, f"{where}: classes", 1))
+        object.__setattr__(self, "classes", whole_number(self.classes, f"{where}: classes", 1, MAX_CLASSES))
         if self.null is not None:
             object.__setattr__(self, "null", whole_number(self.null, f"{where}: null", 0, self.classes))
 

@@ -15,7 +15,7 @@ from diffusion.diffusers_schedulers import (
     check_scheduler_meaning,
     scheduler_class,
 )
-from diffusion.errors import InputError
+from diffusion.errors import InputError, in_file
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.number_checks import shown
 from diffusion.process import Process, SampleShape
@@ -68,7 +68,7 @@ def schedule_from_diffusers(config: Mapping[str, Any], source: str = "scheduler_
         if config.get("rescale_betas_zero_snr"):
             schedule = schedule.with_zero_terminal_snr()
     except InputError as error:
-        raise InputError(f"{source}: {error}") from None
+        raise in_file(source, error, "correct the file") from None
     return schedule
 
 
@@ -122,7 +122,7 @@ def process_from_diffusers(
             timestep_spacing=scheduler.get("timestep_spacing", found.timestep_spacing),
         )
     except InputError as error:
-        raise InputError(f"{source}: {error}") from None
+        raise in_file(source, error, "correct the file") from None
     check_prediction_channels(unet, process, unet_source)
     return process
 

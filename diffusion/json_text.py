@@ -6,15 +6,18 @@ Python's parser accepts what JSON does not have (NaN, repeated names), and raise
 from __future__ import annotations
 
 import json
-import stat
 from pathlib import Path
 from typing import Any
 
 from diffusion.errors import InputError
 from diffusion.number_checks import shown
+from diffusion.regular_files import read_regular
 
 MAX_JSON_BYTES = 2**26
 """Largest file that is read; the betas of the longest schedule take a third of it."""
+MAX_JSON_VALUES = 2**21
+"""Most values in one text, twice the betas of the longest schedule: what Python makes of `[[],[],…]` takes thirty times
+the text's memory."""
 
 
 def parse_json(text: str | bytes, with_infinity: bool = False) -> Any:
@@ -25,8 +28,12 @@ def parse_json(text: str | bytes, with_infinity: bool = False) -> Any:
         with_infinity: whether it may hold NaN and the infinities, which JSON has not but Python writes.
 
     Raises:
-        InputError: not JSON, nested too deeply, a name twice in one object, a number that Python does not read.
+        InputError: not JSON, nested too deeply, a name twice in one object, a number that Python does not read, or more
+            than `MAX_JSON_VALUES` values.
     """
+    num = sum(text.count(mark) if isinstance(text, str) else text.count(mark.encode()) for mark in "[{,:")
+    if num > MAX_JSON_VALUES:
+        raise InputError(f"not JSON of ours (it has {num} values and names, expected at most {MAX_JSON_VALUES})")
     try:
         if isinstance(text, bytes):
             text = text.decode("utf-8")
@@ -68,19 +75,7 @@ def read_json_bytes(path: Path, remedy: str, missing: str | None = None) -> byte
     Raises:
         InputError: no file, no regular file, one that is too large, or cannot be read.
     """
-    try:
-        facts = path.stat()
-        if not stat.S_ISREG(facts.st_mode):
-            raise InputError(f"{path}: is not a regular file, expected a JSON file; {remedy}")
-        if facts.st_size > MAX_JSON_BYTES:
-            raise InputError(
-                f"{path}: has {facts.st_size} bytes, expected a JSON file of at most {MAX_JSON_BYTES}; {remedy}"
-            )
-        return path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        raise InputError(f"{path}: no such file; {missing or remedy}") from None
-    except (OSError, ValueError) as error:  # a path with a NUL is a ValueError
-        raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}); {remedy}") from None
+    return read_regular(path, MAX_JSON_BYTES, remedy, missing)
 
 
 def read_json_object(

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from diffusion.conditions import FLOAT32, GUIDANCE, Condition, check_conditions
-from diffusion.errors import InputError
+from diffusion.conditions import FLOAT32, GUIDANCE, MAX_ELEMENTS, Condition, check_conditions
+from diffusion.errors import InputError, in_file
 from diffusion.json_text import parse_json
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.number_checks import is_finite_number, is_whole, shown, whole_number
@@ -32,6 +32,10 @@ _OPTIONAL = ("checkpoint_sha256", "timestep_spacing", "conditions")
 _OF_SAMPLE = ("channels", "height", "width", "levels")
 
 
+def _word(value: object) -> str:
+    return value if isinstance(value, str) and value.isidentifier() else shown(value)
+
+
 @dataclass(frozen=True)
 class SampleShape:
     """One sample: channels, height, width, and how many gray levels the data had (the likelihood's bins)."""
@@ -43,8 +47,14 @@ class SampleShape:
 
     def __post_init__(self) -> None:
         for name in ("channels", "height", "width", "levels"):
-            value = whole_number(getattr(self, name), f"sample shape: {name}", 2 if name == "levels" else 1)
+            lowest = 2 if name == "levels" else 1
+            value = whole_number(getattr(self, name), f"sample shape: {name}", lowest, MAX_ELEMENTS)
             object.__setattr__(self, name, value)
+        if self.num_elements > MAX_ELEMENTS:
+            raise InputError(
+                f"sample shape: {self.channels}×{self.height}×{self.width} are {self.num_elements} numbers, expected "
+                f"at most {MAX_ELEMENTS}"
+            )
 
     @property
     def chw(self) -> tuple[int, int, int]:
@@ -90,15 +100,17 @@ class Process:
         object.__setattr__(self, "conditions", check_conditions(self.conditions))
         if self.timestep_spacing is not None and self.timestep_spacing not in SPACINGS:
             raise InputError(
-                f"process: timestep_spacing is {self.timestep_spacing!r}, expected null or one of {', '.join(SPACINGS)}"
+                f"process: timestep_spacing is {shown(self.timestep_spacing)}, expected null or one of "
+                f"{', '.join(SPACINGS)}"
             )
         if self.prediction_type not in PREDICTION_TYPES:
             raise InputError(
-                f"process: prediction_type is {self.prediction_type!r}, expected one of {', '.join(PREDICTION_TYPES)}"
+                f"process: prediction_type is {shown(self.prediction_type)}, expected one of "
+                f"{', '.join(PREDICTION_TYPES)}"
             )
         if self.variance_type not in VARIANCE_TYPES:
             raise InputError(
-                f"process: variance_type is {self.variance_type!r}, expected one of {', '.join(VARIANCE_TYPES)}"
+                f"process: variance_type is {shown(self.variance_type)}, expected one of {', '.join(VARIANCE_TYPES)}"
             )
         clip = self.clip_sample
         if clip is not None:
@@ -151,10 +163,11 @@ class Process:
             InputError: a format this version does not know, a missing, an unknown or an impossible field.
         """
         if not isinstance(fields, Mapping):
-            raise InputError(f"{source}: found {type(fields).__name__}, expected the JSON object of a process")
+            found = type(fields).__name__
+            raise InputError(f"{source}: found {found}, expected the JSON object of a process; export again")
         if not is_whole(fields.get("format")) or fields["format"] not in (PROCESS_FORMAT, CONDITIONAL_FORMAT):
             raise InputError(
-                f"{source}: process format is {fields.get('format')!r}, this version reads {PROCESS_FORMAT} and "
+                f"{source}: process format is {shown(fields.get('format'))}, this version reads {PROCESS_FORMAT} and "
                 f"{CONDITIONAL_FORMAT}; export again with this version, or install the version that wrote it"
             )
         conditions = fields.get("conditions", [])
@@ -165,18 +178,15 @@ class Process:
             )
         if "kind" in fields:
             raise InputError(
-                f"{source}: describes a {fields['kind']} process, expected a Gaussian one; "
+                f"{source}: describes a {_word(fields['kind'])} process, expected a Gaussian one; "
                 "a binomial network is sampled with `python -m runtime.sample_bits`"
             )
         _check_names(fields, _REQUIRED, _OPTIONAL, source)
-        sample, schedule = fields["sample"], fields["schedule"]
-        if not isinstance(sample, Mapping) or not isinstance(schedule, Mapping):
-            raise InputError(f"{source}: 'sample' and 'schedule' must be JSON objects; export again")
-        _check_names(sample, _OF_SAMPLE, (), source, " of 'sample'")
+        sample, schedule = sample_and_schedule(fields, source)
         try:
             return cls(
-                sample=SampleShape(sample["channels"], sample["height"], sample["width"], sample["levels"]),
-                schedule=NoiseSchedule.from_json(schedule),
+                sample=sample,
+                schedule=schedule,
                 prediction_type=fields["prediction_type"],
                 variance_type=fields["variance_type"],
                 clip_sample=fields["clip_sample"],
@@ -185,16 +195,12 @@ class Process:
                 conditions=tuple(map(Condition.from_json, conditions)),
             )
         except InputError as error:
-            raise InputError(f"{source}: {error}") from None
+            raise in_file(source, error, "export again") from None
 
     @classmethod
     def from_json_text(cls, text: str, source: str = "process") -> Process:
         """As `from_json`, from text. Raises InputError if the text is not JSON."""
-        try:
-            fields = parse_json(text)
-        except InputError as error:
-            raise InputError(f"{source}: {error}; export again") from None
-        return cls.from_json(fields, source)
+        return cls.from_json(parse_description(text, source), source)
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object of this process.
@@ -221,6 +227,30 @@ class Process:
         if self.conditions:
             described["conditions"] = [condition.to_json() for condition in self.conditions]
         return described
+
+
+def sample_and_schedule(fields: Mapping[str, Any], source: str) -> tuple[SampleShape, NoiseSchedule]:
+    """The two objects that the JSON of every kind of process holds.
+
+    Raises:
+        InputError: a missing or an impossible field.
+    """
+    sample, schedule = fields.get("sample"), fields.get("schedule")
+    if not isinstance(sample, Mapping) or not isinstance(schedule, Mapping):
+        raise InputError(f"{source}: 'sample' and 'schedule' must be JSON objects; export again")
+    _check_names(sample, _OF_SAMPLE, (), source, " of 'sample'")
+    try:
+        return SampleShape(*(sample[name] for name in _OF_SAMPLE)), NoiseSchedule.from_json(schedule)
+    except InputError as error:
+        raise in_file(source, error, "export again") from None
+
+
+def parse_description(text: str, source: str) -> Any:
+    """As `parse_json`; what is not JSON is named and is to be exported again."""
+    try:
+        return parse_json(text)
+    except InputError as error:
+        raise in_file(source, error, "export again") from None
 
 
 def _check_names(

@@ -12,6 +12,7 @@ from typing import Any
 from commands.program import Report, make_parser, run_program
 from diffusion.errors import InputError
 from diffusion.json_text import read_json_object
+from diffusion.regular_files import open_regular
 from export.checkpoints.flags import parsed_flags
 from export.checkpoints.registry import FILE_SUFFIXES, add_checkpoint_flags
 from export.inspection.engines import inspect_openvino, inspect_plan
@@ -56,17 +57,19 @@ def inspect(
             raise InputError(f"{path}: flags are for an ONNX file or a network alone; leave them out")
         return _run(path)
     if not path.exists():
-        raise InputError(f"{path}: no such file or folder, expected {EXPECTED}")
+        raise InputError(f"{path}: no such file or folder, expected {EXPECTED}; name another")
     of_folder, of_onnx = path.is_dir() and not (path / MANIFEST).exists(), path.suffix == ".onnx"
     if flags != ProcessFlags() and not (of_folder or of_onnx):
         raise InputError(f"{path}: process flags are for an ONNX file or a network alone; leave them out")
-    of_file = path.is_file() and path.suffix in FILE_SUFFIXES
+    if not path.is_dir():
+        open_regular(path, f"expected {EXPECTED}; name another").close()
+    of_file = not path.is_dir() and path.suffix in FILE_SUFFIXES
     if checkpoint_flags and not of_file:
         raise InputError(f"{path}: --{min(checkpoint_flags)} is for the file of another project; leave it out")
     if of_folder:
         if not any((path / name).exists() for name in (MODEL_INDEX, UNET_CONFIG, "state")):
             raise InputError(
-                f"{path}: a folder without {MODEL_INDEX}, {UNET_CONFIG} or {MANIFEST}, expected {EXPECTED}"
+                f"{path}: a folder without {MODEL_INDEX}, {UNET_CONFIG} or {MANIFEST}, expected {EXPECTED}; name one"
             )
         return inspect_folder(path, flags, allow_pickle)
     if path.is_dir():
@@ -77,13 +80,13 @@ def inspect(
         return inspect_foreign(path, checkpoint_flags, allow_pickle)
     kinds = {".xml": inspect_openvino, ".plan": inspect_plan, ".json": _json}
     if path.suffix not in kinds:
-        raise InputError(f"{path}: found the suffix {path.suffix!r}, expected {EXPECTED}")
+        raise InputError(f"{path}: found the suffix {path.suffix!r}, expected {EXPECTED}; name another")
     return kinds[path.suffix](path)
 
 
 def _json(path: Path) -> Inspection:
     """A sidecar, a table, or the manifest of a run, by its fields."""
-    fields = read_json_object(path, f"expected {EXPECTED}")
+    fields = read_json_object(path, f"expected {EXPECTED}; name another")
     if {"engine", "verification", "process"} <= fields.keys():
         engine = path.with_name(path.name.removesuffix(".json"))
         if engine.suffix not in (".xml", ".plan") or sidecar_path(engine) != path:
@@ -98,7 +101,8 @@ def _json(path: Path) -> Inspection:
         return _run(path.parent)
     if path.name in (MODEL_INDEX, UNET_CONFIG, TRAIN_JSON):
         raise InputError(f"{path}: is a file of a checkpoint, expected its folder; name {path.parent}")
-    raise InputError(f"{path}: holds {', '.join(sorted(map(str, fields))[:5]) or 'nothing'}, expected {EXPECTED}")
+    names = ", ".join(sorted(name[:60] for name in fields)[:5]) or "nothing"
+    raise InputError(f"{path}: holds {names}, expected {EXPECTED}; name another")
 
 
 def _table(path: Path, fields: Mapping[str, Any]) -> Inspection:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ import numpy as np
 from diffusion.errors import InputError
 from diffusion.gaussian import q_sample
 from diffusion.normal import draw_number, normal_batch
-from diffusion.process import Process
+from diffusion.process import Process, SampleShape
+from diffusion.regular_files import open_regular
+from runtime.array_files import ArrayHeader, open_arrays
 from runtime.arrays import check_states, room_for
 from runtime.chain.interface import check_seed_range
 from runtime.images import dequantize
@@ -42,18 +45,28 @@ def load_initial_states(
         InputError: a file that cannot be read, of another shape or type, not finite, or with a number of entries
             that is neither 1 nor `num`.
     """
-    array = _read_picture(path, process.sample.channels) if is_picture_name(path) else _read_array(path)
-    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     shape = process.sample
-    if array.dtype == np.uint8:
-        expected: tuple[int, ...] = (shape.height, shape.width, shape.channels)
-    elif array.dtype.kind == "f":
-        expected = shape.chw
-    else:
-        raise InputError(f"{path}: holds {array.dtype}, expected float32 states or uint8 images")
-    if array.ndim != 4 or array.shape[1:] != expected or len(array) == 0:
-        layout = "N, " + ", ".join(map(str, expected))
-        raise InputError(f"{path}: holds {array.dtype} of shape {list(array.shape)}, expected [{layout}]")
+
+    def check(header: ArrayHeader) -> None:
+        if header.dtype == np.uint8:
+            expected: tuple[int, ...] = (shape.height, shape.width, shape.channels)
+        elif header.dtype.kind == "f":
+            expected = shape.chw
+        else:
+            raise InputError(f"{path}: holds {header.dtype}, expected float32 states or uint8 images; convert them")
+        if len(header.shape) != 4 or header.shape[1:] != expected or header.shape[0] == 0:
+            layout = "N, " + ", ".join(map(str, expected))
+            raise InputError(
+                f"{path}: holds {header.dtype} of shape {list(header.shape)}, expected [{layout}]; give such a file"
+            )
+        if num is not None and header.shape[0] not in (1, num):
+            raise InputError(
+                f"{path}: holds {header.shape[0]} states, expected 1 or {num}; give --num {header.shape[0]}"
+            )
+
+    array = _read_picture(path, shape) if is_picture_name(path) else _read_array(path, "--x-init", check)
+    with open_regular(path, "--x-init takes .npy, .npz or a picture") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     if array.dtype == np.uint8 and not is_picture_name(path) and 0 < int(array.max()) < shape.levels < 256:
         raise InputError(
             f"{path}: its brightest pixel is {int(array.max())} of 255, nearly black, and the network's data has "
@@ -64,8 +77,6 @@ def load_initial_states(
     if num is None:
         num = len(array)
         check_seed_range(seed, start, num)
-    if len(array) not in (1, num):
-        raise InputError(f"{path}: holds {len(array)} states, expected 1 or {num}; give --num {len(array)}")
     images = room_for(num, shape.chw)
     images[:] = array if array.dtype != np.uint8 else dequantize(array)
     if array.dtype != np.uint8 or timestep is None:
@@ -102,45 +113,42 @@ def load_conditions(given: Sequence[tuple[str, str]], process: Process) -> dict[
                 wanted = "the number of a class" if name in labels else "a number"
                 raise InputError(f"--condition {name} is {text!r}, expected {wanted}") from None
             continue
-        array = _read_array(Path(text), "--condition")
-        if array.dtype == np.uint8 and len(shape) == 3:
-            expected = (shape[1], shape[2], shape[0])
-            if array.ndim != 4 or array.shape[1:] != expected:
-                found = list(array.shape)
-                raise InputError(f"{text}: holds uint8 of shape {found}, expected [N, {', '.join(map(str, expected))}]")
-            array = dequantize(array)
-        values[name] = array
+        array = _read_array(Path(text), "--condition", partial(_check_condition, text, shape))
+        values[name] = dequantize(array) if array.dtype == np.uint8 and len(shape) == 3 else array
     return values
 
 
-def _read_array(path: Path, flag: str = "--x-init") -> np.ndarray:
+def _check_condition(text: str, shape: tuple[int, ...], header: ArrayHeader) -> None:
+    """Before it is read. Raises InputError."""
+    as_image = header.dtype == np.uint8 and len(shape) == 3
+    expected = (shape[1], shape[2], shape[0]) if as_image else shape
+    # One for all samples may come without a first axis.
+    if header.shape[1:] != expected and (as_image or header.shape != expected):
+        layout = ", ".join(map(str, expected))
+        raise InputError(
+            f"{text}: holds {header.dtype} of shape {list(header.shape)}, expected [N, {layout}]; give such a file"
+        )
+
+
+def _read_array(path: Path, flag: str, check: Callable[[ArrayHeader], None]) -> np.ndarray:
     taken = ".npy, .npz or a picture" if flag == "--x-init" else ".npy or .npz"
-    if path.exists() and not path.is_file():  # a pipe would wait for its writer
-        raise InputError(f"{path}: is no file; {flag} takes {taken}")
-    try:
-        with path.open("rb") as stream:  # which NumPy leaves open where an archive is damaged
-            loaded = np.load(stream, allow_pickle=False)
-            if isinstance(loaded, np.ndarray):
-                return loaded
-            names = loaded.files
-            if "arr_0" not in names and len(names) != 1:
-                raise InputError(f"{path}: holds the arrays {', '.join(names)}; expected one, or one named arr_0")
-            return np.asarray(loaded["arr_0" if "arr_0" in names else names[0]])
-    except InputError:
-        raise
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; {flag} takes {taken}") from None
-    except Exception as error:  # NumPy raises ValueError, EOFError, BadZipFile, UnpicklingError for foreign bytes
-        raise InputError(f"{path}: cannot be read as .npy or .npz ({error}); {flag} takes {taken}") from None
+    with open_arrays(path, f"{flag} takes {taken}") as arrays:
+        names = arrays.names
+        if "arr_0" not in names and len(names) != 1:
+            shown = ", ".join(names[:5]) or "nothing"
+            raise arrays.refused(f"holds the arrays {shown}, expected one, or one named arr_0")
+        return arrays.read("arr_0" if "arr_0" in names else names[0], check)
 
 
-def _read_picture(path: Path, channels: int) -> np.ndarray:
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; --x-init takes .npy, .npz or a picture")
-    mode = {number: name for name, number in MODES.items()}.get(channels)
+def _read_picture(path: Path, shape: SampleShape) -> np.ndarray:
+    mode = {number: name for name, number in MODES.items()}.get(shape.channels)
     if mode is None:
-        raise InputError(f"{path}: is a picture, but the network draws {channels} channels; give .npy or .npz")
-    _, own = read_picture_header(path, str(path))
+        raise InputError(f"{path}: is a picture, but the network draws {shape.channels} channels; give .npy or .npz")
+    size, own = read_picture_header(path, str(path))
     if mode == "L" and not own.startswith(("L", "1")):
         raise InputError(f"{path}: its mode is {own}, but the network draws gray; make a gray picture of it first")
+    if size != (shape.width, shape.height):
+        raise InputError(
+            f"{path}: is {size[0]}×{size[1]} pixels, expected {shape.width}×{shape.height}; scale it first"
+        )
     return picture_array(read_picture(path, str(path), mode))[None]

@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from commands.errors import VerificationError
+from commands.errors import VerificationError, require_module
 from commands.program import run_program, say
 from runtime.images import check_drawable
 from runtime.runs.draw import draw_run, kept_on_error
 from runtime.runs.files import check_fits, open_writer, written_names
 from runtime.runs.folder import RunFolder, run_identity, samples_done, sole_run
+from runtime.runs.places import ObjectUrl
+from runtime.runs.store import open_store
 from runtime.sample_flags import check_flags, list_samplers, sample_parser
 from runtime.sample_report import announce, non_finite_message
 from runtime.sample_request import SampleRequest, open_request
@@ -32,6 +34,11 @@ def sample(args: argparse.Namespace) -> dict[str, Any]:
     if args.list_samplers:
         return list_samplers()
     check_flags(args)
+    # What is missing is said before the engine is opened.
+    if args.ray is not None:
+        require_module("ray")
+    if isinstance(args.out, ObjectUrl):
+        open_store(args.out)
     request = open_request(args)
     sampler, num, given = request.sampler, request.num, request.given
     process = sampler.process

@@ -24,11 +24,13 @@ from diffusion.errors import InputError
 from diffusion.process import METADATA_KEY
 from runtime.arrays import room_for
 from runtime.chain.interface import check_seed_range
+from runtime.engines.condition_inputs import metadata_of
 from runtime.engines.onnx_file import read_onnx
 
 DEFAULT_ENGINE, DEFAULT_OUT, DEFAULT_NUM, BATCH_SIZE = Path("heartbeat.onnx"), Path("samples/bits.npy"), 64, 1024
 _SHOWN, _WIDEST = 10, 80
 _SEVERITY_FATAL = 4
+_MAKE_ONE = "make one with `python -m export.mlp_to_onnx`"
 
 
 class BinomialNetwork:
@@ -53,9 +55,7 @@ class BinomialNetwork:
             raise DeviceUnavailableError(
                 f'{path}: needs ONNX Runtime, which is not installed; pip install "ddpm-rt[cpu]"'
             ) from error
-        if not path.is_file():
-            raise InputError(f"{path}: no such file; make one with `python -m export.mlp_to_onnx`")
-        self.file = read_onnx(path)
+        self._path, self.file = path, read_onnx(path, _MAKE_ONE)
         options = ort.SessionOptions()
         options.log_severity_level = _SEVERITY_FATAL
         # A network this small is slower on several threads.
@@ -63,16 +63,22 @@ class BinomialNetwork:
         try:
             self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's exceptions have no common base
-            raise InputError(f"{path}: ONNX Runtime cannot read it ({reason(error)})") from error
+            raise InputError(f"{path}: ONNX Runtime cannot read it ({reason(error)}); {_MAKE_ONE}") from error
         self.file.check_unchanged()
-        text = self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+        text = metadata_of(path, self._session)
         if text is None:
-            raise InputError(f"{path}: has no metadata {METADATA_KEY}; make it with `python -m export.mlp_to_onnx`")
+            raise InputError(f"{path}: has no metadata {METADATA_KEY}; {_MAKE_ONE}")
         self.process = BinomialProcess.from_json_text(text, f"{path}, metadata {METADATA_KEY}")
 
     def __call__(self, x: np.ndarray, t: np.ndarray) -> np.ndarray:
         """Logits [N, C, H, W] for x [N, C, H, W] and t [N], all float32."""
-        logits: np.ndarray = self._session.run(["prediction"], {"x": x, "t": t})[0]
+        try:
+            logits = self._session.run(["prediction"], {"x": x, "t": t})[0]
+        except Exception as error:  # as above
+            raise InputError(f"{self._path}: ONNX Runtime cannot run it ({reason(error)}); {_MAKE_ONE}") from error
+        if not isinstance(logits, np.ndarray) or logits.shape != x.shape or logits.dtype != np.float32:
+            found = f"{logits.dtype} {list(logits.shape)}" if isinstance(logits, np.ndarray) else "no array"
+            raise InputError(f"{self._path}: predicts {found}, expected float32 {list(x.shape)}; {_MAKE_ONE}")
         return logits
 
 

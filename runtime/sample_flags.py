@@ -21,6 +21,7 @@ from runtime.runs.shards import SHARDED_ABOVE, USUAL_SHARD_SIZE
 from runtime.sign import REQUIRE_HELP
 
 DEFAULT_NUM = 64
+MAX_WORKERS = 1024
 AUTO = "auto"
 _EXAMPLES = """examples:
   python -m runtime.sample                                       64 samples of unet.onnx, samples/grid.png
@@ -53,6 +54,9 @@ _FORCE_HELP = (
 _FORMAT_HELP = (
     "grid: grid.png (default); png: one file each; npz: samples.npz, arr_0, uint8 NHWC; "
     "npy: samples.npy, float32 NCHW before quantization; in shards: npz (default), png, or tar for WebDataset"
+)
+_RAY_HELP = (
+    "draw shards on Ray, started here or on a cluster (auto, host:port): a worker for each GPU or machine, or --workers"
 )
 _OUT_HELP = "folder (default: samples), or a URL of a store: s3://bucket/run, gs://bucket/run, for shards"
 _SHARD_SIZE_HELP = (
@@ -157,6 +161,7 @@ def sample_parser() -> OneLineParser:
         "--workers", type=int, metavar="N", help="draw shards in N processes on this CPU, which share its cores"
     )
     result.add_argument("--devices", metavar="0,1", help="draw shards on these NVIDIA GPUs, a process each")
+    result.add_argument("--ray", metavar="local|ADDRESS", help=_RAY_HELP)
     result.add_argument("--overwrite", action="store_true", help="replace another run's samples in --out")
     parser.add_argument("--force", action="store_true", help=_FORCE_HELP)
     parser.add_argument("--allow-pickle", action="store_true", help="read a checkpoint whose weights are a pickle")
@@ -172,6 +177,10 @@ def check_flags(args: argparse.Namespace) -> None:
     check_seed_range(args.seed, args.start, num_unsaid if args.num is None else args.num)
     if args.batch_size not in (None, AUTO) and args.batch_size < 1:
         raise InputError(f"--batch-size is {args.batch_size}, expected at least 1")
+    if args.workers is not None and not 1 <= args.workers <= MAX_WORKERS:
+        raise InputError(f"--workers is {args.workers}, expected 1 to {MAX_WORKERS}")
+    if args.ray is not None and args.devices is not None:
+        raise InputError("--ray and --devices were both given; Ray gives each worker its GPU, leave --devices out")
     if args.shard_size is not None and args.shard_size < 1:
         raise InputError(f"--shard-size is {args.shard_size}, expected at least 1")
     if args.verify and not args.resume:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from commands.errors import VerificationError
 from commands.program import say
 from diffusion.errors import InputError
 from diffusion.number_checks import is_whole
+from runtime.device.interface import DeviceEngine
 from runtime.formats.shard_record import ShardRecord
 from runtime.runs.files import check_fits
 from runtime.runs.folder import run_identity
@@ -22,12 +24,13 @@ from runtime.runs.shard_run import SamplerSource, draw_shards
 from runtime.runs.shards import SHARDED_ABOVE, ShardPlan, choose_sizes
 from runtime.runs.store import open_store
 from runtime.runs.workers import draw_with_workers
+from runtime.sample_ray import connected, draw_on_ray, ray_places
 from runtime.sample_report import announce, non_finite_message
 from runtime.sample_request import SampleRequest
 from runtime.sample_worker import WorkerStart, worker_places
 from runtime.sampler import Sampler
 
-_ASKING = ("shard_size", "shard", "workers", "devices")
+_ASKING = ("shard_size", "shard", "workers", "devices", "ray")
 
 
 def is_sharded(args: argparse.Namespace, num: int) -> bool:
@@ -57,7 +60,7 @@ def sample_in_shards(args: argparse.Namespace, request: SampleRequest) -> dict[s
     shape = request.sampler.process.sample
     check_shard_format(args.format, shape)
     part = Part() if args.shard is None else Part.parse(args.shard)
-    places = worker_places(args, request.sampler.engine)
+    places = None if args.ray is not None else worker_places(args, request.sampler.engine)
     shard_size, batch_size = _sizes(args, request.sampler, said)
     folder, source = open_shards(args, request, shard_size, batch_size)
     plan = folder.plan
@@ -65,7 +68,12 @@ def sample_in_shards(args: argparse.Namespace, request: SampleRequest) -> dict[s
     part_num = sum(shard.num for shard in shards)
     if not args.resume and not isinstance(args.out, ObjectUrl):
         check_fits("npz", args.out, shape, max(1, part_num))
-    with folder.store.claimed(folder.identity, args.resume, args.overwrite):
+    with contextlib.ExitStack() as stack:
+        on_gpu = isinstance(request.sampler.engine, DeviceEngine)
+        ray = None if args.ray is None else stack.enter_context(connected(args.ray, args.out))
+        if ray is not None:
+            places = ray_places(ray, args.workers, args.threads, on_gpu)
+        stack.enter_context(folder.store.claimed(folder.identity, args.resume, args.overwrite))
         done = folder.done(shards, args.verify) if args.resume else {}
         folder.tidy(done)
         left = [shard for shard in shards if shard not in done]
@@ -83,10 +91,13 @@ def sample_in_shards(args: argparse.Namespace, request: SampleRequest) -> dict[s
                 if left and (device := request.sampler.plan(batch_size).summary):
                     say(f"on the GPU: {device}")
                 drawn = draw_shards(source, folder, left, args.resume, progress)
+            elif ray is not None:
+                start = WorkerStart(args, shard_size, batch_size, folder.identity, places)
+                drawn = draw_on_ray(ray, start, on_gpu, folder, left, steps, progress)
             else:
                 start = WorkerStart(args, shard_size, batch_size, folder.identity, places)
                 drawn = draw_with_workers(start, len(places), folder, left, progress)
-            seconds, rate = progress.seconds, progress.rate
+            seconds, rate, network_share = progress.seconds, progress.rate, progress.network_share
     return {
         **_result(args, [*done.values(), *drawn], part_num, rate),
         **{name: folder.identity[name] for name in ("sampler", "steps", "seed", "start", "num", "format")},
@@ -100,6 +111,7 @@ def sample_in_shards(args: argparse.Namespace, request: SampleRequest) -> dict[s
         **announced,
         "seconds": seconds,
         "images_per_second": rate,
+        "network_share": network_share,
     }
 
 
@@ -158,4 +170,5 @@ def _sizes(args: argparse.Namespace, sampler: Sampler, said: Mapping[str, Any]) 
             sizes[name] = found
     shard_size, batch_size = sizes.values()
     usual = sampler.plan(max(SHARDED_ABOVE, shard_size or 1)).batch_size
-    return choose_sizes(usual, shard_size, batch_size)
+    smallest, _ = sampler.engine.batch_range()
+    return choose_sizes(usual, shard_size, batch_size, smallest)

@@ -23,9 +23,11 @@ from runtime.device.interface import DeviceEngine
 from runtime.engines.interface import Engine
 from runtime.runs.places import ObjectUrl
 from runtime.runs.shard_drawing import draw_shard
+from runtime.runs.shard_folder import ShardFolder
+from runtime.runs.shard_run import SamplerSource
+from runtime.runs.step_time import StepTime
 from runtime.runs.workers import Drawn, Failed, Moved, Ready
 
-MAX_WORKERS = 1024
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 _SECONDS_BETWEEN_MESSAGES = 0.2
 
@@ -53,8 +55,6 @@ def worker_places(args: argparse.Namespace, engine: Engine) -> list[WorkerPlace]
     on_gpu = isinstance(engine, DeviceEngine)
     cores = len(os.sched_getaffinity(0))
     if args.workers is not None:
-        if not 1 <= args.workers <= MAX_WORKERS:
-            raise InputError(f"--workers is {args.workers}, expected 1 to {MAX_WORKERS}")
         if on_gpu:
             raise InputError("--workers was given for an engine on a GPU; give --devices, such as --devices 0,1")
         return [WorkerPlace(args.threads or max(1, cores // args.workers))] * args.workers
@@ -121,23 +121,29 @@ def _work(connection: Connection, parent: int, start: WorkerStart, place: int) -
     try:
         with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the parent is gone
             _draw(connection, start, place)
-    except MemoryError as error:
-        message = f"a worker has too little memory ({error or 'allocation failed'}); give fewer --workers"
-        connection.send(Failed(InputError.__name__, message))
     except Exception as error:
-        found = user_error(error, "runtime.sample")
-        if found is None:
-            connection.send(Failed(type(error).__name__, str(error), traceback.format_exc()))
-        else:
-            connection.send(Failed(_kind(found), str(found)))
+        connection.send(failure(error))
 
 
-def _kind(error: Exception) -> str:
+def failure(error: Exception) -> Failed:
+    """What a worker says of the error that it is handling."""
+    if isinstance(error, MemoryError):
+        message = f"a worker has too little memory ({error or 'allocation failed'}); give fewer --workers"
+        return Failed(InputError.__name__, message)
+    found = user_error(error, "runtime.sample")
+    if found is None:
+        return Failed(type(error).__name__, str(error), traceback.format_exc())
     kinds = (InputError, VerificationError, DeviceUnavailableError)
-    return next(kind.__name__ for kind in kinds if isinstance(error, kind))
+    return Failed(next(kind.__name__ for kind in kinds if isinstance(found, kind)), str(found))
 
 
-def _draw(connection: Connection, start: WorkerStart, place: int) -> None:
+def open_worker(start: WorkerStart, place: int) -> tuple[ShardFolder, SamplerSource]:
+    """The folder of the run, and what draws its batches here.
+
+    Raises:
+        InputError: another run than the command's, as where a file has changed since.
+        DeviceUnavailableError, VerificationError: as `open_request`.
+    """
     from runtime.sample_request import open_request
     from runtime.sample_shards import open_shards
 
@@ -150,20 +156,34 @@ def _draw(connection: Connection, start: WorkerStart, place: int) -> None:
                 f"a worker's {name} is {shown(folder.identity.get(name))}, the run's is {shown(value)}; give --backend "
                 "and --threads, and leave the files alone while they are sampled from"
             )
+    return folder, source
+
+
+def _draw(connection: Connection, start: WorkerStart, place: int) -> None:
+    args = start.args
+    folder, source = open_worker(start, place)
     samples = images = 0
-    sent = time.monotonic()
+    sent, clock = time.monotonic(), StepTime()
 
     def tell(more_samples: int, more_images: int) -> None:
         nonlocal samples, images, sent
         samples, images, now = samples + more_samples, images + more_images, time.monotonic()
         if now - sent >= _SECONDS_BETWEEN_MESSAGES:
-            connection.send(Moved(samples, images))
+            connection.send(Moved(samples, images, *clock.taken()))
             samples, images, sent = 0, 0, now
+
+    def after_step(num: int) -> None:
+        clock.step()
+        tell(num, 0)
+
+    def after_batch(num: int) -> None:
+        clock.other()
+        tell(0, num)
 
     connection.send(Ready())
     while (order := connection.recv()) is not None:
         resume = args.resume or order.again
-        record = draw_shard(source, folder, order.shard, resume, lambda num: tell(num, 0), lambda num: tell(0, num))
-        connection.send(Moved(samples, images))
+        record = draw_shard(source, folder, order.shard, resume, after_step, after_batch)
+        connection.send(Moved(samples, images, *clock.taken()))
         samples = images = 0
         connection.send(Drawn(record))

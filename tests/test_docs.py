@@ -99,7 +99,7 @@ def flags_in(text: str) -> set[str]:
 
 
 def test_the_table_of_commands_is_whole_and_its_flags_exist():
-    rows = re.findall(r"^\| `ddpm-rt ([\w ]+)` \| `([\w.]+)` \|(.*)$", text_of("docs/index.md"), re.MULTILINE)
+    rows = re.findall(r"^\| `ddpm-rt ([\w -]+)` \| `([\w.]+)` \|(.*)$", text_of("docs/index.md"), re.MULTILINE)
     assert {(words, module) for words, module, _ in rows} == {(" ".join(c.words), c.module) for c in COMMANDS}
     for _, module, text in rows:
         flags = flags_in(text)

@@ -28,6 +28,8 @@ COMMANDS = {
     "sample onnx": "runtime.sample --engine unet.onnx --num 1 --steps 2 --overwrite --out a",
     "sample openvino": "runtime.sample --engine unet.xml --num 1 --steps 2 --overwrite --out b",
     "sample folder": "runtime.sample --engine checkpoint --num 1 --steps 2 --overwrite --out c",
+    "sample ray": "runtime.sample --engine unet.onnx --num 4 --steps 2 --ray local --out o",
+    "sample store": "runtime.sample --engine unet.onnx --num 4 --steps 2 --out s3://bucket/run",
     "list samplers": "runtime.sample --list-samplers",
     "inspect": "export.inspect unet.xml",
     "serve": "runtime.serve --engine none.onnx --port 0",

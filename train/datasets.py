@@ -94,8 +94,6 @@ def load_pictures(request: DataRequest) -> ImageSet:
         from train.npz_images import load_npy, load_npz
 
         _refuse(request, f"an {path.suffix} file", *_IMAGE_OPTIONS, *_TABLE_OPTIONS)
-        if not path.is_file():
-            raise InputError(f"--data {request.data}: no such file")
         images = load_npz(path, bool(request.classes)) if path.suffix == ".npz" else load_npy(path)
         if request.classes and images.labels is None:
             raise InputError(f"--data {request.data}: an .npy file has no classes; give an .npz file with `labels`")

@@ -11,16 +11,13 @@ from typing import Any
 import numpy as np
 
 from commands.errors import reason
-from diffusion.conditions import INT64, Condition
+from diffusion.conditions import INT64, MAX_CLASSES, Condition
 from diffusion.errors import InputError
 from diffusion.number_checks import is_whole, shown
 from train.folder_listing import SPLITS
 
 LABEL = "y"
 """The name of the network's input."""
-
-MAX_CLASSES = 2**20
-"""More are numbers of something else: of images, of persons, of seconds."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +54,8 @@ class Labels:
         if found.ndim != 1 or found.dtype.kind not in "iu" or not found.size:
             raise InputError(f"{where}: found {found.dtype} {list(found.shape)}, expected whole numbers of classes [N]")
         highest = int(found.max()) if names is None else len(names) - 1
-        if names is None and highest >= MAX_CLASSES:  # each has a name, and a row of weights
+        # More are numbers of something else: of images, of persons, of seconds; each has a name, and a row of weights.
+        if names is None and highest >= MAX_CLASSES:
             raise InputError(
                 f"{where}: the highest label is {highest}, expected less than {MAX_CLASSES} classes, numbered from 0; "
                 "number them so, or choose a column of classes"

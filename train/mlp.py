@@ -20,15 +20,20 @@ import torch
 
 from commands.whole_files import whole_folder
 from diffusion.binomial import BINOMIAL_KIND, BinomialProcess
-from diffusion.errors import InputError
+from diffusion.errors import InputError, in_file
 from diffusion.noise_schedule import NoiseSchedule
+from diffusion.number_checks import shown, whole_number
 from diffusion.process import Process
+from diffusion.regular_files import read_regular
 from runtime.formats.digest import sealed_text
 from runtime.formats.fields import read_fields
 
 _LONGEST_PERIOD = 10_000  # of the sinusoids, over 2π
 FORMAT = 2
 _UNDIGESTED_FORMAT = 1
+_MAX_WEIGHTS_BYTES = 2**28  # of networks of some layers
+# Of a file of somebody else's, far above what fits two-dimensional data.
+_RANGES = {"width": (2, 2**14), "depth": (1, 2**10), "harmonics": (0, 2**10)}
 DESCRIPTION, WEIGHTS = "mlp.json", "mlp.safetensors"
 
 
@@ -52,15 +57,17 @@ class MlpConfig:
         """The inverse of `to_json`. Raises InputError on other fields or sizes that are impossible."""
         names = {field.name for field in dataclasses.fields(cls)}
         if not isinstance(fields, Mapping) or set(fields) != names:
-            raise InputError(f"{source}: network is {fields!r}, expected the fields {', '.join(sorted(names))}")
-        config = cls(**fields)
-        if not (isinstance(config.width, int) and config.width >= 2 and config.width % 2 == 0):
-            raise InputError(f"{source}: network width is {config.width!r}, expected an even number of at least 2")
-        if not (isinstance(config.depth, int) and config.depth >= 1):
-            raise InputError(f"{source}: network depth is {config.depth!r}, expected at least 1")
-        if not (isinstance(config.harmonics, int) and config.harmonics >= 0):
-            raise InputError(f"{source}: network harmonics is {config.harmonics!r}, expected at least 0")
-        return config
+            raise InputError(
+                f"{source}: network is {shown(fields)}, expected the fields {', '.join(sorted(names))}; train again"
+            )
+        try:
+            for name, (lowest, highest) in _RANGES.items():
+                whole_number(fields[name], f"network {name}", lowest, highest)
+        except InputError as error:
+            raise in_file(source, error, "train again") from None
+        if fields["width"] % 2:
+            raise InputError(f"{source}: network width is {fields['width']}, expected an even number; train again")
+        return cls(**fields)
 
     def to_json(self) -> dict[str, Any]:
         """For `mlp.json`."""
@@ -233,10 +240,7 @@ def read_mlp(folder: Path) -> TrainedMlp:
     is_binomial = isinstance(fields, Mapping) and fields.get("kind") == BINOMIAL_KIND
     process = (BinomialProcess if is_binomial else Process).from_json(fields, source)
     config = MlpConfig.from_json(described.get("network"), source)
-    try:
-        content = (folder / WEIGHTS).read_bytes()
-    except OSError as error:
-        raise InputError(f"{folder / WEIGHTS}: cannot be read ({error.strerror}); train again") from error
+    content = read_regular(folder / WEIGHTS, _MAX_WEIGHTS_BYTES, "train again")
     if hashlib.sha256(content).hexdigest() != process.checkpoint_sha256:
         raise InputError(f"{folder / WEIGHTS}: is not what {DESCRIPTION} describes (its sha256 differs); train again")
     network = make_network(config, process)

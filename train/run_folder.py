@@ -15,6 +15,7 @@ from commands.program import say
 from commands.whole_files import remove_abandoned, whole_file, write_whole_text
 from diffusion.errors import InputError
 from diffusion.json_text import parse_json
+from runtime.engines.checkpoint_weights import read_weight_file
 from runtime.formats.digest import DIGEST, check, seal, sealed_text
 from runtime.formats.fields import read_fields
 from runtime.formats.train_record import (
@@ -30,6 +31,7 @@ _RUN_FORMAT, _UNDIGESTED_RUN_FORMAT = 2, 1
 _STATE_FOLDER = "state"
 _RUN_JSON = "run.json"
 _STATE, _PREVIOUS_STATE = "state.pt", "state.previous.pt"
+_ANEW = "start over with --overwrite"
 # A continued run may ask for more of these, if neither its learning rate nor its schedule depends on them.
 _STEPS = "steps"
 
@@ -201,10 +203,10 @@ class RunFolder:
             return state
 
     def _read_state(self, path: Path) -> dict[str, Any]:
-        import torch
+        from runtime.engines.torch_files import load_pickle
 
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            state = load_pickle(path, read_weight_file(path, _ANEW), _ANEW)
             if not isinstance(state, dict) or state.get("format") != STATE_FORMAT:
                 found = state.get("format") if isinstance(state, dict) else type(state).__name__
                 raise InputError(

@@ -210,7 +210,6 @@ def benchmark(args: argparse.Namespace, argv: Sequence[str] | None) -> Report:
             for entry in compare(folder, names, batch_size, args.steps, args.rounds, args.threads)
         ]
     report: Report = {
-        "format": 1,
         **measurement_facts(PROG, argv),
         "network": network,
         "steps": args.steps,

@@ -21,7 +21,7 @@ def write_report(path: Path, head: dict[str, Any], entries: Sequence[dict[str, A
         entries: of the stages.
         finished: whether all of them have had their turn.
     """
-    report = {"format": FORMAT, **head, "finished": finished, "stages": list(entries)}
+    report = {**head, "format": FORMAT, "finished": finished, "stages": list(entries)}
     write_whole_text(path, json.dumps(report, indent=1, allow_nan=False) + "\n")
     return report
 

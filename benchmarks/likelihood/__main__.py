@@ -77,7 +77,6 @@ def benchmark(args: argparse.Namespace, argv: Sequence[str] | None) -> Report:
     ]
 
     report: Report = {
-        "format": 1,
         **measurement_facts(PROG, argv),
         "data": images.name,
         "images": num,

@@ -21,6 +21,7 @@ import numpy as np
 from benchmarks.digit_judge import DigitJudge
 from benchmarks.flags import positive, report_file
 from benchmarks.measurement import measurement_facts, medians_ms, time_alternately
+from benchmarks.quality.conclusions import conclude
 from benchmarks.quality.data import DIGITS, load_features, load_images
 from benchmarks.quality.results import Results
 from benchmarks.quality.samples import Configuration, SampleStore, all_samplers, all_spacings, check_sampler, method_of
@@ -40,6 +41,7 @@ from train.digits import BUNDLED
 from train.flags import add_data_flags, data_request
 
 PROG = "benchmarks.quality"
+_NONE = "none"
 _SCREENING_NUM = 1000
 _DEFAULT_STEPS = (5, 10, 20, 50, 100, 1000)
 _TIMED_STEPS = 5
@@ -88,9 +90,10 @@ def benchmark(args: argparse.Namespace, argv: Sequence[str] | None) -> Report:
     process = engine.process
     samplers = [check_sampler(name, process) for name in args.samplers or all_samplers(process)]
     ancestral = [name for name in samplers if method_of(name) == DEFAULT_SAMPLER]
-    references = [check_sampler(name, process) for name in args.references or ancestral]
+    no_references = args.references == [_NONE]
+    references = [] if no_references else [check_sampler(name, process) for name in args.references or ancestral]
     are_ddpm = all(method_of(name) == DEFAULT_SAMPLER for name in references)
-    if not are_ddpm or not (references or args.reference_from):
+    if not are_ddpm or not (references or args.reference_from or no_references):
         found = ", ".join(references) or "no ddpm among --samplers"
         raise InputError(f"references: found {found}; expected ddpm, as --references ddpm")
     train, held_out, data_sha256, notes = load_images(request, process.sample)
@@ -143,7 +146,7 @@ def benchmark(args: argparse.Namespace, argv: Sequence[str] | None) -> Report:
         results.write(timing=time_samplers(engine, samplers, args.rounds))
     except KeyboardInterrupt:
         raise StoppedError(f"stopped; what was measured is in {args.out}, and the same command goes on") from None
-    report = results.write(**results.conclusions(total))
+    report = results.write(**conclude(results, total))
     from benchmarks.quality.plot import draw_quality
 
     plot = args.plot or args.out.with_suffix(".png")
@@ -161,24 +164,27 @@ def summary_lines(report: Report) -> list[str]:
     ]
     if "held_out" in floor:
         lines.append(f"held-out images, n = {floor['held_out']['num']:<24d} {floor['held_out']['frechet']:9.5f}")
-    if reference is None:
-        return [*lines, "no reference: none of ddpm with every timestep has finite samples"]
     lines += [f"{'':44} {'distance':>9} {'ratio':>7} {'+-':>6}  within"]
-    lines += [f"{reference['sampler']}, {reference['calls']} calls".ljust(44) + f" {reference['frechet']:9.5f}"]
+    if reference is None:
+        lines += ["no reference: ddpm with every timestep was not drawn, or none of its samples are finite"]
+    else:
+        lines += [f"{reference['sampler']}, {reference['calls']} calls".ljust(44) + f" {reference['frechet']:9.5f}"]
     for key, entry in report.items():
         if key.startswith("best_at_"):
-            name = f"{entry['calls']} calls: {entry['sampler']}, {entry['spacing']}"
-            error = "" if entry["ratio_se"] is None else f"{entry['ratio_se']:.3f}"
-            within = "yes" if entry["within"] else "no"
-            lines.append(f"{name:44} {entry['frechet']:9.5f} {entry['ratio']:7.3f} {error:>6}  {within}")
+            lines.append(_line(f"{entry['calls']} calls: {entry['sampler']}, {entry['spacing']}", entry))
     return [*lines, *(_table_line(entry) for key, entry in report.items() if key.startswith("table_at_"))]
 
 
-def _table_line(entry: dict[str, Any]) -> str:
+def _line(name: str, entry: dict[str, Any]) -> str:
+    line = f"{name:44} {entry['frechet']:9.5f}"
+    if "ratio" not in entry:
+        return line
     error = "" if entry["ratio_se"] is None else f"{entry['ratio_se']:.3f}"
-    line = f"{entry['calls']} calls: {entry['sampler']}".ljust(44)
-    line += f" {entry['frechet']:9.5f} {entry['ratio']:7.3f} {error:>6}  {'yes' if entry['within'] else 'no'}"
-    against = entry.get("against_built_in")
+    return f"{line} {entry['ratio']:7.3f} {error:>6}  {'yes' if entry['within'] else 'no'}"
+
+
+def _table_line(entry: dict[str, Any]) -> str:
+    line, against = _line(f"{entry['calls']} calls: {entry['sampler']}", entry), entry.get("against_built_in")
     if against is None:
         return line
     error = "" if against["difference_se"] is None else f" +- {against['difference_se'] / against['frechet']:.2f}"
@@ -242,7 +248,10 @@ _TABLE = (
     "then, by default, their numbers of calls"
 )
 _STEPS = "numbers of network calls to measure (default: 5,10,20,50,100,1000); ddpm with every timestep always is"
-_REFERENCES = "ddpm, ddpm:fixed_small, ddpm:fixed_large: run with every timestep (default: those among --samplers)"
+_REFERENCES = (
+    "ddpm, ddpm:fixed_small, ddpm:fixed_large: run with every timestep (default: those among --samplers); none: draw "
+    "no reference"
+)
 _SCREENING = "samples of each with seed 0, which only chooses what is judged (default: 1000, at most --num)"
 _REFINE = "at each number of calls, judge the R that seed 0 ranks first (default: 3)"
 _EPILOG = """All samplers and spacings are measured once, with seed 0 and fewer samples; the best R at each number of

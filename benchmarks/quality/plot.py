@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.quality.results import SCREENING_SEED, WITHIN
+from benchmarks.quality.conclusions import WITHIN
+from benchmarks.quality.results import SCREENING_SEED
 from commands.whole_files import whole_file
 
 _MARKERS = "osD^vPX<>h"
@@ -21,7 +22,8 @@ def draw_quality(report: dict[str, Any], path: Path) -> None:
     """Draw three panels: samplers with their best spacing, spacings with their best sampler, precision and recall.
 
     Distances are drawn as ratios to those of Algorithm 2 with every timestep on the same seeds, because a seed's
-    x_T moves both. A configuration that was measured once, to choose which to measure again, is drawn hollow.
+    x_T moves both; without that reference as they are. A configuration that was measured once, to choose which to
+    measure again, is drawn hollow.
 
     Args:
         report: as `benchmarks.quality` writes it.
@@ -38,27 +40,28 @@ def draw_quality(report: dict[str, Any], path: Path) -> None:
     total = report["setup"]["process"]["schedule"]["num_train_timesteps"]
     entries = [entry for entry in report["results"] if entry["runs"]]
     fewer = [entry for entry in entries if entry["calls"] < total]
+    distances: dict[int, float] = {}
     if reference:
         place = (reference["sampler"], reference["calls"])
         built_in = [entry for entry in entries if "table_sha256" not in entry]
         (runs,) = [entry["runs"] for entry in built_in if (entry["sampler"], entry["calls"]) == place]
         distances = {run["seed"]: run["frechet"] for run in runs}
-        points = [_Point.of(entry, distances, report["seeds"], screening) for entry in fewer]
-        shown = [point for point in points if not math.isnan(point.ratio)]
-        for axes, by in ((by_sampler, "sampler"), (by_spacing, "spacing")):
-            _lines(axes, shown, by)
+    points = [_Point.of(entry, distances, report["seeds"], screening) for entry in fewer]
+    shown = [point for point in points if not math.isnan(point.ratio)]
+    for axes, by in ((by_sampler, "sampler"), (by_spacing, "spacing")):
+        _lines(axes, shown, by)
+        if reference:
             label = f"{reference['sampler']}, {reference['calls']} calls (and 5 % more)"
             axes.axhline(1.0, color="black", linewidth=1, label=label)
             axes.axhspan(1.0, WITHIN, color="black", alpha=0.15, linewidth=0)
-            floor = report["floor"]["train_resampled"]["frechet"] / reference["frechet"]
-            axes.axhline(floor, color="gray", linestyle=":", label="as many real images, resampled")
-            axes.set(
-                xscale="log", yscale="log", xlabel="network calls", ylabel="Fréchet distance / that of the reference"
-            )
-            _plain_ticks(axes, {entry["calls"] for entry in fewer})
-            # Distances fall to the right, and the floor of real images is far below them.
-            axes.legend(fontsize=7, loc="lower left", bbox_to_anchor=(0.0, 0.06), ncols=2)
-            _add_seconds(axes, report.get("timing"), {entry["calls"] for entry in fewer})
+        floor = report["floor"]["train_resampled"]["frechet"] / (reference["frechet"] if reference else 1.0)
+        axes.axhline(floor, color="gray", linestyle=":", label="as many real images, resampled")
+        over = " / that of the reference" if reference else ""
+        axes.set(xscale="log", yscale="log", xlabel="network calls", ylabel=f"Fréchet distance{over}")
+        _plain_ticks(axes, {entry["calls"] for entry in fewer})
+        # Distances fall to the right, and the floor of real images is far below them.
+        axes.legend(fontsize=7, loc="lower left", bbox_to_anchor=(0.0, 0.06), ncols=2)
+        _add_seconds(axes, report.get("timing"), {entry["calls"] for entry in fewer})
     by_sampler.set_title("each sampler with its best spacing")
     by_spacing.set_title("each spacing with its best sampler")
     _manifold(manifold, report, fewer)
@@ -92,7 +95,7 @@ class _Point:
 
         Args:
             entry: of the report's results.
-            reference: its distances by seed.
+            reference: its distances by seed; none: the distance itself stands for the ratio.
             seeds: that judge.
             screening: the reference's distance with the screening seed.
         """
@@ -101,10 +104,10 @@ class _Point:
         if not entry["judged"]:
             known = screening is not None and SCREENING_SEED in ours
             return cls(*names, ours[SCREENING_SEED] / screening if known else math.nan, None, False)
-        mean = statistics.fmean(reference[seed] for seed in seeds)
-        differences = [ours[seed] - reference[seed] for seed in seeds]
+        mean = statistics.fmean(reference[seed] for seed in seeds) if reference else 1.0
+        differences = [ours[seed] - reference.get(seed, 0.0) for seed in seeds]
         error = statistics.stdev(differences) / math.sqrt(len(seeds)) / mean if len(seeds) > 1 else None
-        return cls(*names, 1.0 + statistics.fmean(differences) / mean, error, True)
+        return cls(*names, bool(reference) + statistics.fmean(differences) / mean, error, True)
 
 
 def _names(entry: dict[str, Any]) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""The results of a quality measurement: what was measured so far, how it compares, what follows from it."""
+"""The results of a quality measurement: what was measured so far, in a file that is complete after each run."""
 
 from __future__ import annotations
 
@@ -16,8 +16,6 @@ from commands.whole_files import write_whole_text
 from diffusion.errors import InputError
 from diffusion.json_text import read_json
 
-WITHIN = 1.05
-STANDARD_ERRORS = 2.0
 # Configurations are picked with this seed and judged with others: selection does not bias the score.
 SCREENING_SEED = 0
 _MEASURES = (
@@ -165,126 +163,6 @@ class Results:
         references = [one for one in self.judged() if one.is_reference(num_train_timesteps)]
         return min(references, key=lambda one: self.frechet(one).mean(), default=None)
 
-    def compared(self, configuration: Configuration, reference: Configuration) -> dict[str, Any]:
-        """How a configuration's distance compares with the reference's on the seeds both have, so equal x_T.
-
-        Returns:
-            `seeds`: how many those are. `ratio`: of the means. `excess_ratio`: the same without what the limited number
-            costs real images too. `difference`, `difference_se`: mean over the seeds, and its standard error (None for
-            one seed). `within`: whether the ratio is at most 1.05 or the difference at most two standard errors, which
-            is easy where errors are large. `surely_within_5_percent`: whether the ratio is still at most 1.05 two
-            standard errors worse.
-        """
-        seeds = [seed for seed in self.seeds if seed in self.runs[configuration] and seed in self.runs[reference]]
-        ours, theirs = self.frechet(configuration, seeds), self.frechet(reference, seeds)
-        difference = ours - theirs
-        error = _standard_error(difference)
-        ratio = ours.mean() / theirs.mean()
-        floor = self.tail["floor"]["train_resampled"]["frechet"]
-        excess = theirs.mean() - floor
-        within_ratio = bool(ratio <= WITHIN)
-        above = ours - WITHIN * theirs
-        error_above = _standard_error(above)
-        surely = error_above is not None and bool(above.mean() + STANDARD_ERRORS * error_above <= 0.0)
-        within_errors = error is not None and bool(difference.mean() <= STANDARD_ERRORS * error)
-        return {
-            "sampler": configuration.sampler,
-            "spacing": configuration.spacing,
-            "calls": configuration.num_steps,
-            **({"table_sha256": configuration.table_sha256} if configuration.is_own else {}),
-            "seeds": len(seeds),
-            "frechet": float(ours.mean()),
-            "frechet_se": _standard_error(ours),
-            "ratio": float(ratio),
-            "ratio_se": None if error is None else float(error / theirs.mean()),
-            "excess_ratio": float((ours.mean() - floor) / excess) if excess > 0 else None,
-            "difference": float(difference.mean()),
-            "difference_se": error,
-            "within_5_percent": within_ratio,
-            "within_2_standard_errors": within_errors,
-            "within": within_ratio or within_errors,
-            "surely_within_5_percent": surely,
-        }
-
-    def conclusions(self, num_train_timesteps: int) -> dict[str, Any]:
-        """The best configuration at each number of calls against the reference, and the smallest within its reach."""
-        reference = self.reference(num_train_timesteps)
-        if reference is None:
-            return {}
-        best, tables = {}, {}
-        for count in sorted({c.num_steps for c in self.judged() if c != reference}):
-            at_count = [c for c in self.judged() if c.num_steps == count and c != reference]
-            built_in = self._nearest_judged(one for one in at_count if not one.is_own)
-            table = self._nearest_judged(one for one in at_count if one.is_own)
-            if built_in is not None:
-                best[count] = self.compared(built_in, reference)
-            if table is not None:
-                tables[count] = self.compared(table, reference)
-                if built_in is not None:
-                    tables[count]["against_built_in"] = self._against(table, built_in)
-        # The other variance, where it has some of the seeds.
-        others = [
-            self.compared(one, reference)
-            for one in sorted(self.runs)
-            if one.is_reference(num_train_timesteps) and one != reference
-            if set(self.seeds) & set(self.runs[one])
-        ]
-        fewer = [count for count in best if count < num_train_timesteps]
-
-        def smallest(flag: str) -> dict[str, Any] | None:
-            return next((best[count] for count in fewer if best[count][flag]), None)
-
-        screening = self._screening_reference(num_train_timesteps)
-        return {
-            "screening_frechet": screening,
-            "reference": {
-                "sampler": reference.sampler,
-                "calls": reference.num_steps,
-                **({"from": self.origins[reference]} if reference in self.origins else {}),
-                **self._summary(reference),
-            },
-            "other_references": others,
-            **{f"best_at_{count}": entry for count, entry in best.items()},
-            **{f"table_at_{count}": entry for count, entry in tables.items()},
-            "smallest_within": smallest("within"),
-            "smallest_within_5_percent": smallest("within_5_percent"),
-            "smallest_surely_within_5_percent": smallest("surely_within_5_percent"),
-        }
-
-    def _nearest_judged(self, judged: Iterable[Configuration]) -> Configuration | None:
-        return min(judged, key=lambda one: self.frechet(one).mean(), default=None)
-
-    def _against(self, table: Configuration, built_in: Configuration) -> dict[str, Any]:
-        """How a table compares with the nearest built-in sampler at as many calls, on the same seeds.
-
-        That one is the best of several on these very seeds, which favors it. `below`: whether the table's distance is
-        smaller by at least two standard errors of the difference (None for one seed).
-        """
-        ours, theirs = self.frechet(table), self.frechet(built_in)
-        difference = ours - theirs
-        error = _standard_error(difference)
-        against: dict[str, Any] = {
-            "sampler": built_in.sampler,
-            "spacing": built_in.spacing,
-            "frechet": float(theirs.mean()),
-            "ratio": float(ours.mean() / theirs.mean()),
-            "difference": float(difference.mean()),
-            "difference_se": error,
-            "below": None if error is None else bool(difference.mean() + STANDARD_ERRORS * error <= 0.0),
-        }
-        for measure in ("precision", "recall", "density", "coverage"):
-            runs = [[self.runs[one][seed].get(measure) for seed in self.seeds] for one in (table, built_in)]
-            if None not in runs[0] + runs[1]:
-                apart = np.subtract(*np.array(runs, dtype=np.float64))
-                against[measure] = {"difference": float(apart.mean()), "difference_se": _standard_error(apart)}
-        return against
-
-    def _screening_reference(self, num_train_timesteps: int) -> float | None:
-        """The distance of Algorithm 2 with every timestep and the screening seed; None where it was not measured."""
-        references = [one for one in self.runs if one.is_reference(num_train_timesteps)]
-        found = [self.runs[one][SCREENING_SEED]["frechet"] for one in references if SCREENING_SEED in self.runs[one]]
-        return min(found, default=None)
-
     def write(self, **tail: Any) -> dict[str, Any]:
         """Write the file; `tail` is kept behind the setup. Returns the whole report."""
         self.tail |= tail
@@ -303,20 +181,21 @@ class Results:
             if configuration in self.failures:
                 entry["failure"] = self.failures[configuration]
             elif entry["judged"]:
-                entry |= self._summary(configuration)
+                entry |= self.summary(configuration)
             entries.append(entry | {"runs": [runs[seed] for seed in sorted(runs)]})
         report = {**self.head, "setup": self.setup, "seeds": self.seeds, **self.tail, "results": entries}
         write_whole_text(self.path, json.dumps(report, indent=1) + "\n")
         return report
 
-    def _summary(self, configuration: Configuration) -> dict[str, Any]:
+    def summary(self, configuration: Configuration) -> dict[str, Any]:
+        """The mean of every measure over the seeds that judge, with its standard error."""
         runs = [self.runs[configuration][seed] for seed in self.seeds]
         summary: dict[str, Any] = {}
         for measure in _MEASURES:
             if all(measure in run for run in runs):
                 values = np.array([run[measure] for run in runs])
                 summary[measure] = float(values.mean())
-                summary[f"{measure}_se"] = _standard_error(values)
+                summary[f"{measure}_se"] = standard_error(values)
         if all("classes" in run for run in runs):
             summary["classes"] = min(run["classes"] for run in runs)
         return summary
@@ -332,6 +211,6 @@ def _compared_fields(setup: dict[str, Any]) -> dict[str, Any]:
     return {**process, "data": setup["data"], "features": setup["features"], "num": setup["num"]}
 
 
-def _standard_error(values: np.ndarray) -> float | None:
+def standard_error(values: np.ndarray) -> float | None:
     """Of the mean; None for one value."""
     return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else None

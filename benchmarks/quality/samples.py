@@ -18,7 +18,7 @@ from diffusion.samplers import DEFAULT_SAMPLER, SAMPLERS, make_table
 from diffusion.samplers.user_table import table_to_json
 from diffusion.spacing import SPACINGS
 from diffusion.step_table import StepTable
-from runtime.arrays import UNREADABLE
+from runtime.array_files import open_arrays
 from runtime.engines.interface import Engine
 from runtime.formats.table_file import read_table
 from runtime.images import quantize
@@ -58,7 +58,7 @@ class Configuration:
 
     @classmethod
     def of_table(cls, path: Path, process: Process) -> Configuration:
-        """That of a table's file. Raises InputError as `diffusion.samplers.make_table`."""
+        """That of a table's file. Raises InputError as `read_table` and `diffusion.samplers.make_table`."""
         rows = make_table(process, read_table(path))
         fields = {name: value for name, value in table_to_json(rows).items() if name not in ("sampler", "notes")}
         sha256 = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
@@ -200,14 +200,19 @@ class SampleStore:
         path = self._path(configuration, seed)
         if path is None or not path.exists():
             return None
-        try:
-            with np.load(path, allow_pickle=False) as fields:
-                identity, images, seconds = str(fields["identity"]), fields["arr_0"], float(fields["seconds"])
-        except UNREADABLE as error:
-            raise InputError(f"{path}: not a file of kept samples ({error}); remove it") from error
+        with open_arrays(path, "remove it") as fields:
+            if set(fields.names) != {"identity", "arr_0", "seconds"}:
+                raise fields.refused(f"not a file of kept samples, it holds {', '.join(fields.names[:5])}")
+            identity, images = str(fields.read("identity")), fields.read("arr_0")
+            seconds = fields.read("seconds")
+            shape = self._engine.process.sample
+            if images.dtype != np.uint8 or images.shape[1:] != (shape.height, shape.width, shape.channels):
+                raise fields.refused(f"not a file of kept samples, it holds {images.dtype} {list(images.shape)}")
+            if seconds.shape or seconds.dtype != np.float64:
+                raise fields.refused("not a file of kept samples, its time is no number")
         if identity != self._identity():
             raise InputError(f"{path}: its samples are of another engine; remove the folder, or choose another one")
-        return Draw(images, seconds)
+        return Draw(images, float(seconds))
 
     def _write(self, configuration: Configuration, seed: int, draw: Draw) -> None:
         path = self._path(configuration, seed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from benchmarks.quality.conclusions import conclude
 from benchmarks.quality.results import SCREENING_SEED, Results
 from benchmarks.quality.samples import Configuration, SampleStore
 from benchmarks.quality.score import Scorer
@@ -88,7 +89,7 @@ class Search:
         """
         total = self._process.schedule.num_train_timesteps
         while True:
-            conclusions = self._results.conclusions(total)
+            conclusions = conclude(self._results, total)
             smallest = conclusions.get("smallest_within")
             if smallest is None:
                 return

@@ -26,7 +26,7 @@ class Way:
         name: sampler and spacing, or the table.
         calls: of the network.
         frechet, frechet_se: distance to the data, and its standard error over seeds.
-        ratio, ratio_se: over the reference's; the reference's own is 1.
+        ratio, ratio_se: over the reference's, whose own is 1; None without a reference.
         measures: `precision`, `recall`, `density`, `coverage`, `class_total_variation`, where they were measured.
         images_per_second: in batches, by the network's time alone; None where it was not timed.
     """
@@ -36,7 +36,7 @@ class Way:
     calls: int
     frechet: float
     frechet_se: float | None
-    ratio: float
+    ratio: float | None
     ratio_se: float | None
     measures: dict[str, float]
     images_per_second: float | None
@@ -169,10 +169,9 @@ def _ways(report: dict[str, Any]) -> list[Way]:
         for entry in report["results"]
     }
     found = []
-    if "reference" not in report:
-        raise InputError("has no reference: Algorithm 2 with every timestep was not measured")
-    reference = report["reference"]
-    found.append(_way(report, REFERENCE, reference["sampler"], reference, {"ratio": 1.0, "ratio_se": None}))
+    if "reference" in report:
+        reference = report["reference"]
+        found.append(_way(report, REFERENCE, reference["sampler"], reference, {"ratio": 1.0, "ratio_se": None}))
     for key, compared in report.items():
         kind = BUILT_IN if key.startswith("best_at_") else TABLE if key.startswith("table_at_") else None
         if kind is None:
@@ -184,7 +183,9 @@ def _ways(report: dict[str, Any]) -> list[Way]:
 
 
 def _way(report: dict[str, Any], kind: str, name: str, entry: dict[str, Any], compared: dict[str, Any]) -> Way:
-    measures = ("precision", "recall", "density", "coverage", "class_total_variation")
+    measures = ["precision", "recall", "density", "coverage"]
+    if report["setup"].get("classifier") is not None:  # else the classes are those of the features' own network
+        measures.append("class_total_variation")
     timing, calls = report.get("timing"), int(entry["calls"])
     per_second = None
     if timing is not None:
@@ -197,8 +198,8 @@ def _way(report: dict[str, Any], kind: str, name: str, entry: dict[str, Any], co
         calls,
         float(entry["frechet"]),
         _optional(entry["frechet_se"]),
-        float(compared["ratio"]),
-        _optional(compared["ratio_se"]),
+        _optional(compared.get("ratio")),
+        _optional(compared.get("ratio_se")),
         {measure: float(entry[measure]) for measure in measures if measure in entry},
         per_second,
     )

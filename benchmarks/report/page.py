@@ -98,7 +98,9 @@ def _cells(way: Way) -> tuple[str, ...]:
     )
 
 
-def _with_error(value: float, error: float | None, digits: int) -> str:
+def _with_error(value: float | None, error: float | None, digits: int) -> str:
+    if value is None:
+        return "–"
     return f"{value:.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from benchmarks.report.measures import BUILT_IN, REFERENCE, TABLE, ModelReport, Way
 
 _STYLES = {BUILT_IN: ("C0", "o", "the nearest built-in sampler"), TABLE: ("black", "*", "tables, such as fitted ones")}
+_COVERAGES = {"recall": "-", "coverage": "--"}
 
 
 def draw_measures(report: ModelReport) -> bytes:
@@ -16,41 +17,46 @@ def draw_measures(report: ModelReport) -> bytes:
 
     figure = Figure(figsize=(13, 8), layout="constrained")
     (quality, speed), (coverage, likelihood) = figure.subplots(2, 2)
-    reference = next(way for way in report.ways if way.kind == REFERENCE)
+    reference = next((way for way in report.ways if way.kind == REFERENCE), None)
     for kind, (color, marker, label) in _STYLES.items():
         ways = [way for way in report.ways if way.kind == kind]
         if not ways:
             continue
-        calls = [way.calls for way in ways]
-        quality.errorbar(
-            calls, [way.ratio for way in ways], yerr=[way.ratio_se or 0.0 for way in ways], color=color,
-            marker=marker, markersize=9 if marker == "*" else 5, linewidth=1, capsize=2, label=label,
-        )  # fmt: skip
-        for measure, line in (("recall", "-"), ("coverage", "--")):
+        style: dict[str, Any] = {
+            "color": color,
+            "marker": marker,
+            "markersize": 9 if marker == "*" else 5,
+            "linewidth": 1,
+        }
+        heights, errors = zip(*(_height(way, reference) for way in ways), strict=True)
+        quality.errorbar([way.calls for way in ways], heights, yerr=errors, capsize=2, label=label, **style)
+        for measure, line in _COVERAGES.items():
             known = [way for way in ways if measure in way.measures]
             if known:
-                coverage.plot(
-                    [way.calls for way in known], [way.measures[measure] for way in known], color=color, marker=marker,
-                    markersize=9 if marker == "*" else 5, linestyle=line, linewidth=1, label=f"{measure}, {label}",
-                )  # fmt: skip
+                values = [way.measures[measure] for way in known]
+                name = f"{measure}, {label}"
+                coverage.plot([way.calls for way in known], values, linestyle=line, label=name, **style)
         timed = [way for way in ways if way.images_per_second is not None]
         if timed:
+            of_timed = [_height(way, reference)[0] for way in timed]
+            speed.plot([way.images_per_second for way in timed], of_timed, label=label, **style)
+    over = ""
+    if reference is not None:
+        over = " over the reference's"
+        quality.axhline(1.0, color="gray", linewidth=1, label=f"{reference.name}, {reference.calls} calls")
+        if reference.images_per_second is not None:
             speed.plot(
-                [way.images_per_second for way in timed], [way.ratio for way in timed], color=color, marker=marker,
-                markersize=9 if marker == "*" else 5, linewidth=1, label=label,
-            )  # fmt: skip
-    quality.axhline(1.0, color="gray", linewidth=1, label=f"{reference.name}, {reference.calls} calls")
-    quality.set(title="Quality: Fréchet distance over the reference's", xlabel="network calls", yscale="log")
-    _ticks_at_calls(quality, report.ways)
-    if reference.images_per_second is not None:
-        speed.plot([reference.images_per_second], [1.0], color="gray", marker="s", linestyle="none", label="reference")
-    speed.set(title="Speed: quality against images per second", xlabel="images/s", xscale="log", yscale="log")
-    for measure, line in (("recall", "-"), ("coverage", "--")):
-        if measure in reference.measures:
-            label = f"{measure}, {reference.calls} calls"
-            coverage.axhline(reference.measures[measure], color="gray", linewidth=1, linestyle=line, label=label)
+                [reference.images_per_second], [1.0], color="gray", marker="s", linestyle="none", label="reference"
+            )
+        for measure, line in _COVERAGES.items():
+            if measure in reference.measures:
+                label = f"{measure}, {reference.calls} calls"
+                coverage.axhline(reference.measures[measure], color="gray", linewidth=1, linestyle=line, label=label)
+    quality.set(title=f"Quality: Fréchet distance{over}", xlabel="network calls", yscale="log")
+    speed.set(title=f"Speed: Fréchet distance{over}, by images/s", xlabel="images/s", xscale="log", yscale="log")
     coverage.set(title="Coverage: recall, and coverage of neighborhoods", xlabel="network calls", ylim=(0, 1))
-    _ticks_at_calls(coverage, report.ways)
+    for axes in (quality, coverage):
+        _ticks_at_calls(axes, report.ways)
     _draw_likelihood(likelihood, report)
     for axes in (quality, speed, coverage):
         if axes.get_legend_handles_labels()[0]:
@@ -58,6 +64,13 @@ def draw_measures(report: ModelReport) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=90)
     return buffer.getvalue()
+
+
+def _height(way: Way, reference: Way | None) -> tuple[float, float]:
+    """The distance over the reference's, or the distance itself where there is none; and its standard error."""
+    if reference is None or way.ratio is None:
+        return way.frechet, way.frechet_se or 0.0
+    return way.ratio, way.ratio_se or 0.0
 
 
 def _ticks_at_calls(axes: Any, ways: list[Way]) -> None:

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from diffusion.errors import InputError
+from diffusion.errors import InputError, in_file
 from diffusion.number_checks import is_finite_number, is_whole, shown
 from diffusion.prediction import x_start_coefficients
 from diffusion.process import Process
@@ -50,7 +50,7 @@ def table_from_json(fields: object, source: str = "table") -> StepTable:
     try:
         return _table(fields)
     except InputError as error:
-        raise InputError(f"{source}: {error}") from None
+        raise in_file(source, error, "correct the file") from None
 
 
 def table_to_json(table: StepTable) -> dict[str, Any]:
@@ -135,23 +135,23 @@ def _table(fields: object) -> StepTable:
     if not isinstance(fields, Mapping):
         raise InputError(f"found {type(fields).__name__}, expected the JSON object of a table")
     if fields.get("format") != TABLE_FORMAT or isinstance(fields.get("format"), bool):
-        raise InputError(f"table format is {fields.get('format')!r}, this version reads {TABLE_FORMAT}")
+        raise InputError(f"table format is {shown(fields.get('format'))}, this version reads {TABLE_FORMAT}")
     _check_names(fields, _REQUIRED, _FIELDS, "the table")
     name, clip, rows = fields["sampler"], fields["clip"], fields["rows"]
     learned, h2, notes = fields.get("learned", False), fields.get("h2", "h1"), fields.get("notes", [])
     checkpoint_sha256 = fields.get("checkpoint_sha256")
     if not isinstance(name, str) or not name or not name.isprintable():
-        raise InputError(f"sampler is {name!r}, expected a name in printable characters")
+        raise InputError(f"sampler is {shown(name)}, expected a name in printable characters")
     if clip is not None and not is_finite_number(clip):
-        raise InputError(f"clip is {clip!r}, expected a positive number or null")
+        raise InputError(f"clip is {shown(clip)}, expected a positive number or null")
     if not is_whole(fields["histories"]):
-        raise InputError(f"histories is {fields['histories']!r}, expected 0, 1 or 2")
+        raise InputError(f"histories is {shown(fields['histories'])}, expected 0, 1 or 2")
     if not isinstance(learned, bool):
-        raise InputError(f"learned is {learned!r}, expected true or false")
+        raise InputError(f"learned is {shown(learned)}, expected true or false")
     if h2 not in _H2:
-        raise InputError(f"h2 is {h2!r}, expected one of {', '.join(_H2)}")
+        raise InputError(f"h2 is {shown(h2)}, expected one of {', '.join(_H2)}")
     if not isinstance(notes, list) or not all(isinstance(note, str) and note.isprintable() for note in notes):
-        raise InputError(f"notes is {notes!r}, expected a list of strings, one line each, in printable characters")
+        raise InputError(f"notes is {shown(notes)}, expected a list of strings, one line each, in printable characters")
     if "checkpoint_sha256" in fields and not (isinstance(checkpoint_sha256, str) and checkpoint_sha256):
         raise InputError(f"checkpoint_sha256 is {shown(checkpoint_sha256)}, expected a text")
     if not isinstance(rows, list) or not rows:
@@ -160,16 +160,16 @@ def _table(fields: object) -> StepTable:
     coefficients = np.zeros((len(rows), len(COLUMNS)))
     for place, row in enumerate(rows):
         if not isinstance(row, Mapping):
-            raise InputError(f"row {place} is {row!r}, expected a JSON object")
+            raise InputError(f"row {place} is {shown(row)}, expected a JSON object")
         _check_names(row, ("t",), ("t", *COLUMNS), f"row {place}")
         if not is_whole(row["t"]) or abs(row["t"]) >= 2**63:
-            raise InputError(f"row {place}: t is {row['t']!r}, expected a whole number")
+            raise InputError(f"row {place}: t is {shown(row['t'])}, expected a whole number")
         timesteps[place] = row["t"]
         for column, value in row.items():
             if column == "t":
                 continue
             if not is_finite_number(value):
-                raise InputError(f"row {place}: {column} is {value!r}, expected a finite number")
+                raise InputError(f"row {place}: {column} is {shown(value)}, expected a finite number")
             coefficients[place, COLUMNS.index(column)] = value
     return StepTable(
         name,
@@ -190,4 +190,4 @@ def _check_names(fields: Mapping[str, Any], required: tuple[str, ...], known: tu
         raise InputError(f"{where} has no {missing[0]!r}")
     unknown = [name for name in fields if name not in known]
     if unknown:
-        raise InputError(f"{where} has a field {unknown[0]!r}, expected {', '.join(known)}")
+        raise InputError(f"{where} has a field {shown(unknown[0])}, expected {', '.join(known)}")

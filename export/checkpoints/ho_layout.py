@@ -6,6 +6,7 @@ DDIM (Song et al. 2021). `up.0` is the level of the full image, as `down.0` is.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import torch
 from diffusers import UNet2DModel
 
 from diffusion.errors import InputError
-from export.checkpoints.places import NORM_GROUPS, Place, Shape, check_widths, layer, placed
+from export.checkpoints.places import NORM_GROUPS, Place, Shape, check_widths, layer, placed, shape_of
 
 _OTHER = "expected the U-Net of Ho et al. 2020 or DDIM; choose such a checkpoint"
 
@@ -120,15 +121,7 @@ def read_ho_layout(path: Path, shapes: Mapping[str, Shape]) -> HoLayout:
     Raises:
         InputError: a network that these projects do not make, or that UNet2DModel does not express.
     """
-
-    def shape(name: str, ndim: int) -> Shape:
-        found = shapes.get(name)
-        if found is None:
-            raise InputError(f"{path}: lacks {name}, {_OTHER}")
-        if len(found) != ndim:
-            raise InputError(f"{path}: {name} has shape {list(found)}, expected {ndim} axes, for images; {_OTHER}")
-        return found
-
+    shape = functools.partial(shape_of, path, shapes, _OTHER)
     levels = len({name.split(".")[1] for name in shapes if re.match(r"down\.\d+\.block\.", name)})
     blocks = len({name.split(".")[3] for name in shapes if re.match(r"down\.0\.block\.\d+\.", name)})
     if levels > 1 and "down.0.downsample.conv.weight" not in shapes:

@@ -6,8 +6,9 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffusion.conditions import FLOAT32, INT64, Condition
+from diffusion.conditions import FLOAT32, INT64, MAX_CLASSES, Condition
 from diffusion.noise_schedule import NoiseSchedule
+from diffusion.number_checks import whole_number
 from diffusion.process import Process, SampleShape
 from export.checkpoints.flags import GivenFlags
 from export.checkpoints.formats import Format
@@ -108,7 +109,7 @@ def _process(
         1.0,
         state.sha256,
         "linspace",  # as `--timestep_respacing N` chooses N timesteps
-        _conditions(layout, images),
+        _conditions(state.path, layout, images),
     )
     learned = f"{layout.out_channels} output channels"
     return process, {
@@ -139,11 +140,12 @@ def _heads(path: Path, layout: OpenAiLayout, flags: GivenFlags, make: type[Heads
     return heads
 
 
-def _conditions(layout: OpenAiLayout, images: Images) -> tuple[Condition, ...]:
+def _conditions(path: Path, layout: OpenAiLayout, images: Images) -> tuple[Condition, ...]:
     """The labels, none of which is a null class, and the image to enlarge."""
     conditions = []
     if layout.num_classes is not None:
-        conditions.append(Condition("y", INT64, classes=layout.num_classes))
+        num = whole_number(layout.num_classes, f"{path}: the classes of label_emb.weight", 1, MAX_CLASSES)
+        conditions.append(Condition("y", INT64, classes=num))
     if images.small_size is not None:
         side = images.small_size
         conditions.append(Condition("low_res", FLOAT32, (images.channels, side, side)))

@@ -7,13 +7,14 @@ numbered through: with L levels of R residual blocks, `input_blocks.0` is the fi
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from diffusion.errors import InputError
-from export.checkpoints.places import Place, Shape, check_widths, layer
+from export.checkpoints.places import Place, Shape, check_widths, layer, shape_of
 
 _RESIDUAL = {
     "in_layers.0": "norm1",
@@ -133,15 +134,7 @@ def read_layout(path: Path, shapes: Mapping[str, Shape]) -> OpenAiLayout:
     Raises:
         InputError: a network that these projects' scripts do not make.
     """
-
-    def shape(name: str, ndim: int) -> Shape:
-        found = shapes.get(name)
-        if found is None:
-            raise InputError(f"{path}: lacks {name}, {_OTHER}")
-        if len(found) != ndim:
-            raise InputError(f"{path}: {name} has shape {list(found)}, expected {ndim} axes, for images; {_OTHER}")
-        return found
-
+    shape = functools.partial(shape_of, path, shapes, _OTHER)
     blocks = {kind: _count(shapes, kind) for kind in ("input_blocks", "output_blocks")}
     if blocks["input_blocks"] != blocks["output_blocks"]:
         raise InputError(

@@ -67,3 +67,23 @@ def placed(
         else:
             found[place.to] = weight.reshape(weight.shape[:2]) if place.how == "matrix" else weight
     return found
+
+
+def shape_of(path: Path, shapes: Mapping[str, Shape], expected: str, name: str, ndim: int) -> Shape:
+    """The shape of a tensor that a layout is read from.
+
+    Args:
+        path: of the checkpoint, for messages.
+        shapes: of its tensors, by name.
+        expected: what the checkpoint should have been, and the remedy.
+        name, ndim: the tensor, and how many axes it has.
+
+    Raises:
+        InputError: there is no such tensor, or it has other axes.
+    """
+    found = shapes.get(name)
+    if found is None:
+        raise InputError(f"{path}: lacks {name}, {expected}")
+    if len(found) != ndim:
+        raise InputError(f"{path}: {name} has shape {list(found)}, expected {ndim} axes, for images; {expected}")
+    return found

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from diffusion.errors import InputError
 from diffusion.number_checks import shown
+from diffusion.regular_files import open_regular
 from export.checkpoints.flags import CheckpointFlag, GivenFlags, add_flags
 from export.checkpoints.formats import Format
 from export.checkpoints.ho import HO
@@ -28,7 +29,7 @@ _MODEL = "model"
 
 def is_foreign(path: Path) -> bool:
     """Whether a `--checkpoint` is one file, as other projects save theirs, and not a diffusers folder."""
-    return not path.is_dir() and (path.is_file() or path.suffix in FILE_SUFFIXES)
+    return not path.is_dir() and (path.exists() or path.suffix in FILE_SUFFIXES)
 
 
 def check_foreign(path: Path, flags: Mapping[str, object], allow_pickle: bool) -> None:
@@ -42,8 +43,7 @@ def check_foreign(path: Path, flags: Mapping[str, object], allow_pickle: bool) -
     Raises:
         InputError: no such file, a pickle without permission, or a flag that no project has.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: no such file, expected a checkpoint; name another")
+    open_regular(path, "expected a checkpoint; name another").close()
     if path.suffix != ".safetensors" and not allow_pickle:
         raise InputError(
             f"{path}: is a pickle, expected safetensors; give --allow-pickle if you trust where it comes from (it is "

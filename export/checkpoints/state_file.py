@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 
 from commands.errors import reason
-from commands.system import check_memory
 from diffusion.errors import InputError
 from runtime.engines.checkpoint_weights import read_weight_file
+from runtime.engines.torch_files import load_pickle, load_safetensors
 
 _AGAIN = "copy it again"
 # What PyTorch before 1.6 wrote is a file of so many pickles and then the numbers.
@@ -86,17 +85,14 @@ def read_state_file(path: Path) -> StateFile:
             f"{path}: is a part of a TensorFlow checkpoint, expected PyTorch's; convert it with scripts/convert.py of "
             "pesser/pytorch_diffusion, which also publishes Ho et al.'s models converted"
         )
-    # The bytes, which are hashed, and the tensors that are made of them.
-    check_memory(f"{path}: the file and its tensors", 2 * path.stat().st_size, "use a machine with more")
     content = read_weight_file(path)
     sha256 = hashlib.sha256(content).hexdigest()
     if path.suffix == ".safetensors":
-        try:
-            return StateFile(path, dict(safetensors.torch.load(content)), sha256)
-        except Exception as error:  # safetensors' own exception, or torch's for a type it does not know
-            raise InputError(f"{path}: not a safetensors file ({reason(error)}); {_AGAIN}") from error
+        return StateFile(path, load_safetensors(path, content, _AGAIN), sha256)
     try:
-        return StateFile(path, torch.load(io.BytesIO(content), map_location="cpu", weights_only=True), sha256)
+        return StateFile(path, load_pickle(path, content, _AGAIN), sha256)
+    except InputError:
+        raise
     except Exception as error:  # what a damaged pickle raises is anybody's guess
         raise _not_tensors(path, content, error) from error
 

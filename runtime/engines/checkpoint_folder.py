@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from commands.program import say
-from diffusion.conditions import INT64, Condition
+from diffusion.conditions import INT64, MAX_CLASSES, Condition
 from diffusion.diffusers_config import (
     DIFFUSERS_SPACINGS,
     check_prediction_channels,
@@ -24,7 +24,7 @@ from diffusion.diffusers_config import (
 )
 from diffusion.diffusers_fields import check_unet_fields, effective_fields
 from diffusion.diffusers_schedulers import DEFAULT_SCHEDULER, SchedulerClass, scheduler_class
-from diffusion.errors import InputError
+from diffusion.errors import InputError, in_file
 from diffusion.json_text import read_json_object
 from diffusion.number_checks import shown, whole_number
 from diffusion.process import Process
@@ -203,7 +203,7 @@ def _process_of_flags(folder: Path, unet_path: Path, config: Mapping[str, Any], 
     if flags == ProcessFlags() and (folder.parent / MODEL_INDEX).exists():
         raise InputError(f"{folder}: holds the network alone; name its pipeline's folder {folder.parent}")
     if flags.output_name is not None:
-        raise InputError(f"{folder}: --output-name is for an ONNX file; leave it out")
+        raise InputError(f"{folder}: `output_name` is for an ONNX file; leave it out")
     check_unet_fields(config, str(unet_path))
     given = {name: getattr(flags, name) for name in ("channels", "height", "width")}
     if config.get("sample_size") is None and None not in (flags.height, flags.width):
@@ -212,7 +212,7 @@ def _process_of_flags(folder: Path, unet_path: Path, config: Mapping[str, Any], 
     for name, flag in given.items():
         if flag not in (None, getattr(sample, name)):
             raise InputError(
-                f"{unet_path}: --{name} is {flag}, but the network was made for {getattr(sample, name)}; leave it out"
+                f"{unet_path}: `{name}` is {flag}, but the network was made for {getattr(sample, name)}; leave it out"
             )
     process = flags.process(sample, str(folder), f"no {SCHEDULER_CONFIG}", f"copy {SCHEDULER_CONFIG} into it")
     check_prediction_channels(config, process, str(unet_path))
@@ -233,7 +233,14 @@ def _label(path: Path, config: Mapping[str, Any]) -> tuple[Condition, ...]:
     num = config.get("num_class_embeds")
     if num is None:
         return ()
-    return (Condition("y", INT64, classes=whole_number(num, f"{path}: num_class_embeds", 1)),)
+    return (Condition("y", INT64, classes=_num_classes(path, num)),)
+
+
+def _num_classes(path: Path, num: object) -> int:
+    try:
+        return whole_number(num, "num_class_embeds", 1, MAX_CLASSES)
+    except InputError as error:
+        raise in_file(str(path), error, "correct the file") from None
 
 
 def _num_labels(process: Process) -> int | None:

@@ -9,17 +9,23 @@ too if there is no more than one to choose from.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from commands.system import check_memory
 from diffusion.errors import InputError
 from diffusion.json_text import read_json_object
+from diffusion.regular_files import open_regular, unreadable
 
 SAFETENSORS, PICKLE = "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"
 INDEX, PICKLE_INDEX = f"{SAFETENSORS}.index.json", f"{PICKLE}.index.json"
 _LFS_POINTER = b"version https://git-lfs"
+# How what torch.save writes begins: a zip archive, or before PyTorch 1.6 a pickle of protocol 2 or later.
+_PICKLES = (b"PK", b"\x80")
+_MAX_HEADER_BYTES = 10**8  # which safetensors itself takes
 # Names of a variant, in the order in which diffusers looks for them; the second is the shards' older name.
 _OF_VARIANT = (
     r"diffusion_pytorch_model\.safetensors\.index\.([^.]+)\.json",
@@ -74,15 +80,40 @@ def find_weights(folder: Path, allow_pickle: bool) -> WeightFiles:
     )
 
 
-def read_weight_file(path: Path) -> bytes:
-    """The content of one of the files. Raises InputError where it cannot be read or is a Git LFS pointer."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); copy the checkpoint again") from None
-    if content.startswith(_LFS_POINTER):
+def read_weight_file(path: Path, remedy: str = "copy the checkpoint again") -> bytes:
+    """The content of one of the files.
+
+    Args:
+        path: of the file.
+        remedy: the end of the line for one that cannot be used.
+
+    Raises:
+        InputError: it cannot be read, is a Git LFS pointer or begins as neither safetensors nor a pickle do, or there
+            is no memory for it and the tensors that are made of it.
+    """
+    with open_regular(path, remedy) as file:
+        size = os.fstat(file.fileno()).st_size
+        try:
+            begin = file.read(len(_LFS_POINTER))
+            _check_begin(path, begin, size, remedy)
+            check_memory(f"{path}: the file and its tensors", 2 * size, "use a machine with more")
+            return begin + file.read()
+        except OSError as error:
+            raise unreadable(path, error, remedy) from None
+
+
+def _check_begin(path: Path, begin: bytes, size: int, remedy: str) -> None:
+    """Before a large file is read. Raises InputError for what is no file of tensors."""
+    if begin == _LFS_POINTER:
         raise InputError(f"{path}: is a Git LFS pointer, expected the weights; run `git lfs pull` there")
-    return content
+    if path.suffix == ".safetensors":
+        header = int.from_bytes(begin[:8], "little")
+        if size < 10 or begin[8:9] != b"{" or header > _MAX_HEADER_BYTES:
+            raise InputError(f"{path}: not a safetensors file, found {size} bytes that begin otherwise; {remedy}")
+    elif not begin.startswith(_PICKLES):
+        raise InputError(
+            f"{path}: found {size} bytes that begin with {begin[:4]!r}, expected a file that torch.save wrote; {remedy}"
+        )
 
 
 def hash_of_weights(hashes: Mapping[str, str]) -> str:
@@ -103,7 +134,7 @@ def _weight_files(path: Path, allow_pickle: bool) -> WeightFiles:
         what = "names shards that are pickles" if sharded else "is a pickle"
         raise InputError(
             f"{path}: {what}, expected {SAFETENSORS}; save the pipeline again with "
-            "safe_serialization=True, or give --allow-pickle if you trust where it comes from"
+            "safe_serialization=True, or give `allow_pickle=True` if you trust where it comes from"
         )
     if not sharded:
         return WeightFiles(path, (path,))

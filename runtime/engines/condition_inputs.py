@@ -4,11 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from diffusion.conditions import Condition
 from diffusion.errors import InputError
 from diffusion.process import METADATA_KEY, Process
 from runtime.formats.tensor_spec import TensorSpec
+
+
+def metadata_of(path: Path, session: Any) -> str | None:
+    """What ONNX Runtime says that a file's metadata hold of its process; None where it is nothing.
+
+    Raises:
+        InputError: metadata that are no text.
+    """
+    try:
+        text: str | None = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}, metadata {METADATA_KEY}: not UTF-8 ({error}); export again") from None
+    return text
 
 
 def stored_conditions(path: Path, metadata: str | None) -> tuple[Condition, ...]:

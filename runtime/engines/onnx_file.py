@@ -7,21 +7,33 @@ Our own files are sealed (`runtime.formats.onnx_seal`) and need nothing but thei
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from commands.errors import DeviceUnavailableError, reason
+from commands.system import check_memory
 from diffusion.errors import InputError
+from diffusion.regular_files import open_regular, unreadable
+from runtime.engines.onnx_limits import check_limits
 from runtime.engines.onnx_precision import model_precision
 from runtime.formats.onnx_seal import SEAL_BYTES, sealed_precision
 
 if TYPE_CHECKING:
     import onnx
 
+Facts = dict[Path, tuple[int, ...]]
+"""By file: which it is, its size and its times, which change with it."""
+
 MAX_BYTES = 2**31 - 1
 """Protocol Buffers hold no more."""
+
+_MAKE_ONE = "make one with `python -m export.to_onnx`"
+
+# A node of this kind, as the field `op_type` of NodeProto: none of ours has one, whatever the seal says.
+_LOOP = b"\x22\x04Loop"
 
 TO_CHANNELS_FIRST = (0, 3, 1, 2)
 
@@ -38,7 +50,7 @@ class OnnxFile:
         is_whole: whether all weights are in the file.
         channels_last: the values, inputs among them, that the graph brings from [N, H, W, C] into [N, C, H, W].
         has_digest: whether it is sealed: nothing vouches for the bytes of any other.
-        facts: size and time of the last change before it was read; None if nobody looked.
+        facts: of the file and those of its weights, as they were before they were read.
     """
 
     path: Path
@@ -47,7 +59,7 @@ class OnnxFile:
     is_whole: bool = True
     channels_last: frozenset[str] = frozenset()
     has_digest: bool = False
-    facts: tuple[int, int] | None = field(default=None, compare=False)
+    facts: Facts = field(default_factory=dict, compare=False)
 
     def check_unchanged(self) -> None:
         """To be called once a backend has opened the file, which it does by its name.
@@ -56,34 +68,38 @@ class OnnxFile:
             InputError: it was written again since it was read: the hash may be of another network.
         """
         try:
-            if self.facts in (None, _facts(self.path)):
-                return
+            changed = [path for path, facts in self.facts.items() if _facts(path.stat()) != facts]
         except OSError:  # removed since
-            pass
-        raise InputError(f"{self.path}: was written again while it was opened; wait for its writer and try again")
+            changed = [self.path]
+        if changed:
+            raise InputError(f"{changed[0]}: was written again while it was opened; wait for its writer and try again")
 
 
-def read_onnx(path: Path) -> OnnxFile:
+def read_onnx(path: Path, make_one: str = _MAKE_ONE) -> OnnxFile:
     """Read a file once.
+
+    Args:
+        path: of the file.
+        make_one: how the user gets one: the end of an error.
 
     Raises:
         InputError: no file, or not one of ONNX; one of ours that was changed; weights in files that cannot be read; or
             a precision of ours that this version does not know.
         DeviceUnavailableError: it is not one of ours, and `onnx` is not installed.
     """
-    if not path.is_file():  # a pipe would wait for its writer
-        raise InputError(f"{path}: no such file; make one with `python -m export.to_onnx`")
-    try:
-        facts = _facts(path)
-        size, _ = facts
+    with open_regular(path, make_one) as file:
+        status = os.fstat(file.fileno())
+        facts, size = {path: _facts(status)}, status.st_size
         if size > MAX_BYTES:
             raise InputError(
                 f"{path}: found {size} bytes, expected at most {MAX_BYTES}, as one ONNX file can hold; save it "
                 "with its weights in a file beside it"
             )
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+        check_memory(f"{path}: the file", size, "run it on a machine with more")
+        try:
+            content = file.read(size)
+        except OSError as error:
+            raise unreadable(path, error, make_one) from error
     body, tail = memoryview(content)[:-SEAL_BYTES], content[-SEAL_BYTES:]
     digest = hashlib.sha256(body)
     try:
@@ -91,14 +107,14 @@ def read_onnx(path: Path) -> OnnxFile:
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     digest.update(tail)
-    if precision is not None:
+    if precision is not None and _LOOP not in content:
         return OnnxFile(path, digest.hexdigest(), precision, has_digest=True, facts=facts)
-    return replace(_read_foreign(path, content, digest.hexdigest()), facts=facts)
+    found = _read_foreign(path, content, digest.hexdigest())
+    return replace(found, facts=facts | found.facts)
 
 
-def _facts(path: Path) -> tuple[int, int]:
-    found = path.stat()
-    return found.st_size, found.st_mtime_ns
+def _facts(found: os.stat_result) -> tuple[int, ...]:
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def _read_foreign(path: Path, content: bytes, sha256: str) -> OnnxFile:
@@ -111,6 +127,8 @@ def _read_foreign(path: Path, content: bytes, sha256: str) -> OnnxFile:
         ) from error
     try:
         model = onnx.ModelProto.FromString(content)
+        check_limits(path, model)
+        _ = [(entry.key, entry.value) for entry in model.metadata_props]  # which are decoded only now
         locations = sorted(location.encode() for location in set(_external_locations(model)))
         precision = model_precision(path, model)
         channels_last = _channels_last(model.graph)
@@ -120,9 +138,10 @@ def _read_foreign(path: Path, content: bytes, sha256: str) -> OnnxFile:
         raise InputError(
             f"{path}: cannot be read as an ONNX model ({reason(error)}); make one with `python -m export.to_onnx`"
         ) from error
+    facts: Facts = {}
     if locations:
-        sha256 = _hash_with(path, sha256, locations)
-    return OnnxFile(path, sha256, precision, not locations, channels_last)
+        sha256 = _hash_with(path, sha256, locations, facts)
+    return OnnxFile(path, sha256, precision, not locations, channels_last, facts=facts)
 
 
 def _external_locations(message: Any) -> Iterator[str]:
@@ -148,7 +167,8 @@ def _undecoded(value: Any) -> bool:
     return isinstance(value, bytes) or (not isinstance(value, str) and any(isinstance(each, bytes) for each in value))
 
 
-def _hash_with(path: Path, sha256: str, locations: list[bytes]) -> str:
+def _hash_with(path: Path, sha256: str, locations: list[bytes], facts: Facts) -> str:
+    """Of the file and those of its weights, whose facts are added to `facts`."""
     digest = hashlib.sha256(sha256.encode())
     try:
         for location in locations:
@@ -157,7 +177,8 @@ def _hash_with(path: Path, sha256: str, locations: list[bytes]) -> str:
             if found is None:
                 digest.update(b"none")  # which the backend reports
             else:
-                with found.open("rb") as file:
+                with open_regular(found, "name another as its weights") as file:
+                    facts[found] = _facts(os.fstat(file.fileno()))
                     digest.update(hashlib.file_digest(file, "sha256").hexdigest().encode())
     except OSError as error:
         raise InputError(f"{path}: {error.filename}: cannot be read ({error.strerror})") from error

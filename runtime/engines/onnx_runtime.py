@@ -11,8 +11,7 @@ import onnxruntime as ort
 
 from commands.errors import DeviceUnavailableError, reason
 from diffusion.errors import InputError
-from diffusion.process import METADATA_KEY
-from runtime.engines.condition_inputs import stored_conditions, without_conditions
+from runtime.engines.condition_inputs import metadata_of, stored_conditions, without_conditions
 from runtime.engines.interface import Engine
 from runtime.engines.network_contract import (
     FedTimesteps,
@@ -73,15 +72,19 @@ class OnnxRuntimeEngine(Engine):
         self.precision, self.sha256, self.has_digest = self.file.precision, self.file.sha256, self.file.has_digest
         self._session = _open_session(path, device, threads, self.precision)
         self.file.check_unchanged()
-        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
-        metadata = self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+        try:
+            inputs = [_spec(entry) for entry in self._session.get_inputs()]
+            outputs = [_spec(entry) for entry in self._session.get_outputs()]
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path}: has a name that is not UTF-8 ({error}); export it again") from None
+        metadata = metadata_of(path, self._session)
         conditions = stored_conditions(path, metadata)
-        own = without_conditions(path, [_spec(entry) for entry in inputs], conditions, _CONDITION_TYPES)
+        own = without_conditions(path, inputs, conditions, _CONDITION_TYPES)
         self._x, self._t = tell_inputs_apart(path, own, _FLOAT, _TYPES)
         self._t_type = _TYPES[self._t.element_type]
         self.shares_timestep = self._t.is_shared_by(self._x)
         flags = flags or ProcessFlags()
-        _, prediction = only_output(path, [_spec(entry) for entry in outputs], _FLOAT, flags.output_name)
+        _, prediction = only_output(path, outputs, _FLOAT, flags.output_name)
         self.output_name = prediction.name
         self.process = process_of_onnx(self.file, metadata, self._x, flags)
         check_shapes(path, self.process, self._x, prediction)
@@ -149,7 +152,7 @@ def _open_session(path: Path, device: str, threads: int, precision: str) -> ort.
         # It runs files that only store bf16, or cast to it, and refuses the others before their first run.
         if precision == "bf16" and "NOT_IMPLEMENTED" in str(error):
             raise DeviceUnavailableError(
-                f"{path}: computes in bf16, and ONNX Runtime has no bf16 convolutions on the CPU; give --device cuda, "
+                f"{path}: computes in bf16, and ONNX Runtime has no bf16 convolutions on the CPU; give `device=cuda`, "
                 "or make an engine that has from its checkpoint with `python -m export.to_openvino --bf16` (unet.xml)"
             ) from error
         raise InputError(
@@ -168,4 +171,4 @@ def _instead(precision: str) -> str:
     """What runs where no GPU does."""
     if precision == "bf16":
         return "run on this machine with unet.xml, made by `python -m export.to_openvino --bf16`"
-    return "run on this machine with --device cpu"
+    return "run on this machine with `device=cpu`"

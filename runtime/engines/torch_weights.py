@@ -5,22 +5,19 @@ Like every `torch_*.py` here it imports torch, so nothing imports it before it i
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import io
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import safetensors.torch
 import torch
 from diffusers import UNet2DModel
 
 from commands.errors import reason
 from diffusion.errors import InputError
 from runtime.engines.checkpoint_weights import find_weights, hash_of_weights, read_weight_file
+from runtime.engines.torch_files import load_pickle, load_safetensors
 
 # What the layers of attention were called before diffusers 0.15, as in the published ddpm-cifar10-32.
 _OLD_ATTENTION_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
@@ -76,15 +73,11 @@ def load_weights(folder: Path, allow_pickle: bool) -> Weights:
 
 def _parse_weights(path: Path, content: bytes) -> dict[str, torch.Tensor]:
     if path.suffix == ".safetensors":
-        _check_size(path, content)
-        try:
-            return dict(safetensors.torch.load(content))
-        except Exception as error:  # safetensors' own exception, or torch's for a type it does not know
-            raise InputError(
-                f"{path}: not a safetensors file ({reason(error)}); copy or train the checkpoint again"
-            ) from error
+        return load_safetensors(path, content, "copy or train the checkpoint again")
     try:
-        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        state = load_pickle(path, content, "copy or train the checkpoint again")
+    except InputError:
+        raise
     except Exception as error:  # what a damaged pickle raises is anybody's guess
         raise InputError(
             f"{path}: found {len(content)} bytes, expected a pickle that holds tensors and nothing else "
@@ -95,20 +88,6 @@ def _parse_weights(path: Path, content: bytes) -> dict[str, torch.Tensor]:
     ):
         raise InputError(f"{path}: found {type(state).__name__}, expected a table of tensors; save it again")
     return state
-
-
-def _check_size(path: Path, content: bytes) -> None:
-    # A safetensors file: the header's length (8 bytes, little-endian), the header (JSON), the tensors.
-    expected = 8 + max(int.from_bytes(content[:8], "little"), 2)
-    with contextlib.suppress(
-        ValueError, TypeError, AttributeError, KeyError, IndexError, RecursionError
-    ):  # safetensors will complain
-        entries = json.loads(content[8:expected])
-        expected += max(entry["data_offsets"][1] for name, entry in entries.items() if name != "__metadata__")
-    if len(content) < expected:
-        raise InputError(
-            f"{path}: truncated: found {len(content)} bytes, expected {expected}; copy or train the checkpoint again"
-        )
 
 
 def fill(unet: UNet2DModel, weights: Weights) -> None:

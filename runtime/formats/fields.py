@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,15 @@ from diffusion.json_text import parse_json_object, read_json_object
 from diffusion.number_checks import is_whole, shown
 from runtime.formats.digest import DIGEST, check
 
-_WORDS = {str: "a text", bool: "true or false", int: "a whole number", list: "a list", dict: "an object"}
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_WORDS = {
+    str: "a text",
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    list: "a list",
+    dict: "an object",
+}
 
 
 class Fields:
@@ -56,6 +65,24 @@ class Fields:
         if type(value) is not kind:
             raise self.wrong(name, value, _WORDS[kind])
         return value
+
+    def inner(self, name: str) -> Fields:
+        """The fields of an object that may be missing. Raises InputError for anything else."""
+        return Fields(self.optional(name, dict, {}), self._path, self._remedy, f"{self._inside}{name}: ")
+
+    def sha256(self, name: str, optional: bool = False) -> Any:
+        """A SHA-256 in hexadecimal, or None where it may be missing. Raises InputError for anything else."""
+        value = self.values.get(name)
+        if not (optional and value is None) and not (isinstance(value, str) and _SHA256.fullmatch(value)):
+            raise self.wrong(name, value, "a SHA-256 in hexadecimal")
+        return value
+
+    def list_of(self, name: str, kind: type, longest: int = 2**16) -> tuple[Any, ...]:
+        """A list that may be missing, all of one type. Raises InputError for another type, or more entries."""
+        values = self.optional(name, list, [])
+        if len(values) > longest or any(type(value) is not kind for value in values):
+            raise self.wrong(name, values, f"a list of at most {longest}, each {_WORDS[kind]}")
+        return tuple(values)
 
     def choice(self, name: str, choices: tuple[str, ...]) -> str:
         """A text that is one of these, whatever its case. Raises InputError as `get`, or for another."""

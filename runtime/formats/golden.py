@@ -10,14 +10,16 @@ import itertools
 import math
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from diffusion.errors import InputError
+from diffusion.number_checks import shown
 from diffusion.process import Process
 from diffusion.samplers import make_table
 from diffusion.step_table import StepTable
-from runtime.arrays import UNREADABLE
+from runtime.array_files import arrays_of
 
 GOLDEN_FORMAT = 2
 GATE_BATCHES = (5, 2, 1)
@@ -25,6 +27,7 @@ GATE_BATCHES = (5, 2, 1)
 
 _GOLDEN_SECTION = 0.618
 _OF_CONDITIONS = ("conditions", "chain_conditions")
+_ARRAYS = ("timesteps", "x", "prediction", "input_rounding", "chain_timesteps", "x_0")
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,21 +111,77 @@ class Golden:
         Raises:
             InputError: not such a file, or of another version.
         """
-        try:
-            with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-                found = int(arrays["format"])
-                if found != GOLDEN_FORMAT:
-                    raise InputError(
-                        f"{path}: format is {found}, this version reads {GOLDEN_FORMAT}; make it again with `{rebuild}`"
-                    )
-                values = {field.name: arrays[field.name] for field in fields(cls) if field.name not in _OF_CONDITIONS}
-                for name in _OF_CONDITIONS:
-                    places = range(sum(each.startswith(f"{name}.") for each in arrays.files))
-                    values[name] = tuple(arrays[f"{name}.{place}"] for place in places)
-        except UNREADABLE as error:
-            if isinstance(error, InputError):
-                raise
+        remedy = f"make it again with `{rebuild}`"
+        arrays = arrays_of(content, str(path), remedy)
+
+        def read(name: str) -> np.ndarray:
+            if name not in arrays.names:
+                raise arrays.refused(f"not the reference of an engine: it has no array {name}")
+            return arrays.read(name)
+
+        def whole(name: str, lowest: int) -> int:
+            value = read(name)
+            if value.shape or value.dtype.kind not in "iu" or value < lowest:
+                raise arrays.refused(f"{name} is {shown(value)}, expected a whole number of at least {lowest}")
+            return int(value)
+
+        found = whole("format", 0)
+        if found != GOLDEN_FORMAT:
+            raise arrays.refused(f"format is {found}, this version reads {GOLDEN_FORMAT}")
+        of_conditions = {}
+        for name in _OF_CONDITIONS:
+            places = range(sum(each.startswith(f"{name}.") for each in arrays.names))
+            of_conditions[name] = tuple(read(f"{name}.{place}") for place in places)
+        values: dict[str, Any] = {name: read(name) for name in _ARRAYS} | of_conditions
+        golden = cls(**values, stride=whole("stride", 1), seed=whole("seed", 0))
+        wrong = golden._first_fault()
+        if wrong is not None:
+            raise arrays.refused(f"not the reference of an engine: {wrong}")
+        return golden
+
+    def check_process(self, process: Process, path: Path, rebuild: str) -> None:
+        """Raises InputError for the reference of another network's process."""
+        last, shape = int(max(self.timesteps.max(), self.chain_timesteps.max())), self.x_0.shape[1:]
+        wrong = None
+        if last >= process.schedule.num_train_timesteps:
+            wrong = f"timestep {last}, where the engine's process has {process.schedule.num_train_timesteps}"
+        elif shape != process.sample.chw:
+            wrong = f"samples of shape {list(shape)}, where the engine's process has {list(process.sample.chw)}"
+        elif self.prediction.shape[2] != -(-math.prod((process.prediction_channels, *shape[1:])) // self.stride):
+            wrong = f"predictions of {self.prediction.shape[2]} numbers, every {self.stride}-th of the network's"
+        elif {len(self.conditions), len(self.chain_conditions)} != {len(process.conditions)}:
+            wrong = f"{len(self.conditions)} conditions, where the engine's process has {len(process.conditions)}"
+        if wrong is not None:
             raise InputError(
-                f"{path}: not the reference of an engine ({error}); make it again with `{rebuild}`"
-            ) from error
-        return cls(**values | {name: int(values[name]) for name in ("stride", "seed")})
+                f"{path}: not the reference of this engine, it has {wrong}; make it again with `{rebuild}`"
+            )
+
+    def _first_fault(self) -> str | None:
+        """What in a file of somebody else's does not go together; None if nothing."""
+        num_timesteps, num = self.x.shape[:2] if self.x.ndim == 5 else (0, 0)
+        num_chains = len(self.x_0) if self.x_0.ndim == 4 else 0
+        expected: dict[str, tuple[tuple[int, ...], np.ndarray, str]] = {
+            "timesteps": ((num_timesteps,), self.timesteps, "i"),
+            "x": ((num_timesteps, num, *self.x_0.shape[1:]), self.x, "f"),
+            "prediction": ((num_timesteps, num), self.prediction, "f"),
+            "input_rounding": ((num_timesteps,), self.input_rounding, "f"),
+            "chain_timesteps": ((self.chain_timesteps.size,), self.chain_timesteps, "i"),
+            "x_0": ((num_chains, *self.x.shape[2:]), self.x_0, "f"),
+        }
+        for place, each in enumerate(self.conditions):
+            expected[f"conditions.{place}"] = ((num_timesteps, num), each, "if")
+        for place, each in enumerate(self.chain_conditions):
+            expected[f"chain_conditions.{place}"] = ((num_chains,), each, "if")
+        for name, (shape, array, kinds) in expected.items():
+            # Of the prediction and of conditions the first axes alone follow from the others.
+            begin = array.shape[: len(shape)] if name not in ("x", "x_0") else array.shape
+            if begin != shape or array.size == 0 or array.dtype.kind not in kinds:
+                return f"{name} is {array.dtype} {list(array.shape)}"
+            if not np.isfinite(array).all() or (kinds == "i" and array.min() < 0):
+                return f"{name} holds numbers that are not finite or negative"
+        for name, timesteps in (("timesteps", self.timesteps), ("chain_timesteps", self.chain_timesteps)):
+            if (np.diff(timesteps) >= 0).any():
+                return f"{name} do not descend"
+        if self.prediction.ndim != 3:
+            return f"prediction is {self.prediction.dtype} {list(self.prediction.shape)}"
+        return None

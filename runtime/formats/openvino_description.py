@@ -67,13 +67,17 @@ class OpenVinoDescription:
             InputError: a field is missing or makes no sense.
         """
         fields.choice("flavor", (FLAVOR,))
+        place = fields.values.get("verified_on")
+        verified_on = Place.from_json(place)
+        if place is not None and verified_on is None:
+            raise fields.wrong("verified_on", place, "null, or the texts processor, driver and runtime")
         return cls(
             builder=fields.get("builder", str),
             precision=fields.choice("precision", tuple(PRECISION_HINTS)),
-            weights_sha256=fields.get("weights_sha256", str, "a hash"),
-            verified_on=Place.from_json(fields.values.get("verified_on")),
+            weights_sha256=fields.sha256("weights_sha256"),
+            verified_on=verified_on,
             tensors=NetworkTensors.from_json(fields) if "inputs" in fields.values else None,
             time_path=fields.optional("time_path", dict, {}),
             rewritten=fields.optional("rewritten", dict, {}),
-            onnx_sha256=fields.optional("onnx_sha256", str),
+            onnx_sha256=fields.sha256("onnx_sha256", optional=True),
         )

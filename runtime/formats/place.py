@@ -33,4 +33,7 @@ class Place:
         """The inverse of `to_json`; None for anything else, where nothing was verified."""
         if not isinstance(value, dict) or value.keys() != {"processor", "driver", "runtime"}:
             return None
-        return cls(**value)
+        processor, driver, runtime = value["processor"], value["driver"], value["runtime"]
+        if not isinstance(processor, str) or not isinstance(driver, str | None) or not isinstance(runtime, str):
+            return None
+        return cls(processor, driver, runtime)

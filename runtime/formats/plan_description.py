@@ -102,25 +102,25 @@ class PlanDescription:
             InputError: a field is missing or makes no sense.
         """
         flavor = FLAVORS[fields.choice("flavor", tuple(FLAVORS))]
-        built_on = fields.get("built_on", dict)
+        built_on = fields.inner("built_on")
         return cls(
             flavor=flavor,
             builder_version=fields.get("builder_version", str),
             precision=fields.choice("precision", ENGINE_PRECISIONS),
             tensors=NetworkTensors.from_json(fields),
             profiles=BatchProfile.list_from_json(fields),
-            compute_capabilities=tuple(map(str, fields.get("compute_capabilities", list))),
+            compute_capabilities=fields.list_of("compute_capabilities", str),
             hardware_compatibility=fields.choice("hardware_compatibility", HARDWARE_COMPATIBILITIES),
             version_compatible=fields.get("version_compatible", bool),
-            built_on_gpu=built_on.get("gpu"),
-            built_on_driver=built_on.get("driver"),
+            built_on_gpu=built_on.optional("gpu", str),
+            built_on_driver=built_on.optional("driver", str),
             tf32=fields.optional("tf32", bool, False),
-            builder_flags=tuple(fields.optional("builder_flags", list, [])),
+            builder_flags=fields.list_of("builder_flags", str),
             optimization_level=fields.optional("optimization_level", int),
-            timing_cache_sha256=fields.optional("timing_cache_sha256", str),
-            onnx_sha256=fields.optional("onnx_sha256", str),
+            timing_cache_sha256=fields.sha256("timing_cache_sha256", optional=True),
+            onnx_sha256=fields.sha256("onnx_sha256", optional=True),
             time_path=fields.optional("time_path", dict, {}),
-            kept_in_float32=tuple(fields.optional("kept_in_float32", list, [])),
+            kept_in_float32=fields.list_of("kept_in_float32", str),
             group_norm=fields.optional("group_norm", str),
             group_norms=fields.optional("group_norms", int, 0),
             refittable=fields.optional("refittable", bool, False),
@@ -148,9 +148,9 @@ class PlanDescription:
         """
         places = [i for i, profile in enumerate(self.profiles) if profile.min <= batch_size <= profile.max]
         if not places:
-            taken = ", ".join(map(str, self.profiles))
+            taken, fitting = ", ".join(map(str, self.profiles)), self.fitting_batch(batch_size)
             raise InputError(
-                f"{path}: takes batches of {taken}, found {batch_size}; give --batch-size "
-                f"{self.fitting_batch(batch_size)}, or build it with `{REBUILD} --min-batch 1 --max-batch {batch_size}`"
+                f"{path}: takes batches of {taken}, found {batch_size}; give `batch_size={fitting}`, or build it with "
+                f"`{REBUILD} --min-batch 1 --max-batch {batch_size}`"
             )
         return min(places, key=lambda i: (abs(self.profiles[i].opt - batch_size), self.profiles[i].max))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from commands.whole_files import write_whole_text
-from diffusion.number_checks import is_whole
+from diffusion.number_checks import is_whole, shown
 from runtime.formats.digest import sealed_text
 from runtime.formats.fields import Fields, parse_fields, read_fields
 
@@ -86,7 +86,7 @@ class RunManifest:
         done = values.get("done", int)
         most = identity.get("num", done)
         if not is_whole(most) or not 0 <= done <= most:
-            raise values.wrong("done", done, f"0 to the run's num, {most!r}")
+            raise values.wrong("done", done, f"0 to the run's num, {shown(most)}")
         manifest = cls(identity, _files(values), done, read_non_finite(values))
         values.check_names(manifest._to_json())
         return manifest
@@ -101,11 +101,15 @@ def _files(values: Fields) -> tuple[str, ...]:
     return tuple(files)
 
 
+def _is_count(value: object) -> bool:
+    return is_whole(value) and 0 <= value < 2**64
+
+
 def read_non_finite(values: Fields) -> tuple[NonFiniteSample, ...]:
     """The field `non_finite` of a manifest or of a shard's record. Raises InputError if it makes no sense."""
     names = {field.name for field in fields(NonFiniteSample)}
     samples = values.get("non_finite", list, may_be_empty=True)
     for each in samples:
-        if not isinstance(each, dict) or each.keys() != names or not all(map(is_whole, each.values())):
+        if not isinstance(each, dict) or each.keys() != names or not all(map(_is_count, each.values())):
             raise values.wrong("non_finite", each, f"whole numbers {', '.join(sorted(names))}")
     return tuple(NonFiniteSample(**each) for each in samples)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ from runtime.formats.run_manifest import NonFiniteSample, read_non_finite
 
 SHARD_FORMAT = 2
 RECORD_REMEDY = "remove it, and --resume draws the shard again"
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -57,10 +55,8 @@ class ShardRecord:
             InputError: another file of this name, of another version or changed, or a field that makes no sense.
         """
         values = parse_fields(content, place, SHARD_FORMAT, RECORD_REMEDY)
-        identity, file, sha256 = (values.get(name, str) for name in ("identity_sha256", "file", "sha256"))
-        for name, digest in (("identity_sha256", identity), ("sha256", sha256)):
-            if not _SHA256.fullmatch(digest):
-                raise values.wrong(name, digest, "a SHA-256 in hexadecimal")
+        identity, sha256 = values.sha256("identity_sha256"), values.sha256("sha256")
+        file = values.get("file", str)
         if Path(file).name != file:
             raise values.wrong("file", file, "the name of a file in this folder")
         first, num, num_bytes = (values.get(name, int) for name in ("first", "num", "num_bytes"))

@@ -7,6 +7,7 @@ before a backend sees them, and nothing is opened that no exporter has verified.
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
@@ -14,9 +15,12 @@ from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 import numpy as np
 
 from commands.file_sets import FileSet
+from commands.system import check_memory
 from commands.whole_files import write_whole_text
 from diffusion.errors import InputError
+from diffusion.number_checks import shown
 from diffusion.process import Process
+from diffusion.regular_files import open_regular, unreadable
 from runtime.formats.digest import sealed_text
 from runtime.formats.fields import Fields, read_fields
 from runtime.formats.verification_record import VerificationRecord
@@ -113,12 +117,12 @@ def read_sidecar(engine: Path, kind: type[Description]) -> Sidecar[Description]:
     path, remedy = engine_files(engine).current(sidecar_path(engine).name), f"make it again with `{kind.rebuild}`"
     missing = f"expected the description of {engine.name} beside it; copy both, or {remedy}"
     fields = read_fields(path, SIDECAR_FORMAT, remedy, missing)
-    sha256, golden_sha256 = (fields.get(name, str, "a hash") for name in ("sha256", "golden_sha256"))
+    sha256, golden_sha256 = (fields.sha256(name) for name in ("sha256", "golden_sha256"))
     process, description = fields.get("process", dict), fields.get("engine", dict)
     verification = fields.get("verification", dict)
     if verification.get("passed") is not True:
         raise InputError(
-            f"{path}: verification.passed is {verification.get('passed')!r}, expected true: "
+            f"{path}: verification.passed is {shown(verification.get('passed'))}, expected true: "
             f"{engine.name} has not passed verification; {remedy}"
         )
     record = VerificationRecord.from_json(Fields(verification, path, remedy, "verification: "))
@@ -146,12 +150,15 @@ def read_hashed(engine: Path, path: Path, expected_sha256: object, rebuild: str)
         InputError: it is missing, or its SHA-256 is another.
     """
     path = engine_files(engine).current(path.name)
-    try:
-        content = np.fromfile(path, dtype=np.uint8)
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be read ({error.strerror}); copy the whole engine, or make it again with `{rebuild}`"
-        ) from None
+    remedy = f"copy the whole engine, or make it again with `{rebuild}`"
+    with open_regular(path, remedy) as file:
+        size = os.fstat(file.fileno()).st_size
+        check_memory(f"{path}: the file", size, "run it on a machine with more")
+        content = np.empty(size, dtype=np.uint8)
+        try:
+            content = content[: file.readinto(content.data)]
+        except OSError as error:
+            raise unreadable(path, error, remedy) from None
     found = hashlib.sha256(content.data).hexdigest()
     if found != expected_sha256:
         raise InputError(

@@ -62,17 +62,17 @@ class VerificationRecord:
         Raises:
             InputError: a field of another type.
         """
-        chain = fields.optional("chain", dict, {})
+        chain = fields.inner("chain")
         return cls(
             passed=fields.get("passed", bool),
             tolerance=fields.optional("tolerance", float),
             worst=fields.optional("worst_relative_error", float),
             median=fields.optional("median_relative_error", float),
-            chain_steps=chain.get("steps"),
-            chain_error=chain.get("relative_error"),
+            chain_steps=chain.optional("steps", int),
+            chain_error=chain.optional("relative_error", float),
             reference=fields.optional("reference", str, "the reference"),
             ran_on=fields.optional("ran_on", str),
-            timesteps=tuple(fields.optional("timesteps", list, [])),
+            timesteps=fields.list_of("timesteps", dict),
             executed=fields.optional("executed", bool),
             compared_by=fields.optional("compared_by", str),
             compared=fields.optional("compared_relative_error", dict, {}),

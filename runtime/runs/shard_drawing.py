@@ -48,7 +48,8 @@ def draw_shard(
         resume: whether what a killed program finished of the shard is taken, or the whole shard where another program
             finished it.
         after_step: as of `Sampler.batches`.
-        after_batch: called with the number of samples that are done, those that were found done at first.
+        after_batch: called with the number of samples that are done, those that were found done at first; and with 0
+            when the shard is published.
 
     Raises:
         InputError: another program is drawing it, or something cannot be written.
@@ -79,6 +80,8 @@ def draw_shard(
             tuple(sample for each in kept for sample in each.non_finite),
         )
         journal.remove()
+    if after_batch is not None:
+        after_batch(0)
     return record
 
 

@@ -8,6 +8,7 @@ import os
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -15,6 +16,8 @@ from PIL import Image
 from commands.whole_files import sync_folder, whole_file, whole_folder
 from diffusion.errors import InputError
 from diffusion.process import SampleShape
+from diffusion.regular_files import open_regular
+from runtime.array_files import open_arrays
 from runtime.arrays import UNREADABLE
 from runtime.formats.shard_record import ShardRecord
 from runtime.images import check_drawable, picture
@@ -23,6 +26,7 @@ from runtime.runs.shards import Shard
 SHARD_FORMATS = ("npz", "png", "tar")
 _SUFFIX = {"npz": ".npz", "png": "", "tar": ".tar"}
 _READ_BYTES = 1 << 20
+_AGAIN = "--resume --verify draws it again"
 
 
 def check_shard_format(format_: str, shape: SampleShape) -> None:
@@ -139,15 +143,19 @@ def read_shard(path: Path, format_: str, indices: Sequence[int], shape: SampleSh
 def _read(path: Path, format_: str, indices: Sequence[int]) -> np.ndarray:
     try:
         if format_ == "npz":
-            with np.load(path, allow_pickle=False) as file:
-                images = np.asarray(file["arr_0"])
+            with open_arrays(path, _AGAIN) as arrays:
+                if arrays.names != ("arr_0",):
+                    raise arrays.refused(f"holds the arrays {', '.join(arrays.names[:5])}, expected arr_0")
+                images = arrays.read("arr_0")
         elif format_ == "png":
-            images = np.stack([_read_picture(path / picture_name(index)) for index in indices])
+            images = np.stack([_read_file(path / picture_name(index)) for index in indices])
         else:
-            with tarfile.open(path, "r:") as archive:
+            with open_regular(path, _AGAIN) as file, tarfile.open(fileobj=file, mode="r:") as archive:
                 members = [archive.extractfile(picture_name(index)) for index in indices]
                 images = np.stack([_read_picture(io.BytesIO(member.read())) for member in members if member])
-    except (*UNREADABLE, tarfile.TarError) as error:
+    except InputError:
+        raise
+    except (*UNREADABLE, tarfile.TarError, Image.DecompressionBombError, SyntaxError) as error:
         raise InputError(f"{path}: cannot be read ({error}); --resume --verify draws it again") from None
     if images.dtype != np.uint8 or images.ndim != 4:
         raise InputError(
@@ -163,15 +171,20 @@ def _png_bytes(image: np.ndarray) -> bytes:
     return stream.getvalue()
 
 
-def _read_picture(source: Path | io.BytesIO) -> np.ndarray:
-    with Image.open(source) as image:
+def _read_file(path: Path) -> np.ndarray:
+    with open_regular(path, _AGAIN) as file:
+        return _read_picture(file)
+
+
+def _read_picture(source: BinaryIO) -> np.ndarray:
+    with Image.open(source, formats=["PNG"]) as image:
         pixels = np.asarray(image)
     return pixels if pixels.ndim == 3 else pixels[..., None]
 
 
 def _add_content(digest: hashlib._Hash, path: Path) -> int:
     size = 0
-    with path.open("rb") as file:
+    with open_regular(path, "--resume draws it again") as file:
         while part := file.read(_READ_BYTES):
             digest.update(part)
             size += len(part)

@@ -40,6 +40,7 @@ class RunProgress:
         self._num, self._before, self._steps, self._now = num, done, steps, now
         self._batch, self._samples, self._all_samples = samples_per_call, 0, max(1, calls * steps * samples_per_call)
         self.drawn = 0
+        self._in_steps, self._spent = 0.0, 0.0
         self._bar = progress_bar(calls * steps, "sampling", unit="step") if sys.stderr.isatty() else None
         self._began = self._said_at = now()
         self._said_tenth = 0
@@ -67,7 +68,19 @@ class RunProgress:
         """So many images are done; those of a batch, or found in what a killed program left."""
         self.drawn += num
         if self._bar is not None:
-            self._bar.set_postfix_str(f"{self._before + self.drawn:,} of {self._num:,} images, {self.rate:.3g}/s")
+            self._bar.set_postfix_str(
+                f"{self._before + self.drawn:,} of {self._num:,} images, {self.rate:.3g}/s{self._share_in_words()}"
+            )
+
+    def spent(self, in_steps: float, seconds: float) -> None:
+        """Of so many seconds of one that draws, these went into steps."""
+        self._in_steps += in_steps
+        self._spent += seconds
+
+    @property
+    def network_share(self) -> float:
+        """Of the time of all that draw, what went into steps: network calls, and the update after each."""
+        return self._in_steps / self._spent if self._spent else 0.0
 
     @property
     def rate(self) -> float:
@@ -97,8 +110,11 @@ class RunProgress:
         )
         say(
             f"sampling: {self._before + self.drawn:,} of {self._num:,} images, {self.rate:.3g} images/s, "
-            f"{_duration(self.seconds)}{left}"
+            f"{_duration(self.seconds)}{left}{self._share_in_words()}"
         )
+
+    def _share_in_words(self) -> str:
+        return f", network {self.network_share:.1%}" if self._spent else ""
 
 
 def _duration(seconds: float) -> str:

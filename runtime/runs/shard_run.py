@@ -15,6 +15,7 @@ from runtime.runs.shard_drawing import AfterStep, draw_shard
 from runtime.runs.shard_folder import ShardFolder
 from runtime.runs.shard_progress import RunProgress
 from runtime.runs.shards import Shard
+from runtime.runs.step_time import StepTime
 from runtime.sampler import Sampler
 
 
@@ -59,8 +60,19 @@ def draw_shards(
         StoppedError: Ctrl-C; what is finished is kept.
         InputError: something cannot be written; the error says what is kept.
     """
+    clock = StepTime()
+
+    def after_step(num: int) -> None:
+        clock.step()
+        progress.step(num)
+
+    def after_batch(num: int) -> None:
+        clock.other()
+        progress.spent(*clock.taken())
+        progress.batch(num)
+
     try:
-        return [draw_shard(source, folder, shard, resume, progress.step, progress.batch) for shard in shards]
+        return [draw_shard(source, folder, shard, resume, after_step, after_batch) for shard in shards]
     except KeyboardInterrupt:
         raise StoppedError(f"interrupted; {kept_in(folder)}") from None
     except InputError as error:

@@ -25,7 +25,7 @@ from runtime.runs.shard_progress import RunProgress
 from runtime.runs.shard_run import kept_in
 from runtime.runs.shards import Shard
 
-_MOST_DEATHS = 3  # of workers with the same shard; then it is the shard, or the machine, and no accident
+MOST_DEATHS = 3  # of workers with the same shard; then it is the shard, or the machine, and no accident
 _SECONDS_TO_END = 10.0
 
 
@@ -49,10 +49,12 @@ class Ready:
 
 @dataclass(frozen=True)
 class Moved:
-    """So many samples went a step further since the last message, and so many images were done."""
+    """So many samples went a step further since the last message, so many images were done, and what time it took."""
 
     samples: int
     images: int
+    in_steps: float
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -150,11 +152,12 @@ def _hand_out(
                     workers.append(_Worker(start, worker.place))
                 continue
             if isinstance(message, Moved):
+                progress.spent(message.in_steps, message.seconds)
                 progress.step(message.samples)
                 progress.batch(message.images)
                 continue
             if isinstance(message, Failed):
-                _raise(message)
+                raise_failed(message)
             worker.ready, worker.shard = True, None
             if isinstance(message, Drawn):
                 records.append(message.record)
@@ -176,16 +179,17 @@ def _note_death(worker: _Worker, deaths: Counter[Shard | None]) -> None:
         return
     what = f"{worker.shard.name}:" if worker.shard else "the engine:"
     deaths[worker.shard] += 1
-    if deaths[worker.shard] == _MOST_DEATHS:
+    if deaths[worker.shard] == MOST_DEATHS:
         raise InputError(
-            f"{what} {_MOST_DEATHS} workers ended as they {'drew' if worker.shard else 'opened'} it, the last one by "
+            f"{what} {MOST_DEATHS} workers ended as they {'drew' if worker.shard else 'opened'} it, the last one by "
             f"{how}; if memory ran out, give fewer --workers or a smaller --batch-size"
         )
     goes_on = f"{worker.shard.name} goes to another" if worker.shard else "another is started"
     say(f"note: worker {worker.process.pid} ended ({how}); {goes_on}")
 
 
-def _raise(failed: Failed) -> NoReturn:
+def raise_failed(failed: Failed) -> NoReturn:
+    """Raise the error that a worker met; RuntimeError for a bug."""
     if failed.kind in _ERRORS:
         raise _ERRORS[failed.kind](failed.message)
     raise RuntimeError(f"in a worker: {failed.kind}: {failed.message}\n{failed.bug}")

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from diffusion.errors import InputError
+from diffusion.regular_files import read_regular
 
 TOKEN_VARIABLE = "DDPM_RT_TOKEN"
 MIN_TOKEN = 16
+_MAX_TOKEN = 4096  # a request's headers have little more room
 
 # What is asked for without a token: it says nothing of anybody's images.
 DOCS_FILES = "/docs-files"
@@ -43,8 +45,10 @@ def read_token(file: Path | None) -> str | None:
     else:
         where = f"--token-file {file}"
         try:
-            text = file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            text = read_regular(file, _MAX_TOKEN, "give a text file with the token alone").decode("utf-8")
+        except InputError as error:
+            raise InputError(f"--token-file {error}") from None
+        except UnicodeDecodeError as error:
             raise InputError(f"{where}: cannot be read ({error}); give a text file with the token alone") from None
     token = text.strip()
     if len(token) < MIN_TOKEN or not token.isascii() or not token.isprintable() or " " in token:

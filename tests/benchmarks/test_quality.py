@@ -9,6 +9,7 @@ from PIL import Image
 
 from benchmarks.quality import __main__ as quality
 from benchmarks.quality.__main__ import summary_lines
+from benchmarks.quality.conclusions import conclude
 from benchmarks.quality.data import load_images
 from benchmarks.quality.results import Results
 from benchmarks.quality.samples import Configuration, SampleStore, all_spacings
@@ -191,11 +192,30 @@ def test_tables_are_judged_beside_the_built_in_samplers_and_a_reference_is_taken
     direct = Sampler(engine, sampler=str(good), batch_size=16).sample_float32(40, seed=1)
     assert np.array_equal(SampleStore(engine, 16, None).draw(one, 1, 40).images, quantize(direct))
 
-    # A file that was changed is another table, and both stay in the results.
+    # A file that was changed is another table, and both stay in the results. Without a reference there are no ratios.
     save_table(good, 4, 0.9)
-    code, printed, _ = run(engine_file, capsys, *common)
+    again = [
+        "--table",
+        good,
+        "--samplers",
+        "ddim",
+        "--references",
+        "none",
+        "--seeds",
+        "1",
+        "--out",
+        tmp_path / "3.json",
+    ]
+    assert run(engine_file, capsys, *again)[0] == 0
+    save_table(good, 4, 0.8)
+    code, printed, _ = run(engine_file, capsys, *again)
     assert code == 0
-    assert [e["sampler"] for e in json.loads(printed)["results"] if "table_sha256" in e].count("good") == 2
+    report = json.loads(printed)
+    assert [e["sampler"] for e in report["results"] if "table_sha256" in e] == ["good", "good"]
+    assert {e["calls"] for e in report["results"]} == {4}
+    assert "ratio" not in report["table_at_4"]
+    assert report["table_at_4"]["against_built_in"]["ratio"] > 0
+    assert "reference" not in report
 
 
 def test_a_reference_of_something_else_is_refused(tmp_path):
@@ -298,7 +318,7 @@ def results_of(tmp_path, distances):
 
 
 def test_what_is_within_and_the_smallest_number_of_calls(tmp_path):
-    conclusions = results_of(
+    results = results_of(
         tmp_path,
         {
             ("ddpm:fixed_large", 40): [2.2, 2.0, 2.1],
@@ -308,7 +328,8 @@ def test_what_is_within_and_the_smallest_number_of_calls(tmp_path):
             ("deis", 10): [2.6, 1.8, 2.2],  # 10 % above, but 0.2 ± 0.17
             ("unipc", 5): [2.31, 2.11, 2.21],  # 10.5 % above, surely
         },
-    ).conclusions(40)
+    )
+    conclusions = conclude(results, 40)
     assert conclusions["reference"]["sampler"] == "ddpm:fixed_small"
     (other,) = conclusions["other_references"]
     assert (other["sampler"], other["seeds"], other["difference"]) == ("ddpm:fixed_large", 3, pytest.approx(0.1))

@@ -78,8 +78,8 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (
             ["exprot"],
-            "ddpm-rt: no command 'exprot', expected train, fit-table, export, convert, inspect, sample, "
-            "gather, sign, serve, bench or --version; see",
+            "ddpm-rt: no command 'exprot', expected train, fit-table, export, convert, inspect, sample, gather, "
+            "sign, serve, bench or --version; see",
         ),
         (["--num", "3"], "ddpm-rt: no command '--num', expected"),
         (["export"], "ddpm-rt export: expected onnx|openvino|trt|triton; see"),

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from diffusion.errors import InputError
-from diffusion.json_text import MAX_JSON_BYTES, json_kind, parse_json, read_json, read_json_object
+from diffusion.json_text import MAX_JSON_BYTES, MAX_JSON_VALUES, json_kind, parse_json, read_json, read_json_object
 
 
 @pytest.mark.parametrize("value", [{"a": [1, 2.5, None, True, "ü", {}]}, [], 3, "x", None, {"big": 10**400}])
@@ -28,6 +28,7 @@ def test_what_json_writes_is_read(value):
         ('{"a": 1, "b": 2, "a": 3}', "the field 'a' stands twice"),
         (b"\xff\xfe{}", "not JSON"),
         (b'{"a": "\xff"}', "not JSON"),
+        ("[" + "[]," * MAX_JSON_VALUES + "[]]", "values and names, expected at most 2097152"),
         ("\x00", "not JSON"),
     ],
 )
@@ -44,11 +45,11 @@ def test_what_is_not_json_is_one_line(text, what, tmp_path):
 
 def test_only_regular_files_of_a_reasonable_size_are_read(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(InputError, match="pipe: is not a regular file"):
+    with pytest.raises(InputError, match="pipe: is a pipe, expected a regular file; do so"):
         read_json(tmp_path / "pipe", "do so")
-    with pytest.raises(InputError, match="is not a regular file"):
+    with pytest.raises(InputError, match="is a folder, expected a regular file"):
         read_json(tmp_path, "do so")
-    with pytest.raises(InputError, match="zero: is not a regular file"):
+    with pytest.raises(InputError, match="zero: is a device, expected a regular file"):
         read_json(tmp_path.__class__("/dev/zero"), "do so")
     large = tmp_path / "large"
     with large.open("wb") as file:

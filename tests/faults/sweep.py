@@ -1,6 +1,6 @@
 """Stops a command at each of its writing system calls, looks at what is left, and runs the command again.
 
-`python -m tests.faults.sweep npz train` prints a JSON object for each case; `--every 10` takes a tenth of the places.
+`python -m tests.faults.sweep npz train/10` prints a JSON object for each case, of the second for a tenth of the places.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ from typing import Any
 # Before anything is imported that starts threads: children are forked from this process.
 os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="passive")
 
-from tests.faults.cases import CASES, Case, contents
+from benchmarks.measurement import measurement_facts, write_report
+from tests.faults.case import Case, contents
+from tests.faults.cases import CASES
 from tests.faults.supervisor import Fault, Outcome, takes_room, watched
 
 KINDS = {"kill": (None, False), "EIO": (errno.EIO, False), "ENOSPC": (errno.ENOSPC, True)}
@@ -92,28 +94,26 @@ class Sweep:
                 ended = watched(lambda: self._command("new", again), _NOWHERE, self._said)
             assert ended.code == 0, f"exit code {ended.code} of {' '.join(again[-1:])} afterwards"
             self._case.ends(self._folder, self._new)
-        except AssertionError as error:
+        except Exception as error:  # of the check, which could not read what is there
             line = traceback.extract_tb(error.__traceback__)[-1].line
             name, path = self.calls[at]
-            return f"{kind} at {at} ({name} {path}): {error or line} {ended.said[-300:]}".strip()
+            return (
+                f"{kind} at {at} ({name} {path}): {error or line} ({type(error).__name__}) {ended.said[-300:]}".strip()
+            )
         return None
 
 
-def sweep(name: str, every: int, first: int = 0) -> dict[str, Any]:
-    """Of a case: how many faults, and what was wrong.
-
-    Args:
-        name: of `CASES`.
-        every: of so many places one.
-        first: which of them.
-    """
+def sweep(name: str, every: int) -> dict[str, Any]:
+    """Of one of `CASES`, with faults at one of so many places: their numbers, and what was wrong."""
+    begun = sum(os.times()[:4])
     with tempfile.TemporaryDirectory() as base:
         found = Sweep(CASES[name](), Path(base))
         report: dict[str, Any] = {"case": name, "calls": len(found.calls), "wrong": []}
         for number, kind in enumerate(KINDS):
-            places = found.places(kind)[(first + number) % every :: every]
+            places = found.places(kind)[(every - 1 - number) % every :: every]
             report[kind] = len(places)
             report["wrong"] += [wrong for at in places if (wrong := found.fault(kind, at))]
+    report["cpu_seconds"] = round(sum(os.times()[:4]) - begun, 1)
     return report
 
 
@@ -127,17 +127,18 @@ def _own_cache() -> Iterator[None]:
 def main() -> int:
     """The command line; 1 if something was wrong."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("cases", nargs="*", choices=[*CASES, []], default=list(CASES))
-    parser.add_argument("--every", type=int, default=1)
-    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("cases", nargs="*", default=list(CASES), metavar="CASE[/N]", help=", ".join(CASES))
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write all of them, with the machine")
     args = parser.parse_args()
-    failed = False
+    reports = []
     with _own_cache():
-        for name in args.cases:
-            report = sweep(name, args.every, args.first)
-            failed |= bool(report["wrong"])
-            print(json.dumps(report), flush=True)
-    return int(failed)
+        for name, _, every in (text.partition("/") for text in args.cases):
+            reports.append(sweep(name, int(every or 1)))
+            print(json.dumps(reports[-1]), flush=True)
+            kinds = {kind: sum(report[kind] for report in reports) for kind in KINDS}
+            facts = {"format": 1, **measurement_facts("tests.faults.sweep", None), "faults": kinds, "cases": reports}
+            write_report(facts, args.out)
+    return int(any(report["wrong"] for report in reports))
 
 
 if __name__ == "__main__":

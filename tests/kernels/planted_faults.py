@@ -11,6 +11,8 @@ from dataclasses import dataclass
 TESTS = (
     "tests/gpu/test_step.py",
     "tests/runtime/chain/test_device.py",
+    "tests/runtime/chain/test_device_launches.py",
+    "tests/runtime/chain/test_device_slots.py",
     "tests/runtime/chain/test_device_pool.py",
     "tests/runtime/device/test_streams.py",
     "tests/gpu/test_noise.py",
@@ -43,7 +45,7 @@ _CHAIN, _LAUNCHERS, _BUFFERS = (
     "runtime/chain/launchers.py",
     "runtime/chain/device_buffers.py",
 )
-_CHAINS, _POOL, _STREAMS, *_ = TESTS[1:]
+_CHAINS, _, _, _POOL, _STREAMS, *_ = TESTS[1:]
 
 FAULTS = (
     Fault("index: blocks", _STEP, "kEight * (blockIdx.x * blockDim.x + threadIdx.x); }", "kEight * threadIdx.x; }"),

@@ -1,9 +1,13 @@
 """What nvcc makes of the CUDA kernels: registers, instructions, accesses. Nothing here runs on a GPU."""
 
+import hashlib
+import json
 import re
+from pathlib import Path
 
 import pytest
 
+from commands.whole_files import write_whole_text
 from tests.kernels.test_compilers import KERNELS, need, run
 
 ARCHITECTURES = (80, 86, 89, 90, 100, 120)
@@ -32,10 +36,22 @@ def report_of(tmp_path, architectures):
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
+    """Of every architecture; what nvcc said of the very same files is kept in build/nvcc, since it takes it 15 s."""
     known = run(need("nvcc"), "--list-gpu-code").stdout.decode().split()
     architectures = [number for number in ARCHITECTURES if f"sm_{number}" in known]
     assert 90 in architectures
-    found = report_of(tmp_path_factory.mktemp("report"), architectures)
+    sources = [path.read_bytes() for path in sorted(KERNELS.iterdir()) if path.suffix in (".cu", ".h")]
+    made_of = [
+        run(need("nvcc"), "--version").stdout,
+        repr(architectures).encode(),
+        *sources,
+        Path(__file__).read_bytes(),
+    ]
+    kept = KERNELS.parent / "build" / "nvcc" / f"{hashlib.sha256(b''.join(made_of)).hexdigest()}.json"
+    if not kept.exists():
+        rows = [[*key, numbers] for key, numbers in report_of(tmp_path_factory.mktemp("report"), architectures).items()]
+        write_whole_text(kept, json.dumps(rows))
+    found = {(sm, name): tuple(numbers) for sm, name, numbers in json.loads(kept.read_text())}
     assert len(found) == NUM_KERNELS * len(architectures)
     return found
 

@@ -183,7 +183,7 @@ def test_what_is_refused_is_refused_before_anything_is_written(folder, capsys, f
 @pytest.mark.parametrize(
     ("array", "says"),
     [
-        (np.zeros((2, 1, 4, 5), np.float32), "have shape (2, 1, 4, 5), expected (2, 1, 4, 4)"),
+        (np.zeros((2, 1, 4, 5), np.float32), "holds float32 of shape [2, 1, 4, 5], expected [N, 1, 4, 4]"),
         (np.full((1, 1, 4, 4), np.nan, np.float32), "expected finite numbers"),
         (np.zeros((1, 1, 4, 4), np.int64), "found int64"),
         (np.zeros((1, 4, 5, 1), np.uint8), "holds uint8 of shape [1, 4, 5, 1], expected [N, 4, 4, 1]"),
@@ -206,7 +206,7 @@ def test_a_class_is_a_condition_too(folder):
 def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "low.npy")
     process = Process(SampleShape(1, 4, 4), NoiseSchedule.make("linear", 20), conditions=(LOW_RES,))
-    with pytest.raises(InputError, match="low.npy: is no file; --condition takes .npy or .npz"):
+    with pytest.raises(InputError, match="low.npy: is a pipe, expected a regular file; --condition takes .npy or .npz"):
         load_conditions([("low_res", str(tmp_path / "low.npy"))], process)
 
 

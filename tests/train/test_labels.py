@@ -15,7 +15,8 @@ from PIL import Image
 from diffusion.conditions import Condition
 from diffusion.errors import InputError
 from train.batches import Batches
-from train.datasets import DataRequest, load_data, load_digits_split
+from train.datasets import DataRequest, load_data
+from train.digits import load_digits_split
 from train.evaluation import grid_labels
 from train.image_set import ImageSet
 from train.labels import Labels

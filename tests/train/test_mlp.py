@@ -65,8 +65,11 @@ def test_the_embedding_tells_every_timestep_from_its_neighbours():
     [
         ({"width": 7, "depth": 1, "harmonics": 0}, "file: network width is 7, expected an even number"),
         ({"width": "8", "depth": 1, "harmonics": 0}, "file: network width is '8'"),
-        ({"width": 8, "depth": 0, "harmonics": 0}, "file: network depth is 0, expected at least 1"),
-        ({"width": 8, "depth": 1, "harmonics": -1}, "file: network harmonics is -1, expected at least 0"),
+        (
+            {"width": 8, "depth": 0, "harmonics": 0},
+            "file: network depth is 0, expected a whole number from 1 to 1024; train",
+        ),
+        ({"width": 8, "depth": 1, "harmonics": -1}, "file: network harmonics is -1, expected a whole number from 0"),
         ({"width": 8}, "expected the fields depth, harmonics, width"),
         (None, "file: network is None"),
     ],
@@ -155,7 +158,7 @@ def test_what_cannot_be_read_is_named(tmp_path):
     with pytest.raises(InputError, match="its sha256 differs"):
         read_mlp(tmp_path / "run")
     weights.unlink()
-    with pytest.raises(InputError, match="mlp.safetensors: cannot be read"):
+    with pytest.raises(InputError, match="mlp.safetensors: no such file; train again"):
         read_mlp(tmp_path / "run")
 
 

@@ -43,7 +43,7 @@ def test_fortran_order_is_understood(tmp_path: Path) -> None:
         ({"images": PIXELS.transpose(0, 3, 1, 2)}, r"has shape \[5, 3, 4, 6\], expected"),
         ({"images": PIXELS[:0]}, "holds no images"),
         ({"a": PIXELS, "b": PIXELS}, "found the arrays a, b; expected arr_0 or images"),
-        ({"images": np.array([{}], dtype=object)}, "array images holds object, expected uint8"),
+        ({"images": np.array([{}], dtype=object)}, "array images holds Python objects, expected numbers"),
     ],
 )
 def test_arrays_that_are_no_images(tmp_path: Path, arrays: dict[str, np.ndarray], message: str) -> None:
@@ -56,7 +56,7 @@ def test_a_truncated_file(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", PIXELS)
     whole = (tmp_path / "a.npz").read_bytes()
     (tmp_path / "a.npz").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(InputError, match=r"a\.npz: not a whole \.npz file"):
+    with pytest.raises(InputError, match=r"a\.npz: cannot be read as \.npy or \.npz"):
         load_npz(tmp_path / "a.npz")
 
 
@@ -65,7 +65,7 @@ def test_a_header_that_promises_more_than_the_file_has(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive, archive.open("arr_0.npy", "w") as stream:
         np.lib.format.write_array_header_1_0(stream, header)
         stream.write(bytes(100))
-    with pytest.raises(InputError, match="array arr_0 has 100 bytes of pixels, its shape .* needs 50331648000000"):
+    with pytest.raises(InputError, match="array arr_0 has 100 bytes of numbers, expected 50331648000000"):
         load_npz(tmp_path / "a.npz")
 
 

@@ -107,7 +107,7 @@ def best_start(
 
 
 def least_squares(network: FittedNetwork, indices: Sequence[int], table: StepTable, teacher: Trajectories) -> StepTable:
-    """A table whose rows lead as near to the teacher's next state as their terms allow (Zhang et al. 2023, OLSS).
+    """A table whose rows lead as near to the teacher's next state as their terms allow (Duan et al. 2023, OLSS).
 
     Row by row, from the states that the rows before it have led to: a, b, c1 and c2 by least squares over all elements
     of all samples, held near the method's own where the samples say little.

@@ -187,7 +187,7 @@ def main() -> None:
                 found["export"] = export(name, path, Path(scratch))
             elif "export" in earlier:
                 found["export"] = earlier["export"]
-        report = {"format": 1, **measurement_facts(PROG, sys.argv[1:]), "models": {**report["models"], name: found}}
+        report = {**measurement_facts(PROG, sys.argv[1:]), "models": {**report["models"], name: found}}
         write_whole_text(args.out, json.dumps(report, indent=1) + "\n")
         print(name, json.dumps(found), flush=True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import zlib
 from collections.abc import Iterator
@@ -58,6 +59,7 @@ class SoftwareKernels:
 @contextlib.contextmanager
 def software_device(test_name: str, monkeypatch: Any) -> Iterator[SoftwareKernels]:
     """A new device in place of CUDA, with an order of its own for each test; in the end it is sound and empty."""
+    _spare_the_collector(test_name.partition("::")[0])
     kernels = SoftwareKernels(zlib.crc32(test_name.encode()))
     for place in ("runtime.chain.device", "runtime.device.streams"):
         monkeypatch.setattr(f"{place}.import_kernels", lambda: kernels)
@@ -65,6 +67,13 @@ def software_device(test_name: str, monkeypatch: Any) -> Iterator[SoftwareKernel
     gc.collect()
     kernels.assert_sound()
     kernels.assert_nothing_left()
+
+
+@functools.lru_cache(maxsize=1)
+def _spare_the_collector(test_file: str) -> None:
+    """Once for each file: what is there by now is not looked at after every test."""
+    gc.collect()
+    gc.freeze()
 
 
 class SoftwareMemory(KernelsMemory):

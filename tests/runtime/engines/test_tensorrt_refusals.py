@@ -38,7 +38,7 @@ def test_a_flipped_byte_and_a_truncated_plan(tmp_path, flavor):
 def test_missing_files(tmp_path):
     path = plan_of(tmp_path)
     path.unlink()
-    assert "unet.plan: cannot be read (No such file or directory); copy the whole engine, or" in refusal(path)
+    assert "unet.plan: no such file; copy the whole engine, or" in refusal(path)
     sidecar_path(path).unlink()
     assert refusal(path).startswith("unet.plan: no such engine; make one with `python -m export.to_trt --out ")
     path.write_bytes(b"a plan of somebody else")
@@ -86,7 +86,7 @@ def test_the_cpu_was_asked_for(tmp_path, capsys):
     line = capsys.readouterr().err
     assert "unet.plan: runs on an NVIDIA GPU, but --device is cpu; leave --device out, or give --engine " in line
     assert f"{tmp_path / 'unet.onnx'}, which runs here" in line
-    with pytest.raises(InputError, match="--device is cpu"):
+    with pytest.raises(InputError, match="`device` is cpu"):
         Sampler(path, device="cpu")
-    with pytest.raises(InputError, match="--backend onnxruntime is for an ONNX file, but the engine is"):
+    with pytest.raises(InputError, match="`backend=onnxruntime` is for an ONNX file, but the engine is"):
         open_engine(path, backend="onnxruntime")

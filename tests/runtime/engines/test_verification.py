@@ -244,5 +244,5 @@ def test_reference_survives_its_file(golden):
     for name, value in vars(golden).items():
         np.testing.assert_array_equal(getattr(again, name), value)
         assert type(getattr(again, name)) is type(value)
-    with pytest.raises(InputError, match=r"golden\.npz: not the reference .*; make it again with `a command`"):
+    with pytest.raises(InputError, match=r"golden\.npz: cannot be read .*; make it again with `a command`"):
         Golden.from_bytes(content[:-100], Path("unet.xml.golden.npz"), "a command")

@@ -52,10 +52,10 @@ def test_an_engine_of_another_kind(tmp_path, name):
     ("change", "says"),
     [
         ({"format": True}, "format is True, this version reads 2; install the version that wrote it"),
-        ({"sha256": 5}, "sha256 is 5, expected a hash"),
+        ({"sha256": 5}, "sha256 is 5, expected a SHA-256"),
         ({"process": []}, r"process is \[\], expected an object"),
         ({"engine": None}, "engine is None, expected an object"),
-        ({"golden_sha256": ""}, "golden_sha256 is '', expected a hash"),
+        ({"golden_sha256": ""}, "golden_sha256 is '', expected a SHA-256"),
         ({"verification": {"passed": 1}}, "verification.passed is 1, expected true"),
         ({"verification": {"passed": True, "timesteps": 3}}, "verification: timesteps is 3, expected a list"),
         ({"builder": None, "builder_version": None}, "engine: builder.* is None, expected a text"),

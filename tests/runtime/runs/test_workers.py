@@ -243,4 +243,4 @@ def test_an_error_in_a_worker_is_what_it_is_in_one_process(monkeypatch, error, k
     sample_worker._work(there, os.getpid(), None, 0)
     failed = here.recv()
     with pytest.raises(kind, match=says):
-        workers_module._raise(failed)
+        workers_module.raise_failed(failed)

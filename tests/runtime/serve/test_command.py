@@ -75,20 +75,21 @@ def test_the_first_sigterm_drains(folder, network_is_known):
         assert [(each["message"], each["num"], each["steps"]) for each in logged] == [("request done", 800, 1000)]
 
 
-def test_the_second_sigterm_stops(folder, network_is_known):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_the_second_signal_stops(folder, network_is_known, number):
     with serving(folder, "--max-images", "100000", "--max-waiting", "100000") as (process, url):
         answers = []
         thread = threading.Thread(target=ask, args=(url, answers), kwargs={"num": 100_000})
         thread.start()
         until(lambda: "ddpm_rt_slots_in_use 8.0" in httpx.get(f"{url}/metrics", trust_env=False).text)
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(number)
         until(lambda: _refuses(url))
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(number)
         _, err = process.communicate(timeout=60)
         thread.join(60)
         assert answers[0].status_code == 503
         assert answers[0].json()["detail"] == "the service was stopped before the images were done"
-        assert process.returncode == 128 + signal.SIGTERM, err
+        assert process.returncode == 128 + number, err
         assert "runtime.serve: stopped; 1 requests were not finished" in err
         assert "Traceback" not in err
 
@@ -115,7 +116,7 @@ def said(capsys):
         (["--deadline", "0"], "--deadline is 0.0, expected more than 0"),
         (["--host", "0.0.0.0"], "--host is 0.0.0.0, which other machines reach, and there is no token"),
         (["--host", "images.example"], "--host is images.example, which other machines reach"),
-        (["--token-file", "no.txt"], "--token-file no.txt: cannot be read"),
+        (["--token-file", "no.txt"], "--token-file no.txt: no such file"),
         (["--device", "cuda", "--engine", "unet.xml"], "unet.xml: runs on the CPU, but --device is cuda"),
     ],
 )

@@ -1,0 +1,1 @@
+"""Bad inputs of every command, as tables; `tests.corpus.runner` tries them."""
