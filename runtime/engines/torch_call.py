@@ -207,7 +207,7 @@ class TorchCall:
             num = len(self._tensors[0])
             text = " ".join(str(error).split()).partition(". ")[0]
             raise InputError(
-                f"{self._what}: a batch of {num} does not fit ({text}); use a smaller --batch-size"
+                f"{self._what}: a batch of {num} does not fit ({text}); use a smaller `batch_size`"
             ) from error
 
 
