@@ -9,7 +9,7 @@ PACKAGES := ddpm_rt commands diffusion train export runtime benchmarks
 
 .DEFAULT_GOAL := help
 .PHONY: FORCE help demo test check build lint docs clean benchmark gpu-check gpu-check-long gpu-rehearsal planted-faults \
-  kernel-coverage sanitizers triton-check page-check
+  kernel-coverage sanitizers fuzz mutants triton-check page-check
 
 help:
 	@echo "make demo       environment, build, train on digits, export, sample -> samples/grid.png"
@@ -24,6 +24,8 @@ help:
 	@echo "make planted-faults   faults planted into the CUDA code, one at a time: which test catches each"
 	@echo "make kernel-coverage  the lines of the CUDA sources that the tests run"
 	@echo "make sanitizers   the compiled code under AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer"
+	@echo "make fuzz       atheris on every reader of files, FUZZ_SECONDS=600 each"
+	@echo "make mutants    changes of the mathematics, the chain, the formats and the gates: which the tests notice, in half an hour"
 	@echo "make torture    the long sweeps: kills and resumption of runs, 10,000 clients of a service, every variant of every operator"
 	@echo "make triton-check  a model repository in the real Triton server, on the CPU"
 	@echo "make page-check  the page of the service in a real Chromium, by keyboard -> build/page/"
@@ -113,10 +115,24 @@ planted-faults: build
 kernel-coverage: build
 	$(BIN)/python -m tests.kernels.line_coverage
 
+# atheris has wheels for few versions of Python, and nothing else needs it.
+build/fuzz/atheris:
+	$(BIN)/python -m pip install --quiet --no-deps --target $@ "atheris>=3,<4"
+
+FUZZ_SECONDS ?= 600
+fuzz: build build/fuzz/atheris
+	FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m tests.reader_fuzz
+
+MUTANT_MINUTES ?= 30
+mutants: build
+	MUTANT_MINUTES=$(MUTANT_MINUTES) $(BIN)/python -m tests.mutants --out benchmarks/results/mutants.json
+
 sanitizers: build
 	$(BIN)/python -m tests.kernels.sanitizers
 
 torture: build
+	$(BIN)/python -m tests.corpus.runner --out benchmarks/results/bad_inputs.json
+	$(BIN)/python -m tests.corpus.runner --fresh --every 25
 	$(BIN)/python -m tests.runtime.runs.torture
 	$(BIN)/python -m tests.faults.sweep --out benchmarks/results/faults.json
 	$(BIN)/python -m tests.changed_bytes --out benchmarks/results/byte_flips.json

@@ -22,6 +22,7 @@ from diffusion.errors import InputError
 
 Report = dict[str, Any]
 
+_LONGEST_WORD = 400  # a name has 255 bytes at most
 _PLAIN_ERRORS = "ddpm-rt.plain"
 _PLAIN = {
     "−": "-", "–": "-", "—": "-", "…": "...", "×": "x", "·": "*", "≤": "<=", "≥": ">=", "≠": "!=", "≈": "~",
@@ -35,7 +36,7 @@ class OneLineParser(argparse.ArgumentParser):
     """An argument parser whose usage errors are one line, with exit code 2."""
 
     def error(self, message: str) -> NoReturn:
-        one_line = " ".join(message.split())  # an argument may hold line breaks
+        one_line = _shortened(" ".join(message.split()))  # an argument may hold line breaks
         self.exit(EXIT_INPUT, f"{self.prog}: {one_line}; see `{self.prog} --help`\n")
 
 
@@ -185,10 +186,15 @@ def _print_report(report: Report, as_json: bool) -> int:
     return EXIT_DONE
 
 
+def _shortened(line: str) -> str:
+    """A line without words of thousands of characters, which somebody may have given for a name or a number."""
+    return re.sub(rf"\S{{{_LONGEST_WORD + 1},}}", lambda match: f"{match[0][:100]}…{match[0][-100:]}", line)
+
+
 def _fail(prog: str, error: object, code: int, args: argparse.Namespace) -> int:
     with nothing_ends():  # a second Ctrl-C would cut off what the first one is answered with
         if args.debug:
             traceback.print_exc()
-        message = str(error) if code == EXIT_VERIFICATION else " ".join(str(error).split())
+        message = str(error) if code == EXIT_VERIFICATION else _shortened(" ".join(str(error).split()))
         say(f"{prog}: {message}")
     return code

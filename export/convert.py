@@ -15,14 +15,13 @@ from commands.errors import VerificationError
 from commands.locks import sole_writer
 from commands.program import Report, make_parser, run_program, say
 from commands.system import let_idle_threads_sleep
-from commands.whole_files import check_room, whole_folder
+from commands.whole_files import check_room, failing_as_files, whole_folder
 from diffusion.diffusers_config import process_to_diffusers
 from diffusion.errors import InputError
 from export.checkpoints.flags import parsed_flags
 from export.checkpoints.registry import add_checkpoint_flags, check_foreign, is_foreign, read_foreign
 from export.source import process_line
 from runtime.engines.gate_conditions import gate_conditions
-from train.publication import failing_as_files
 
 if TYPE_CHECKING:
     from export.checkpoints.checkpoint import ForeignCheckpoint

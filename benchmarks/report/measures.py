@@ -183,7 +183,9 @@ def _ways(report: dict[str, Any]) -> list[Way]:
 
 
 def _way(report: dict[str, Any], kind: str, name: str, entry: dict[str, Any], compared: dict[str, Any]) -> Way:
-    measures = ("precision", "recall", "density", "coverage", "class_total_variation")
+    measures = ["precision", "recall", "density", "coverage"]
+    if report["setup"].get("classifier") is not None:  # else the classes are those of the features' own network
+        measures.append("class_total_variation")
     timing, calls = report.get("timing"), int(entry["calls"])
     per_second = None
     if timing is not None:
