@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 
 from diffusion.errors import InputError, in_file
-from diffusion.json_text import parse_json
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.normal import BINOMIAL, draw_number, noise_words_batch
 from diffusion.number_checks import is_whole

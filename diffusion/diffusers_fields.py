@@ -125,7 +125,7 @@ def effective_fields(fields: Mapping[str, Any], source: str) -> dict[str, Any]:
         InputError: `_use_default_values` is no list.
     """
     passed_over = fields.get("_use_default_values", [])
-    if not isinstance(passed_over, list):
+    if not isinstance(passed_over, list) or not all(isinstance(name, str) for name in passed_over):
         raise InputError(
             f"{source}: _use_default_values is {shown(passed_over)}, expected a list of fields; correct the file"
         )

@@ -34,6 +34,8 @@ MODES = {"L": 1, "RGB": 3}
 MAX_PIXELS = 2**25
 """Of one picture: 33 megapixels, of which Pillow holds four bytes each, and as much again while it converts them.
 A file of some kilobytes may claim any number."""
+MAX_SCALED_PIXELS = 2**27
+"""Of one that is scaled down, as photographs are."""
 _REPAIR = "repair it, or take it out"
 SUFFIXES = (
     ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".pbm", ".pnm",
@@ -67,12 +69,15 @@ def is_picture_name(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES
 
 
-def read_picture_header(source: Path | BinaryIO, where: str) -> tuple[tuple[int, int], str]:
+def read_picture_header(
+    source: Path | BinaryIO, where: str, max_pixels: int = MAX_PIXELS
+) -> tuple[tuple[int, int], str]:
     """Size and mode of a picture, without its pixels.
 
     Args:
         source: a file's path, or its bytes as a stream.
         where: its name in an error.
+        max_pixels: that it may have.
 
     Returns:
         (width, height) as it is looked at, and `L` or `RGB`; or another mode, of which `L` or `RGB` is made only
@@ -82,7 +87,7 @@ def read_picture_header(source: Path | BinaryIO, where: str) -> tuple[tuple[int,
         InputError: not a picture, an animated one, or one whose pixels have no agreed meaning.
     """
     try:
-        with _opened(source, where) as image:
+        with _opened(source, where, max_pixels) as image:
             mode = _natural_mode(image, where)
             width, height = image.size
             # Pillow reports a TIFF's size as it is looked at, every other format's as it is stored.
@@ -95,19 +100,22 @@ def read_picture_header(source: Path | BinaryIO, where: str) -> tuple[tuple[int,
         raise _unreadable(where, error) from None
 
 
-def read_picture(source: Path | BinaryIO, where: str, mode: str | None = None) -> Image.Image:
+def read_picture(
+    source: Path | BinaryIO, where: str, mode: str | None = None, max_pixels: int = MAX_PIXELS
+) -> Image.Image:
     """A picture as it is looked at, as a PIL image of mode `L` or `RGB`.
 
     Args:
         source: a file's path, or its bytes as a stream.
         where: its name in an error.
         mode: `L` or `RGB` to convert to; None for its own.
+        max_pixels: that it may have.
 
     Raises:
         InputError: as `read_picture_header`; a truncated file; or a mode that is neither, and none was asked for.
     """
     try:
-        with _opened(source, where) as image:
+        with _opened(source, where, max_pixels) as image:
             own = _natural_mode(image, where)
             image.load()
             # Read after the pixels: Pillow turns a TIFF itself, and then takes the tag away.
@@ -141,16 +149,16 @@ def check_mode(own: str, wanted: str | None, where: str) -> str:
 
 
 @contextlib.contextmanager
-def _opened(source: Path | BinaryIO, where: str) -> Iterator[Image.Image]:
-    """Only the header is read. Raises InputError for no regular file, or more pixels than `MAX_PIXELS`."""
+def _opened(source: Path | BinaryIO, where: str, max_pixels: int) -> Iterator[Image.Image]:
+    """Only the header is read. Raises InputError for no regular file, or too many pixels."""
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(open_regular(source, _REPAIR)) if isinstance(source, Path) else source
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # a bound of our own follows
             image = stack.enter_context(Image.open(file, formats=_FORMATS))
-        if image.width * image.height > MAX_PIXELS:
+        if image.width * image.height > max_pixels:
             raise InputError(
-                f"{where}: is {image.width}×{image.height} pixels, expected at most {MAX_PIXELS:,} in all; scale it "
+                f"{where}: is {image.width}×{image.height} pixels, expected at most {max_pixels:,} in all; scale it "
                 "down, or take it out"
             )
         yield image

@@ -170,4 +170,5 @@ def _sizes(args: argparse.Namespace, sampler: Sampler, said: Mapping[str, Any]) 
             sizes[name] = found
     shard_size, batch_size = sizes.values()
     usual = sampler.plan(max(SHARDED_ABOVE, shard_size or 1)).batch_size
-    return choose_sizes(usual, shard_size, batch_size)
+    smallest, _ = sampler.engine.batch_range()
+    return choose_sizes(usual, shard_size, batch_size, smallest)

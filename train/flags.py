@@ -10,9 +10,9 @@ import math
 from pathlib import Path
 from typing import Any
 
-from diffusion.errors import InputError
+from diffusion.errors import InputError, in_file
 from diffusion.json_text import read_json
-from diffusion.noise_schedule import SCHEDULE_KINDS, SCHEDULES_WITH_ENDS
+from diffusion.noise_schedule import SCHEDULE_KINDS, SCHEDULES_WITH_ENDS, NoiseSchedule
 from diffusion.philox import MAX_SEED
 from diffusion.process import PREDICTION_TYPES, VARIANCE_TYPES
 from train.datasets import DataRequest
@@ -170,7 +170,11 @@ def _read_betas(path: Path) -> tuple[float, ...]:
     if not isinstance(values, list) or not values or not all(type(value) in (int, float) for value in values):
         raise InputError(f"--betas {path}: found no list of numbers, expected the betas of T timesteps; correct it")
     try:
-        return tuple(float(value) for value in values)
+        betas = tuple(float(value) for value in values)
+        NoiseSchedule.explicit(betas)
+        return betas
+    except InputError as error:
+        raise in_file(f"--betas {path}", error, "correct it") from None
     except OverflowError:
         raise InputError(
             f"--betas {path}: holds a whole number too large for a float, expected 0 < beta < 1; correct it"

@@ -17,7 +17,7 @@ from diffusion.errors import InputError
 from diffusion.process import SampleShape
 from runtime.pictures import MODES, check_mode, read_picture, read_picture_header
 from train.folder_listing import MissingSplitError
-from train.image_folder import MAX_DECODED_BYTES, fit_image
+from train.image_folder import MAX_DECODED_BYTES, fit_image, max_pixels
 from train.image_set import ImageSet
 from train.labels import labels_of_column
 
@@ -95,12 +95,12 @@ def load_hugging_face(
             raise InputError(f"{label}: its file {path} is not there; download the data set, or save it again")
         return path, label
 
-    size, own_mode = read_picture_header(*stored(0))
+    size, own_mode = read_picture_header(*stored(0), max_pixels(image_size))
     mode = check_mode(own_mode, image_mode, f"{where}, image 0")
 
     def decode(index: int) -> np.ndarray:
         source, label = stored(index)
-        size_here, mode_here = read_picture_header(source, label)
+        size_here, mode_here = read_picture_header(source, label, max_pixels(image_size))
         if image_size is None and size_here != size:
             raise InputError(
                 f"{where}: image 0 is {size[0]}×{size[1]} pixels, image {index} is {size_here[0]}×{size_here[1]}; "
@@ -113,7 +113,7 @@ def load_hugging_face(
             )
         if isinstance(source, io.BytesIO):
             source.seek(0)
-        return fit_image(read_picture(source, label, mode), image_size, label)
+        return fit_image(read_picture(source, label, mode, max_pixels(image_size)), image_size, label)
 
     width, height = (image_size, image_size) if image_size is not None else size
     shape = SampleShape(MODES[mode], height, width)

@@ -21,13 +21,20 @@ from diffusion.errors import InputError
 from diffusion.process import SampleShape
 from runtime.arrays import UNREADABLE
 from runtime.engines.cache_folder import keep, read_kept, user_cache_folder
-from runtime.pictures import LOADER_VERSION, MODES, check_mode, picture_array, read_picture, read_picture_header
+from runtime.pictures import (
+    LOADER_VERSION,
+    MAX_PIXELS,
+    MAX_SCALED_PIXELS,
+    MODES,
+    check_mode,
+    picture_array,
+    read_picture,
+    read_picture_header,
+)
 from train.folder_listing import FolderListing, list_pictures
 from train.image_set import ImageSet
 from train.labels import labels_of_folder
 
-# Of one scaled picture: 1.5 times what Pillow opens without a warning.
-_MAX_PIXELS = 2**27
 # Up to this much, all images are decoded before training starts: faster, and a broken one is found at once.
 MAX_DECODED_BYTES = 2**30
 _FINGERPRINTS = "fingerprints"
@@ -79,7 +86,7 @@ def _load(folder: Path, listing: FolderListing, image_size: int | None, image_mo
 
     def decode(index: int) -> np.ndarray:
         path = paths[index]
-        pixels = fit_image(read_picture(path, str(path), mode), image_size, str(path))
+        pixels = fit_image(read_picture(path, str(path), mode, max_pixels(image_size)), image_size, str(path))
         if pixels.shape != shape.chw:
             raise InputError(f"{path}: is {pixels.shape[2]}×{pixels.shape[1]} pixels now; it changed while it was read")
         return pixels
@@ -107,7 +114,7 @@ def _common_size_and_mode(
     first: tuple[tuple[int, int], str] | None = None  # (width, height), mode
     with progress_bar(len(paths), "reading headers", unit="image") as bar:
         for path in paths:
-            size, own_mode = read_picture_header(path, str(path))
+            size, own_mode = read_picture_header(path, str(path), max_pixels(image_size))
             mode = check_mode(own_mode, image_mode, str(path))
             if first is None:
                 first = size, mode
@@ -146,6 +153,11 @@ def _fingerprint(folder: Path, paths: Sequence[Path], options: str) -> str:
     return digest.hexdigest()
 
 
+def max_pixels(image_size: int | None) -> int:
+    """How many a picture may have that is scaled to a size, or taken as it is."""
+    return MAX_PIXELS if image_size is None else MAX_SCALED_PIXELS
+
+
 def fit_image(image: Image.Image, image_size: int | None, where: str) -> np.ndarray:
     """One image as uint8 [C, H, W].
 
@@ -166,7 +178,7 @@ def _scale_and_crop(image: Image.Image, image_size: int, where: str) -> Image.Im
     width, height = image.size
     scale = image_size / min(width, height)
     scaled_size = tuple(max(image_size, math.floor(side * scale + 0.5)) for side in (width, height))
-    if math.prod(scaled_size) > _MAX_PIXELS:
+    if math.prod(scaled_size) > MAX_SCALED_PIXELS:
         raise InputError(
             f"{where}: is {width}×{height} pixels, too narrow to be scaled to {image_size}×{image_size}; take it out"
         )

@@ -41,6 +41,8 @@ _DROP_CLASS = (
     "default: 0.1; 0 for a network without one"
 )
 
+MAX_WORKERS = 256  # threads; more than there are cores do nothing but wait
+
 
 def make_train_parser() -> argparse.ArgumentParser:
     """The command line of `train.run`."""
@@ -143,6 +145,8 @@ def _config(preset: Preset, args: argparse.Namespace) -> TrainingConfig:
 
 def _check(args: argparse.Namespace) -> None:
     check_at_least(args, steps=1, batch_size=1, accumulate=1, num_workers=0, num_samples=0)
+    if (args.num_workers or 0) > MAX_WORKERS:
+        raise InputError(f"--num-workers is {args.num_workers}, expected at most {MAX_WORKERS}")
     check_seed(args.seed)
     if args.learning_rate is not None and not 0.0 < args.learning_rate < math.inf:
         raise InputError(f"--learning-rate is {args.learning_rate}, expected a positive number")

@@ -88,7 +88,7 @@ class Method:
         for name, value in options.items():
             if name not in self.options:
                 has = f"its options are {', '.join(self.options)}" if self.options else "it has no options"
-                raise InputError(f"{name} was given, but sampler {self.name} does not take it: {has}")
+                raise InputError(f"{name} was given, but sampler {self.name} does not take it: {has}; leave it out")
             if isinstance(self.options[name], bool):
                 if not isinstance(value, bool | np.bool_):
                     raise InputError(f"{name} is {value!r}, expected True or False")

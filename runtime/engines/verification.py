@@ -252,7 +252,10 @@ def ensure_verified(
 
     def reference() -> Golden:
         at = golden_path(path)
-        return Golden.from_bytes(read_hashed(path, at, sidecar.golden_sha256, rebuild).tobytes(), at, rebuild)
+        content = read_hashed(path, at, sidecar.golden_sha256, rebuild).tobytes()
+        golden = Golden.from_bytes(content, at, rebuild)
+        golden.check_process(sidecar.process, at, rebuild)
+        return golden
 
     # As it was trained: a variance or a clip that the user prefers would change the chain, not the network.
     verify_once(

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from diffusion.errors import InputError
 from diffusion.number_checks import shown
 from diffusion.process import Process
 from diffusion.samplers import make_table
@@ -138,6 +139,23 @@ class Golden:
             raise arrays.refused(f"not the reference of an engine: {wrong}")
         return golden
 
+    def check_process(self, process: Process, path: Path, rebuild: str) -> None:
+        """Raises InputError for the reference of another network's process."""
+        last, shape = int(max(self.timesteps.max(), self.chain_timesteps.max())), self.x_0.shape[1:]
+        wrong = None
+        if last >= process.schedule.num_train_timesteps:
+            wrong = f"timestep {last}, where the engine's process has {process.schedule.num_train_timesteps}"
+        elif shape != process.sample.chw:
+            wrong = f"samples of shape {list(shape)}, where the engine's process has {list(process.sample.chw)}"
+        elif self.prediction.shape[2] != -(-math.prod((process.prediction_channels, *shape[1:])) // self.stride):
+            wrong = f"predictions of {self.prediction.shape[2]} numbers, every {self.stride}-th of the network's"
+        elif {len(self.conditions), len(self.chain_conditions)} != {len(process.conditions)}:
+            wrong = f"{len(self.conditions)} conditions, where the engine's process has {len(process.conditions)}"
+        if wrong is not None:
+            raise InputError(
+                f"{path}: not the reference of this engine, it has {wrong}; make it again with `{rebuild}`"
+            )
+
     def _first_fault(self) -> str | None:
         """What in a file of somebody else's does not go together; None if nothing."""
         num_timesteps, num = self.x.shape[:2] if self.x.ndim == 5 else (0, 0)
@@ -161,6 +179,9 @@ class Golden:
                 return f"{name} is {array.dtype} {list(array.shape)}"
             if not np.isfinite(array).all() or (kinds == "i" and array.min() < 0):
                 return f"{name} holds numbers that are not finite or negative"
+        for name, timesteps in (("timesteps", self.timesteps), ("chain_timesteps", self.chain_timesteps)):
+            if (np.diff(timesteps) >= 0).any():
+                return f"{name} do not descend"
         if self.prediction.ndim != 3:
             return f"prediction is {self.prediction.dtype} {list(self.prediction.shape)}"
         return None

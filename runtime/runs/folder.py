@@ -97,6 +97,11 @@ class RunFolder:
         found = RunManifest.read(path)
         mine = found is not None and found.identity == identity
         foreign = [each for pattern in files for each in _found(path, pattern)] if found is None else []
+        mixed = next((each for each in foreign if each.name not in files), None)
+        if mixed is not None and overwrite:  # whose it is nobody knows, so it is neither removed nor left among ours
+            raise InputError(
+                f"{mixed}: is of no run that {path / MANIFEST} tells of; move it away, or give another --out"
+            )
         refuse_claim(str(path), found, identity, list(map(str, foreign)), resume, overwrite)
         if resume and found is not None:
             return cls(path, replace(found, files=tuple(files)))

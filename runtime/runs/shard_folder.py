@@ -104,7 +104,9 @@ class ShardFolder:
             if f".{shard.name}" in left:
                 self.journal(shard).remove()
 
-    def done(self, shards: Sequence[Shard], verify: bool = False, say_damage: bool = True) -> dict[Shard, ShardRecord]:
+    def done(
+        self, shards: Sequence[Shard] | ShardPlan, verify: bool = False, say_damage: bool = True
+    ) -> dict[Shard, ShardRecord]:
         """Those of `shards` that are done.
 
         Args:
@@ -116,7 +118,10 @@ class ShardFolder:
             InputError: a shard of another run, or files that cannot be listed.
         """
         sizes = self.store.listing(shards[0].name if len(shards) == 1 else "shard-")
-        with_record = [shard for shard in shards if _record_name(shard) in sizes]
+        if isinstance(shards, ShardPlan):  # which somebody else's run.json may have made of millions
+            with_record = shards.named(name.removesuffix(".json") for name in sizes if name.endswith(".json"))
+        else:
+            with_record = [shard for shard in shards if _record_name(shard) in sizes]
         names = [_record_name(shard) for shard in with_record]
         contents = self.store.read([name for name in names if sizes[name] <= MAX_JSON_BYTES])
         found = {}
@@ -187,10 +192,15 @@ def find_shards(place: Place) -> tuple[ShardFolder, dict[Shard, ShardRecord]]:
         numbers.append(int(value))
     format_ = manifest.identity.get("format")
     if format_ not in SHARD_FORMATS:
-        raise InputError(f"{store.place(MANIFEST)}: its format is {shown(format_)}, expected npz, png or tar")
-    plan = ShardPlan(*numbers)
+        raise InputError(
+            f"{store.place(MANIFEST)}: its format is {shown(format_)}, expected npz, png or tar; move it away"
+        )
+    try:
+        plan = ShardPlan(*numbers)
+    except InputError as error:
+        raise InputError(f"{store.place(MANIFEST)}: {error}") from None
     folder = ShardFolder(store, manifest.identity, plan, SampleShape(1, 1, 1))
-    return folder, folder.done(list(plan))
+    return folder, folder.done(plan)
 
 
 def _record_name(shard: Shard) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from diffusion.errors import InputError
@@ -16,6 +17,9 @@ USUAL_SHARD_SIZE = 1000
 
 MAX_SHARDS = 1 << 22
 """Of a run: more are no folder that a file system likes, and a list of them no longer fits into memory."""
+
+
+_NAME = re.compile(r"shard-(\d{9,20})-\d{9,20}")
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,16 @@ class ShardPlan:
     def __iter__(self) -> Iterator[Shard]:
         return (self[place] for place in range(len(self)))
 
+    def named(self, names: Iterable[str]) -> list[Shard]:
+        """The shards with these names, in order; of other names there is none. A plan may have millions."""
+        found = []
+        for name in names:
+            match = _NAME.fullmatch(name)
+            place = int(match[1]) // self.shard_size - self.start // self.shard_size if match else -1
+            if 0 <= place < len(self) and self[place].name == name:
+                found.append(self[place])
+        return sorted(found, key=lambda shard: shard.first)
+
     def whole_batches(self, first: int, end: int) -> tuple[int, int]:
         """The range of whole batches that holds the indices first..end−1."""
         size = self.batch_size
@@ -100,19 +114,22 @@ class ShardPlan:
         return (end - first) // self.batch_size
 
 
-def choose_sizes(usual_batch: int, shard_size: int | None, batch_size: int | None) -> tuple[int, int]:
+def choose_sizes(
+    usual_batch: int, shard_size: int | None, batch_size: int | None, smallest_batch: int = 1
+) -> tuple[int, int]:
     """The sizes of a shard and of a batch, such that a shard is of whole batches where one of them is free.
 
     Args:
         usual_batch: samples of a network call where nothing is said.
         shard_size, batch_size: that were asked for; None to choose.
+        smallest_batch: of the engine; a smaller shard leaves places of its batch idle.
     """
     if shard_size is None:
         batch = batch_size or usual_batch
         return batch * max(1, round(USUAL_SHARD_SIZE / batch)), batch
     if batch_size is None and shard_size <= usual_batch:
-        batch_size = shard_size
+        batch_size = max(shard_size, smallest_batch)
     elif batch_size is None:
-        fitting = range(usual_batch, (usual_batch - 1) // 2, -1)
+        fitting = range(usual_batch, max((usual_batch - 1) // 2, smallest_batch - 1), -1)
         batch_size = next((size for size in fitting if shard_size % size == 0), usual_batch)
     return shard_size, batch_size

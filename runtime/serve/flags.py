@@ -15,6 +15,9 @@ from runtime.serve.guard import TOKEN_VARIABLE
 from runtime.serve.worker import Limits
 from runtime.sign import REQUIRE_HELP
 
+MAX_SLOTS = 2**16
+"""Far above any batch; each has a place in memory before anything is drawn."""
+
 _EXAMPLES = """examples:
   python -m runtime.serve                                        unet.onnx at http://127.0.0.1:8000, for this machine
   python -m runtime.serve --engine unet.plan --slots 64          a batch of 64 on an NVIDIA GPU
@@ -80,6 +83,8 @@ def limits_of(args: argparse.Namespace) -> Limits:
 def check_slots_and_threads(args: argparse.Namespace) -> None:
     """Raises InputError for `--slots` or `--threads` out of their ranges."""
     _check_least(args, ("slots", 1), ("threads", 0))
+    if (args.slots or 0) > MAX_SLOTS:
+        raise InputError(f"--slots is {args.slots}, expected at most {MAX_SLOTS}")
     if args.threads > MAX_THREADS:
         raise InputError(f"--threads is {args.threads}, expected at most {MAX_THREADS}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import zlib
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from PIL import Image
 
 from tests.corpus.case import Case, Make, case
 
+_BMP = b"BM" + struct.pack("<IHHIIiiHH", 54, 0, 0, 54, 40, 50_000, 50_000, 1, 24)
 _SAMPLE = "runtime.sample --num 3 --steps 2 --backend onnxruntime --out new --from-timestep 5"
 _TRAIN = "train.run --steps 1 --batch-size 2 --num-samples 0 --num-train-timesteps 12 --device cpu --out new"
 
@@ -51,13 +53,13 @@ def _contents() -> dict[str, bytes]:
         "text of 100 MB": _png(4, 4, chunks=_text_bomb()),
         "one text of 200 MB": _png(4, 4, chunks=_chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(2 * 10**8), 1))),
         "an ICC profile of 100 MB": _png(4, 4, chunks=_chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(10**8), 1))),
-        "cut": one[:60],
+        "cut": one[:50],
         "a wrong checksum": one.replace(b"IDAT", b"IDAX"),
         "a chunk of 2^31": one[:33] + struct.pack(">I", 2**31) + b"tEXt",
         "bits 7": _png(4, 4, bits=7),
         "animated": _saved(gray, "GIF", save_all=True, append_images=[Image.fromarray(np.full((4, 4), 9, np.uint8))]),
         "PostScript": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n(canary) (w) file\n",
-        "a BMP of 50000 x 50000": b"BM" + struct.pack("<IHHIIiiHHIIiiII", 54, 0, 0, 54, 40, 50_000, 50_000, 1, 24, 0, 0, 0, 0, 0, 0),
+        "a BMP of 50000 x 50000": _BMP + bytes(24),
         "a TIFF of a loop": b"II*\x00\x08\x00\x00\x00\x00\x00\x08\x00\x00\x00",
         "a TIFF of floats": _saved(Image.fromarray(np.zeros((4, 4), np.float32)), "TIFF"),
         "a PPM of 10^9 columns": b"P6 1000000000 1000000000 255\n",
@@ -77,7 +79,8 @@ def cases() -> Iterator[Case]:
     """Every picture, as the begin of a chain and among those to train on."""
     for kind, content in _contents().items():
         line = f"{_SAMPLE} --x-init picture.png"
-        yield case(f"picture {kind}: x-init", line, ["picture.png"], _write("picture.png", content))
+        if kind != "transparent":  # which is put on white where gray is asked for
+            yield case(f"picture {kind}: x-init", line, ["picture.png"], _write("picture.png", content))
         yield case(
             f"picture {kind}: train.run", f"{_TRAIN} --data pictures", ["3.png"], _write("pictures/3.png", content)
         )
@@ -94,13 +97,11 @@ def _write(name: str, content: bytes) -> Make:
 
 
 def _deep(folder: Path) -> None:
-    import os
-
     back = os.open(".", os.O_RDONLY)
     os.chdir(folder / "pictures")
     try:
         for _ in range(1500):
-            os.mkdir("0")
+            Path("0").mkdir()
             os.chdir("0")
         Path("deep.png").write_bytes(_png(4, 4))
     finally:

@@ -66,6 +66,12 @@ def test_shards_are_of_whole_batches_where_they_can_be(usual, shard_size, batch_
     assert choose_sizes(usual, shard_size, batch_size) == chosen
 
 
+def test_no_batch_is_smaller_than_the_engine_takes():
+    assert choose_sizes(8, 7, None, smallest_batch=8) == (7, 8)
+    assert choose_sizes(8, 12, None, smallest_batch=8) == (12, 8)  # 6 would divide it
+    assert choose_sizes(8, 12, None, smallest_batch=1) == (12, 6)
+
+
 @given(st.integers(1, 60), st.integers(1, 12))
 def test_parts_share_the_shards(shards, count):
     parts = [Part.parse(f"{index}/{count}") for index in range(count)]
