@@ -9,7 +9,7 @@ PACKAGES := ddpm_rt commands diffusion train export runtime benchmarks
 
 .DEFAULT_GOAL := help
 .PHONY: FORCE help demo test check build lint docs clean benchmark gpu-check gpu-check-long gpu-rehearsal planted-faults \
-  kernel-coverage sanitizers triton-check page-check
+  kernel-coverage sanitizers fuzz mutants triton-check page-check
 
 help:
 	@echo "make demo       environment, build, train on digits, export, sample -> samples/grid.png"
@@ -24,6 +24,8 @@ help:
 	@echo "make planted-faults   faults planted into the CUDA code, one at a time: which test catches each"
 	@echo "make kernel-coverage  the lines of the CUDA sources that the tests run"
 	@echo "make sanitizers   the compiled code under AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer"
+	@echo "make fuzz       atheris on every reader of files, FUZZ_SECONDS=600 each"
+	@echo "make mutants    changes of the mathematics, the chain, the formats and the gates: which the tests notice, in half an hour"
 	@echo "make torture    the long sweeps: kills and resumption of runs, 10,000 clients of a service, every variant of every operator"
 	@echo "make triton-check  a model repository in the real Triton server, on the CPU"
 	@echo "make page-check  the page of the service in a real Chromium, by keyboard -> build/page/"
@@ -68,14 +70,15 @@ LONG_TESTS := tests/test_docs.py tests/test_no_network.py tests/test_extras.py t
 # OpenVINO's threads have kept a worker of pytest-xdist from ending, so its tests run without workers.
 OPENVINO_TESTS := tests/export/test_to_openvino.py tests/runtime/engines/test_openvino_cpu.py tests/fuzz
 OTHER_TESTS := $(filter-out $(LONG_TESTS) tests/train/ tests/fuzz/ tests/__pycache__/,$(wildcard tests/*/ tests/test_*.py))
-test: check
+# What runs without workers comes first, two at a time: one core would idle beside each.
+test: build
+	$(MAKE) --jobs $(JOBS) --output-sync=target --no-print-directory check test-train test-openvino
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(addprefix --ignore=,$(OPENVINO_TESTS)) $(LONG_TESTS) $(OTHER_TESTS)
-	$(MAKE) --jobs $(JOBS) --output-sync=target --no-print-directory test-train test-openvino
 
-test-train:
+test-train: build
 	$(BIN)/python -m pytest tests/train
 
-test-openvino:
+test-openvino: build
 	for file in $(OPENVINO_TESTS); do $(BIN)/python -m pytest $$file || exit 1; done
 
 check: build
@@ -111,6 +114,18 @@ planted-faults: build
 
 kernel-coverage: build
 	$(BIN)/python -m tests.kernels.line_coverage
+
+# atheris has wheels for few versions of Python, and nothing else needs it.
+build/fuzz/atheris:
+	$(BIN)/python -m pip install --quiet --no-deps --target $@ "atheris>=3,<4"
+
+FUZZ_SECONDS ?= 600
+fuzz: build build/fuzz/atheris
+	FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m tests.reader_fuzz
+
+MUTANT_MINUTES ?= 30
+mutants: build
+	MUTANT_MINUTES=$(MUTANT_MINUTES) $(BIN)/python -m tests.mutants --out benchmarks/results/mutants.json
 
 sanitizers: build
 	$(BIN)/python -m tests.kernels.sanitizers

@@ -15,7 +15,7 @@ import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn, TextIO, cast
 
-from commands.errors import EXIT_BUG, EXIT_DONE, EXIT_INPUT, StoppedError, VerificationError, exit_code, user_error
+from commands.errors import EXIT_BUG, EXIT_DONE, EXIT_INPUT, EXIT_VERIFICATION, StoppedError, exit_code, user_error
 from commands.signals import interrupted_code, interruptions, nothing_ends
 from ddpm_rt.console import as_called, program_name
 from diffusion.errors import InputError
@@ -80,12 +80,15 @@ def run_program(
     args = parser.parse_args(argv)
     with contextlib.redirect_stderr(cast(TextIO, _LastingStream(sys.stderr))), interruptions():
         try:
-            return _run(parser.prog, main, args)
+            return _run(parser, main, args)
         except KeyboardInterrupt:  # once more, as the first was said
             return interrupted_code()
 
 
-def _run(prog: str, main: Callable[[argparse.Namespace], Report], args: argparse.Namespace) -> int:
+def _run(
+    parser: argparse.ArgumentParser, main: Callable[[argparse.Namespace], Report], args: argparse.Namespace
+) -> int:
+    prog = parser.prog
     try:
         return _print_report(main(args), args.json)
     except StoppedError as error:
@@ -95,9 +98,22 @@ def _run(prog: str, main: Callable[[argparse.Namespace], Report], args: argparse
     except Exception as error:
         found = user_error(error, prog)
         if found is not None:
-            return _fail(prog, found, exit_code(found), args)
+            return _fail(prog, _by_flags(str(found), parser), exit_code(found), args)
         message = f"{type(error).__name__}: {error} (a bug: please report it with the output of --debug)"
         return _fail(prog, message, EXIT_BUG, args)
+
+
+def _by_flags(message: str, parser: argparse.ArgumentParser) -> str:
+    """The message, with flags for Python's arguments: --batch-size for `batch_size`, --device cpu for `device=cpu`."""
+    flags = {action.dest: max(action.option_strings, key=len) for action in parser._actions if action.option_strings}
+
+    def flag(found: re.Match[str]) -> str:
+        name, value = found.groups()
+        if name not in flags:
+            return found[0]
+        return flags[name] if value in (None, "True") else f"{flags[name]} {value}"
+
+    return re.sub(r"`(\w+)(?:=([^`]+))?`", flag, message)
 
 
 class _LastingStream:
@@ -181,6 +197,6 @@ def _fail(prog: str, error: object, code: int, args: argparse.Namespace) -> int:
     with nothing_ends():  # a second Ctrl-C would cut off what the first one is answered with
         if args.debug:
             traceback.print_exc()
-        message = str(error) if isinstance(error, VerificationError) else _shortened(" ".join(str(error).split()))
+        message = str(error) if code == EXIT_VERIFICATION else _shortened(" ".join(str(error).split()))
         say(f"{prog}: {message}")
     return code

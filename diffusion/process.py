@@ -242,7 +242,7 @@ def sample_and_schedule(fields: Mapping[str, Any], source: str) -> tuple[SampleS
     try:
         return SampleShape(*(sample[name] for name in _OF_SAMPLE)), NoiseSchedule.from_json(schedule)
     except InputError as error:
-        raise InputError(f"{source}: {error}") from None
+        raise in_file(source, error, "export again") from None
 
 
 def parse_description(text: str, source: str) -> Any:
@@ -250,7 +250,7 @@ def parse_description(text: str, source: str) -> Any:
     try:
         return parse_json(text)
     except InputError as error:
-        raise InputError(f"{source}: {error}; export again") from None
+        raise in_file(source, error, "export again") from None
 
 
 def _check_names(

@@ -22,7 +22,6 @@ from export.checkpoints.flags import parsed_flags
 from export.checkpoints.registry import add_checkpoint_flags, check_foreign, is_foreign, read_foreign
 from export.source import process_line
 from runtime.engines.gate_conditions import gate_conditions
-from train.publication import failing_as_files
 
 if TYPE_CHECKING:
     from export.checkpoints.checkpoint import ForeignCheckpoint
@@ -96,6 +95,7 @@ def _write_checked(found: ForeignCheckpoint, folder: Path) -> float:
 
     from runtime.engines.torch_checkpoint import load_checkpoint
     from runtime.engines.verification import relative_error
+    from train.publication import failing_as_files
 
     unet = found.network.unet  # every network has one that has a configuration
     with failing_as_files():

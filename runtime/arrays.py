@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 import zipfile
 import zlib
 
@@ -11,7 +12,17 @@ import numpy as np
 from commands.system import check_memory
 from diffusion.errors import InputError
 
-UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
+UNREADABLE = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    EOFError,
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    RuntimeError,  # a password, or a way to compress, that `zipfile` does not know
+)
 """What `numpy.load(…, allow_pickle=False)`, used as a context, and reading an archive's arrays raise for a file that is
 cut, damaged or something else. NumPy goes by the content, not by the suffix."""
 

@@ -47,20 +47,20 @@ class ProcessFlags:
         for name, known in choices.items():
             value = getattr(self, name)
             if value is not None and value not in known:
-                raise InputError(f"{_spelling(name)} is {shown(value)}, expected one of {', '.join(known)}")
+                raise InputError(f"`{name}` is {shown(value)}, expected one of {', '.join(known)}")
         for name in ("beta_start", "beta_end", "num_train_timesteps"):
             value = getattr(self, name)
             if value is not None:
                 check = whole_number if name == "num_train_timesteps" else real_number
-                object.__setattr__(self, name, check(value, _spelling(name)))
+                object.__setattr__(self, name, check(value, f"`{name}`"))
         for name in ("channels", "height", "width"):
             value = getattr(self, name)
             if value is not None:
-                object.__setattr__(self, name, whole_number(value, _spelling(name), 1))
+                object.__setattr__(self, name, whole_number(value, f"`{name}`", 1))
         clip = self.clip_sample
         if clip is not None and clip != "none":
             if not is_finite_number(clip) or not clip > 0:
-                raise InputError(f"--clip-sample is {shown(clip)}, expected a positive number or none")
+                raise InputError(f"`clip_sample` is {shown(clip)}, expected a positive number or none")
             object.__setattr__(self, "clip_sample", float(clip))
 
     @property
@@ -84,14 +84,14 @@ class ProcessFlags:
             remedy: what else to do than to give the flags.
 
         Raises:
-            InputError: a flag is missing that has no default.
+            InputError: what has no default is not given.
         """
         needed = ("beta_schedule", "prediction_type", "variance_type", "clip_sample")
-        missing = [_spelling(name) for name in needed if getattr(self, name) is None]
+        missing = [f"`{name}`" for name in needed if getattr(self, name) is None]
         if missing:
             raise InputError(
                 f"{source}: has {lacks} that describes its process, and {', '.join(missing)} "
-                f"is not given; give these flags, or {remedy}"
+                f"is not given; give them, or {remedy}"
             )
         schedule = NoiseSchedule.make(
             str(self.beta_schedule),
@@ -105,7 +105,7 @@ class ProcessFlags:
         """A process that its file describes, with the variance and the clip that the user prefers.
 
         Raises:
-            InputError: a flag contradicts what the network was trained on.
+            InputError: a field contradicts what the network was trained on.
         """
         schedule = process.schedule
         facts = {
@@ -121,13 +121,11 @@ class ProcessFlags:
         for name, fact in facts.items():
             flag = getattr(self, name)
             if flag is not None and flag != fact:
-                raise InputError(
-                    f"{_spelling(name)} is {flag}, but {source} was trained with {fact}; leave the flag out"
-                )
+                raise InputError(f"`{name}` is {flag}, but {source} was trained with {fact}; leave it out")
         if self.variance_type is not None and self.variance_type != process.variance_type:
             if "learned_range" in (self.variance_type, process.variance_type):
                 raise InputError(
-                    f"--variance-type is {self.variance_type}, but {source} was trained with {process.variance_type}; "
+                    f"`variance_type` is {self.variance_type}, but {source} was trained with {process.variance_type}; "
                     "only fixed_small and fixed_large can stand for each other"
                 )
             process = replace(process, variance_type=self.variance_type)
@@ -175,7 +173,3 @@ def _size(text: str) -> int:
     if not (text.isascii() and text.isdecimal() and int(text) > 0):
         raise argparse.ArgumentTypeError(f"found {text!r}, expected a whole number of at least 1")
     return int(text)
-
-
-def _spelling(name: str) -> str:
-    return "--" + name.replace("_", "-")

@@ -53,14 +53,16 @@ class ShardDrawer:
 
     def draw(self, shard: Shard) -> tuple[ShardRecord | Failed, float, float]:
         """Draw a shard. Returns its record, or an error; and the seconds in steps, and all seconds."""
-        clock = StepTime()
         try:
-            self._opened = self._opened or open_worker(self._start, 0)
-            folder, source = self._opened
+            if self._opened is None:
+                self._opened = open_worker(self._start, 0)
+                self._clock = StepTime()
+            clock, (folder, source) = self._clock, self._opened
+            clock.other()  # it waited for the shard
             resume = self._start.args.resume or self._again
             record = draw_shard(source, folder, shard, resume, lambda num: clock.step(), lambda num: clock.other())
         except Exception as error:
-            return failure(error), *clock.taken()
+            return failure(error), 0.0, 0.0
         return record, *clock.taken()
 
 

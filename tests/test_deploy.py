@@ -80,3 +80,34 @@ def test_the_indexed_job_is_one(monkeypatch):
 @pytest.mark.parametrize("name", ["cmake", "g++", 'constraints/cpu.txt "/src[cpu]"', 'ENTRYPOINT ["ddpm-rt"]'])
 def test_the_image_has_what_the_readme_asks_for(name):
     assert name in (DEPLOY / "Dockerfile").read_text()
+
+
+def test_the_ray_cluster_is_one():
+    """By Ray's own schema, as `ray up` applies it."""
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    config = yaml.safe_load((DEPLOY / "ray-cluster.yaml").read_text())
+    prepared = prepare_config(config)
+    validate_config(prepared)
+    assert prepared["max_workers"] == len(config["provider"]["worker_ips"])
+    words = shlex.split(next(line for line in config["setup_commands"] if "install" in line))
+    assert Path(words[words.index("-c") + 1]).relative_to("/tmp/ddpm-rt") == Path("constraints/cpu.txt")
+    assert config["file_mounts"] == {"/tmp/ddpm-rt": "."}
+
+
+def test_the_ray_job_draws_the_run(tmp_path):
+    """As far as the command that `ray job submit` is given."""
+    ray = tmp_path / "ray"
+    ray.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    ray.chmod(0o755)
+    environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "OUT": "s3://bucket/run"}
+    done = subprocess.run(
+        ["bash", DEPLOY / "sample-ray.sh"], env=environment, capture_output=True, text=True, timeout=60, check=True
+    )
+    *of_ray, address, dashes, program, command = (words := done.stdout.split("\n"))[:7]
+    assert (of_ray, address, dashes) == (["job", "submit", "--address"], "http://127.0.0.1:8265", "--")
+    assert (program, command) == ("ddpm-rt", "sample")
+    args = sample_parser().parse_args(words[7:-1])
+    check_flags(args)
+    assert (args.ray, args.resume, str(args.out)) == ("auto", True, "s3://bucket/run")
+    assert args.shard_size % args.batch_size == 0

@@ -10,7 +10,7 @@ from diffusion.errors import InputError
 
 # Kynkäänniemi et al. 2019, section 3: the neighborhood size they settle on.
 NEIGHBORS = 3
-# Naeem et al. 2020, section 4.2: with 5 the expected coverage of two equal distributions is above 0.95.
+# Naeem et al. 2020: of two equal distributions coverage is 1 − 2^−k in expectation, above 0.95 from 5 on.
 COVERAGE_NEIGHBORS = 5
 # Distances held at once, 64 MB in float64: sets of 50,000 features of Inception need no more than sets of digits.
 _DISTANCES_AT_ONCE = 1 << 23
@@ -36,10 +36,10 @@ def manifold_measures(
         `precision`: the part of `generated` inside the manifold of `real` (Kynkäänniemi et al. 2019, eq. 1, 2).
         `recall`: the part of `real` inside the manifold of `generated`.
         `density`: over the balls around `real`, how many points of `generated` each has, in units of k; 1 is expected
-            of equal distributions, and it may be more (Naeem et al. 2020, eq. 4). Unlike precision, it does not take
-            one outlier among `real` for a large manifold.
-        `coverage`: the part of the balls around `real` that have a point of `generated` (eq. 6). Unlike recall, it
-            does not grow with outliers among `generated`.
+            of equal distributions, and it may be more (Naeem et al. 2020). Unlike precision, it does not take one
+            outlier among `real` for a large manifold.
+        `coverage`: the part of the balls around `real` that have a point of `generated` (Naeem et al. 2020). Unlike
+            recall, it does not grow with outliers among `generated`.
 
     Raises:
         InputError: sets of different sizes, or not more points than neighbors.

@@ -113,6 +113,8 @@ class ChainBuffers:
         self.control = {name: self._view(self._block, name, batch_size) for name in self.layout.control}
         # What no launch has written yet is read by the network of an idle sample: zeros are finite.
         self._memory.zero(self._base, self.layout.size_bytes, stream)
+        self.control["row"][:] = -1  # idle: the first sample may begin beside slots that never had one
+        self.upload(stream)
         self._memory.to_device(self.address("coefficients"), np.ascontiguousarray(table.cast()), stream)
         self._memory.to_device(self.address("timesteps"), table.timesteps.astype(np.int32), stream)
 

@@ -77,7 +77,7 @@ def check_host_batch(engine: Engine, table: StepTable, batch_size: int) -> None:
         fitting = max(1, available * batch_size // needed)
         raise InputError(
             f"batch size is {batch_size}, which needs {gib(needed)}; {gib(available)} are available: "
-            f"use --batch-size {fitting} or less"
+            f"use `batch_size={fitting}` or less"
         )
 
 
@@ -144,7 +144,7 @@ def plan_device(
         fitting = max(1, size * free // each)
         raise InputError(
             f"batch size is {size}, which needs {mebibytes(each)} of device memory; {mebibytes(free)} are free: "
-            f"use --batch-size {fitting} or less"
+            f"use `batch_size={fitting}` or less"
         )
     chains = max(1, min(MAX_CHAINS, -(-num // size), free // each))
     in_flight = "a chain" if chains == 1 else f"{chains} chains in flight, each"

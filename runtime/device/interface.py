@@ -17,7 +17,7 @@ from runtime.formats.precision import ELEMENT_TYPES, to_element_type, to_float32
 
 
 class DeviceMemory(Protocol):
-    """Memory, streams and events of one GPU, in its primary context, whoever allocates them."""
+    """Memory, streams and events of one GPU, in its primary context; PyCUDA or our own kernels allocate them."""
 
     name: str
     """For messages: whose allocator it is."""
@@ -168,7 +168,7 @@ class _HostCall:
         except RuntimeError as error:
             raise InputError(
                 f"{self._engine.name}, a batch of {len(self._x)}: the call failed ({reason(error)}); "
-                "try a smaller --batch-size"
+                "try a smaller `batch_size`"
             ) from error
         if self._found is not self._prediction:
             np.copyto(self._prediction, to_float32(self._found, self._io_type))
@@ -183,7 +183,7 @@ def too_little_memory(size_bytes: int, free_bytes: int) -> InputError:
     """The error of an allocation that did not fit."""
     return InputError(
         f"device memory: {mebibytes(size_bytes)} are needed and {mebibytes(free_bytes)} are free; "
-        "use a smaller --batch-size, or end what else runs on this GPU"
+        "use a smaller `batch_size`, or end what else runs on this GPU"
     )
 
 

@@ -27,7 +27,7 @@ def open_device_memory(ordinal: int = 0) -> DeviceMemory:
         DeviceUnavailableError: no driver, no such GPU, or kernels that were built without CUDA.
     """
     what = "device cuda"
-    require_gpu(driver_facts(), what, "run on this machine with --device cpu", ordinal)
+    require_gpu(driver_facts(), what, "run on this machine with `device=cpu`", ordinal)
     kernels = import_kernels()
     if not kernels.has_cuda_kernels():
         raise DeviceUnavailableError(

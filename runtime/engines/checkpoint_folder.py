@@ -47,7 +47,7 @@ _FLAGS = {
     "clip_sample": "clip-sample",
 }
 _ANOTHER = "choose a checkpoint of an unconditional DDPM"
-# Without train.json the data's gray levels are lost, and with them the likelihood: nobody is told to take it away.
+# Without train.json the data's gray levels are lost, and with them the likelihood: never suggest removing it.
 _WAY_OUT = "correct the one that is wrong, or copy or train the checkpoint again"
 
 
@@ -203,7 +203,7 @@ def _process_of_flags(folder: Path, unet_path: Path, config: Mapping[str, Any], 
     if flags == ProcessFlags() and (folder.parent / MODEL_INDEX).exists():
         raise InputError(f"{folder}: holds the network alone; name its pipeline's folder {folder.parent}")
     if flags.output_name is not None:
-        raise InputError(f"{folder}: --output-name is for an ONNX file; leave it out")
+        raise InputError(f"{folder}: `output_name` is for an ONNX file; leave it out")
     check_unet_fields(config, str(unet_path))
     given = {name: getattr(flags, name) for name in ("channels", "height", "width")}
     if config.get("sample_size") is None and None not in (flags.height, flags.width):
@@ -212,7 +212,7 @@ def _process_of_flags(folder: Path, unet_path: Path, config: Mapping[str, Any], 
     for name, flag in given.items():
         if flag not in (None, getattr(sample, name)):
             raise InputError(
-                f"{unet_path}: --{name} is {flag}, but the network was made for {getattr(sample, name)}; leave it out"
+                f"{unet_path}: `{name}` is {flag}, but the network was made for {getattr(sample, name)}; leave it out"
             )
     process = flags.process(sample, str(folder), f"no {SCHEDULER_CONFIG}", f"copy {SCHEDULER_CONFIG} into it")
     check_prediction_channels(config, process, str(unet_path))

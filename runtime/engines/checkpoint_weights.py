@@ -134,7 +134,7 @@ def _weight_files(path: Path, allow_pickle: bool) -> WeightFiles:
         what = "names shards that are pickles" if sharded else "is a pickle"
         raise InputError(
             f"{path}: {what}, expected {SAFETENSORS}; save the pipeline again with "
-            "safe_serialization=True, or give --allow-pickle if you trust where it comes from"
+            "safe_serialization=True, or give `allow_pickle=True` if you trust where it comes from"
         )
     if not sharded:
         return WeightFiles(path, (path,))

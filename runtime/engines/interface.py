@@ -96,7 +96,7 @@ class Engine(abc.ABC):
         if batch_size != fitting:
             taken = f"{smallest}" if smallest == largest else f"{smallest} to {largest or 'any'}"
             raise InputError(
-                f"{self.path or self.name}: takes batches of {taken}, found {batch_size}; give --batch-size {fitting}, "
+                f"{self.path or self.name}: takes batches of {taken}, found {batch_size}; give `batch_size={fitting}`, "
                 "or export with a dynamic first axis"
             )
 

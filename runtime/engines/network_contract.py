@@ -78,9 +78,9 @@ def only_output(
     places = [place for place, entry in enumerate(outputs) if name in (None, entry.name)]
     if len(places) != 1 or len(outputs[places[0]].shape) != 4 or outputs[places[0]].element_type != element_type:
         if name is not None:
-            way_out = f"and --output-name is {name}"
+            way_out = f"and `output_name` is {name}"
         elif len(outputs) > 1:
-            way_out = "say which it is with --output-name"
+            way_out = "say which it is with `output_name`"
         else:
             way_out = f"export it so, or cast and reshape it as {GUIDE} shows"
         raise InputError(f"{path}: outputs are {found}; expected one float32 prediction [N, C or 2C, H, W]; {way_out}")
@@ -102,15 +102,15 @@ def process_of_onnx(file: OnnxFile, metadata: str | None, x: TensorSpec, flags: 
         if isinstance(size, int) and flag not in (None, size):
             _, *chw = x.shape
             raise InputError(
-                f"{path}: --{name} is {flag}, but input {x.name} has the shape {chw}, expected channels, height and "
-                f"width; correct the flag, or export the network in that order, as {GUIDE} shows"
+                f"{path}: `{name}` is {flag}, but input {x.name} has the shape {chw}, expected channels, height and "
+                f"width; correct it, or export the network in that order, as {GUIDE} shows"
             )
         sizes.append(size if isinstance(size, int) else flag)
     if None in sizes:
         _, *chw = x.shape
         raise InputError(
             f"{path}: input {x.name} has the open shape {chw}, expected fixed channels, height and width; "
-            "give those that are open with --channels, --height and --width"
+            "give those that are open with `channels`, `height` and `width`"
         )
     channels, height, width = (int(size) for size in sizes if size is not None)
     if flags.channels is None:
@@ -130,7 +130,7 @@ def _check_order(file: OnnxFile, x: TensorSpec, chw: tuple[int, int, int]) -> No
         found = "its channels are last" if wrong else "its channels may be first or last"
         raise InputError(
             f"{file.path}: input {x.name} is {list(x.shape)}: {found}, expected [N, C, H, W]; export it so, wrap it as "
-            f"{GUIDE} shows, or give --channels {channels} if there are {channels}"
+            f"{GUIDE} shows, or give {channels} for `channels` if there are so many"
         )
 
 
@@ -144,7 +144,7 @@ def check_shapes(path: Path, process: Process, x: TensorSpec, prediction: Tensor
                 raise InputError(
                     f"{path}: {kind} {entry.name} is {list(entry.shape)}, "
                     f"expected [N, {', '.join(map(str, expected))}] for variance_type {process.variance_type}; "
-                    f"check --variance-type, or export again, with the channels first"
+                    "check `variance_type`, or export again, with the channels first"
                 )
 
 
@@ -198,5 +198,5 @@ def timesteps_shape(spec: TensorSpec, x: TensorSpec, batch_size: int) -> tuple[i
 def call_failed(path: Path, num: int, why: str) -> InputError:
     """The error of a network that fails when it is called."""
     return InputError(
-        f"{path}: the network fails on a batch of {num} ({why}); try a smaller --batch-size, or export again"
+        f"{path}: the network fails on a batch of {num} ({why}); try a smaller `batch_size`, or export again"
     )

@@ -53,12 +53,12 @@ class OnnxDeviceEngine(DeviceEngine, OnnxRuntimeEngine):
         if self._t_type not in _T_TYPES:
             raise InputError(
                 f"{path}: takes its timesteps as {np.dtype(self._t_type).name}, expected float32 or int64 on a GPU; "
-                "run it with --device cpu, or export it again with `python -m export.to_onnx`"
+                "run it with `device=cpu`, or export it again with `python -m export.to_onnx`"
             )
         if self.shares_timestep:
             raise InputError(
                 f"{path}: takes one timestep for the whole batch ({self._t.name}), expected [N] on a GPU; "
-                f"run it with --device cpu, or wrap it as {GUIDE} shows"
+                f"run it with `device=cpu`, or wrap it as {GUIDE} shows"
             )
         self.t_type = _T_TYPES[self._t_type]
         self.memory = open_device_memory() if memory is None else memory

@@ -51,7 +51,7 @@ def choose_backend(backend: str, device: str, precision: str = "fp32") -> Backen
     if backend not in ONNX_BACKENDS:
         raise InputError(f"backend is {backend!r}, expected one of {', '.join(ONNX_BACKENDS)}")
     if backend == "openvino" and device != "cpu":
-        raise InputError(f"--backend openvino runs on the CPU, but --device is {device}; give --device cpu")
+        raise InputError(f"`backend=openvino` runs on the CPU, but `device` is {device}; give `device=cpu`")
     if backend != "auto":
         choice = BackendChoice(backend)
     elif device != "cpu":
@@ -101,7 +101,7 @@ def open_onnx(path: Path, device: str, threads: int, flags: ProcessFlags | None,
 
     Raises:
         InputError, DeviceUnavailableError: as `open_engine`; or ONNX Runtime, to compare with, is not installed.
-        VerificationError: the backend differs from ONNX Runtime, or nobody knows which of them is right.
+        VerificationError: the backend differs from ONNX Runtime, or it is not known which of them is right.
     """
     file = read_onnx(path)
     choice = choose_backend(backend, device, file.precision)
@@ -151,10 +151,10 @@ def _open_with_openvino(file: OnnxFile, threads: int, flags: ProcessFlags | None
         engine.chosen_because = reason
         return engine
     if backend == "openvino":
-        raise VerificationError(f"{path}: {found.summary}; give --backend onnxruntime\n{found.table}")
+        raise VerificationError(f"{path}: {found.summary}; give `backend=onnxruntime`\n{found.table}")
     if not found.onnx_runtime_is_sure:
         raise VerificationError(
-            f"{path}: {found.summary}; correct the network, or take ONNX Runtime's word with --backend onnxruntime"
+            f"{path}: {found.summary}; correct the network, or take ONNX Runtime's word with `backend=onnxruntime`"
             f"\n{found.table}"
         )
     del engine
@@ -200,7 +200,7 @@ def _open_on_gpu(file: OnnxFile, flags: ProcessFlags | None) -> Engine:
         _check_batches(engine, path, flags)
         return engine
     if not found.passed:
-        raise VerificationError(f"{path}: {found.summary}; give --device cpu\n{found.table}")
+        raise VerificationError(f"{path}: {found.summary}; give `device=cpu`\n{found.table}")
     engine.chosen_because = "it alone runs ONNX files on a GPU"
     return engine
 

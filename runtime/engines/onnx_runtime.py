@@ -152,7 +152,7 @@ def _open_session(path: Path, device: str, threads: int, precision: str) -> ort.
         # It runs files that only store bf16, or cast to it, and refuses the others before their first run.
         if precision == "bf16" and "NOT_IMPLEMENTED" in str(error):
             raise DeviceUnavailableError(
-                f"{path}: computes in bf16, and ONNX Runtime has no bf16 convolutions on the CPU; give --device cuda, "
+                f"{path}: computes in bf16, and ONNX Runtime has no bf16 convolutions on the CPU; give `device=cuda`, "
                 "or make an engine that has from its checkpoint with `python -m export.to_openvino --bf16` (unet.xml)"
             ) from error
         raise InputError(
@@ -171,4 +171,4 @@ def _instead(precision: str) -> str:
     """What runs where no GPU does."""
     if precision == "bf16":
         return "run on this machine with unet.xml, made by `python -m export.to_openvino --bf16`"
-    return "run on this machine with --device cpu"
+    return "run on this machine with `device=cpu`"

@@ -92,7 +92,7 @@ def _open_plan(path: Path, options: EngineOptions) -> Engine:
 def _plan_elsewhere(path: Path) -> str:
     from runtime.engines.tensorrt_refusals import runs_here
 
-    return f"leave --device out, or {runs_here(path)}"
+    return f"leave `device` out, or {runs_here(path)}"
 
 
 def _open_checkpoint(path: Path, options: EngineOptions) -> Engine:
@@ -173,8 +173,8 @@ def open_engine(path: Path | str, options: EngineOptions | None = None, **change
         )
     if options.device not in backend.devices:
         only = backend.devices[0]
-        remedy = f"give --device {only}" if backend.elsewhere is None else backend.elsewhere(path)
-        raise InputError(f"{path}: runs {_WHERE[only]}, but --device is {options.device}; {remedy}")
+        remedy = f"give `device={only}`" if backend.elsewhere is None else backend.elsewhere(path)
+        raise InputError(f"{path}: runs {_WHERE[only]}, but `device` is {options.device}; {remedy}")
     try:
         return backend.open(path, options)
     except ModuleNotFoundError as error:
@@ -193,12 +193,12 @@ def _check_options(path: Path, backend: Backend | None, options: EngineOptions) 
             )
         if options.device == "cpu" and (options.compiled or options.precision != "fp32"):
             raise InputError(
-                f"{given} is for a checkpoint folder on a GPU, but the device is the CPU; give --device cuda, or "
+                f"{given} is for a checkpoint folder on a GPU, but the device is the CPU; give `device=cuda`, or "
                 "export with `python -m export.to_openvino --bf16` for a fast engine here"
             )
     if options.flags is not None and options.flags.output_name is not None and "output_name" not in takes:
-        raise InputError(f"--output-name is for an ONNX file, but the engine is {path}; leave it out")
+        raise InputError(f"`output_name` is for an ONNX file, but the engine is {path}; leave it out")
     what = f"the engine is {path}, a folder" if path.is_dir() else f"the engine is {path}"
     own_name = "auto" if backend is None or backend.suffix == FOLDER else backend.name
     if options.backend not in ("auto", own_name) and "backend" not in takes:
-        raise InputError(f"--backend {options.backend} is for an ONNX file, but {what}; leave it out")
+        raise InputError(f"`backend={options.backend}` is for an ONNX file, but {what}; leave it out")

@@ -97,7 +97,7 @@ class OpenVinoEngine(Engine):
         self.precision, self.sha256, self.has_digest = file.precision, file.sha256, file.has_digest
         if self.precision != "fp32":
             # It would compute fp16 in float32, and bf16 in bf16 though the hint says, and reads back as, float32.
-            way_out = "or give --backend onnxruntime"
+            way_out = "or give `backend=onnxruntime`"
             if self.precision == "bf16":
                 way_out = (
                     f"with --bf16 for that precision, {way_out}, which on the CPU runs what only stores or casts bf16"
@@ -111,7 +111,7 @@ class OpenVinoEngine(Engine):
         except RuntimeError as error:
             raise InputError(
                 f"{self.path}: OpenVINO cannot read it as an ONNX model ({reason(error)}); "
-                "make one with `python -m export.to_onnx`, or give --backend onnxruntime"
+                "make one with `python -m export.to_onnx`, or give `backend=onnxruntime`"
             ) from error
         file.check_unchanged()
         place = ["framework", METADATA_KEY]  # where OpenVINO keeps the metadata of an ONNX file
@@ -214,7 +214,7 @@ class OpenVinoEngine(Engine):
         except RuntimeError as error:
             raise InputError(
                 f"{self.path}: OpenVINO cannot compile it for a batch of {batch_size} ({reason(error)}); "
-                "try a smaller --batch-size, or export again"
+                "try a smaller `batch_size`, or export again"
             ) from error
         sample = self.process.sample
         expected = [batch_size, self.process.prediction_channels, sample.height, sample.width]
@@ -222,12 +222,12 @@ class OpenVinoEngine(Engine):
         if made.is_dynamic or list(made.to_shape()) != expected:
             raise InputError(
                 f"{self.path}: for a batch of {batch_size} OpenVINO makes a prediction of shape {made}, expected "
-                f"{expected}; give --backend onnxruntime, or export again with a dynamic first axis"
+                f"{expected}; give `backend=onnxruntime`, or export again with a dynamic first axis"
             )
         found = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
         if found != hint:
             raise DeviceUnavailableError(
-                f"{self.path}: asked for {hint}, OpenVINO runs it in {found} on this CPU; use --backend onnxruntime"
+                f"{self.path}: asked for {hint}, OpenVINO runs it in {found} on this CPU; use `backend=onnxruntime`"
             )
         return compiled
 

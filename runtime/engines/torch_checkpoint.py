@@ -185,7 +185,7 @@ def _find_device(device: str) -> torch.device:
     except RuntimeError:
         found = None
     if found is None or found.type not in ("cpu", "cuda"):
-        raise InputError(f"device is {device!r}, expected cpu, cuda or cuda:N; give --device cpu")
+        raise InputError(f"device is {device!r}, expected cpu, cuda or cuda:N; give `device=cpu`")
     if found.type == "cuda":
         missing = None
         if not torch.backends.cuda.is_built():
@@ -195,7 +195,7 @@ def _find_device(device: str) -> torch.device:
         elif (found.index or 0) >= torch.cuda.device_count():
             missing = f"PyTorch finds {torch.cuda.device_count()} GPUs, counted from 0"
         if missing is not None:
-            raise DeviceUnavailableError(f"device {device}: {missing}; run on this machine with --device cpu")
+            raise DeviceUnavailableError(f"device {device}: {missing}; run on this machine with `device=cpu`")
     return found
 
 

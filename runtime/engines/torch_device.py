@@ -116,7 +116,7 @@ def open_checkpoint_on_gpu(
 def gpu_place() -> Place:
     """The first GPU, its driver, and the libraries that compute there."""
     driver = driver_facts()
-    gpu = require_gpu(driver, "device cuda", "run on this machine with --device cpu")
+    gpu = require_gpu(driver, "device cuda", "run on this machine with `device=cpu`")
     runtime = f"PyTorch {torch.__version__}, cuDNN {torch.backends.cudnn.version()}"
     return Place(gpu.name, driver.version, runtime)
 
@@ -276,7 +276,7 @@ def _fold_labels(unet: UNet2DModel, embedding: torch.Tensor, projecting: list[An
     if not (plain and projecting):
         raise InputError(
             "a class-conditional network whose blocks project the embeddings otherwise than ResnetBlock2D runs on the "
-            "CPU alone; give --device cpu, or export it"
+            "CPU alone; give `device=cpu`, or export it"
         )
     weight = torch.cat([block.time_emb_proj.weight for block in projecting])
     bias = torch.cat([block.time_emb_proj.bias for block in projecting])
@@ -297,4 +297,4 @@ def _expect_cuda() -> None:
     elif not torch.cuda.is_available():
         missing = "PyTorch finds no NVIDIA driver or no GPU"
     if missing is not None:
-        raise DeviceUnavailableError(f"device cuda: {missing}; run on this machine with --device cpu")
+        raise DeviceUnavailableError(f"device cuda: {missing}; run on this machine with `device=cpu`")

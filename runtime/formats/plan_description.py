@@ -148,9 +148,9 @@ class PlanDescription:
         """
         places = [i for i, profile in enumerate(self.profiles) if profile.min <= batch_size <= profile.max]
         if not places:
-            taken = ", ".join(map(str, self.profiles))
+            taken, fitting = ", ".join(map(str, self.profiles)), self.fitting_batch(batch_size)
             raise InputError(
-                f"{path}: takes batches of {taken}, found {batch_size}; give --batch-size "
-                f"{self.fitting_batch(batch_size)}, or build it with `{REBUILD} --min-batch 1 --max-batch {batch_size}`"
+                f"{path}: takes batches of {taken}, found {batch_size}; give `batch_size={fitting}`, or build it with "
+                f"`{REBUILD} --min-batch 1 --max-batch {batch_size}`"
             )
         return min(places, key=lambda i: (abs(self.profiles[i].opt - batch_size), self.profiles[i].max))

@@ -136,7 +136,7 @@ def make_app(engine: Engine, worker: Worker, metrics: Metrics, token: str | None
             headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
             return StreamingResponse(events(ticket, signal, body), media_type=EVENTS, headers=headers)
         try:
-            if not await until_ended(ticket, signal, request.is_disconnected):
+            if not await until_ended(ticket, signal, request.receive):
                 return Response(status_code=499)  # which nobody reads
         finally:
             worker.cancel(ticket)  # nothing, if it has ended

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from typing import Any
 
 from runtime.serve.bodies import preview_fields
 from runtime.serve.ticket import FINAL, Preview, Ticket
 
-# How often it is asked whether the client is still there.
-_LOOK_S = 0.25
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+
 # A comment is sent where nothing else is, so that proxies do not take the connection for dead.
 _KEEP_ALIVE_S = 10.0
 
@@ -29,7 +29,11 @@ class Signal:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
             self._loop.call_soon_threadsafe(self._event.set)
 
-    async def changed(self, timeout_s: float) -> bool:
+    def wake(self) -> None:
+        """As if something had changed; called by the loop."""
+        self._event.set()
+
+    async def changed(self, timeout_s: float | None = None) -> bool:
         """Wait for the next change; whether there was one."""
         try:
             await asyncio.wait_for(self._event.wait(), timeout_s)
@@ -39,17 +43,32 @@ class Signal:
         return True
 
 
-async def until_ended(ticket: Ticket, signal: Signal, is_gone: Callable[[], Awaitable[bool]]) -> bool:
-    """Wait for the end of a request; False where the client went away first."""
-    loop = asyncio.get_running_loop()
-    look_at = loop.time() + _LOOK_S
-    while ticket.state not in FINAL:
-        await signal.changed(max(0.0, look_at - loop.time()))
-        if loop.time() >= look_at:
-            if await is_gone():
+async def until_ended(ticket: Ticket, signal: Signal, receive: Receive) -> bool:
+    """Wait for the end of a request; False where the client went away first.
+
+    Args:
+        ticket: of the request.
+        signal: its `on_change`.
+        receive: of ASGI, with the body of the request read.
+    """
+    leaving = asyncio.create_task(_until_disconnected(receive, signal))
+    try:
+        while ticket.state not in FINAL:
+            await signal.changed()
+            if leaving.done():
+                leaving.result()  # a bug is told
                 return False
-            look_at = loop.time() + _LOOK_S
-    return True
+        return True
+    finally:
+        leaving.cancel()
+
+
+async def _until_disconnected(receive: Receive, signal: Signal) -> None:
+    try:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+    finally:
+        signal.wake()
 
 
 async def progress_events(ticket: Ticket, signal: Signal) -> AsyncIterator[bytes]:

@@ -103,7 +103,7 @@ def test_a_pickle_is_read_once_with_permission(tmp_path, monkeypatch):
     weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
     torch.save(safetensors.torch.load_file(weights), weights.with_suffix(".bin"))
     weights.unlink()
-    with pytest.raises(InputError, match="--allow-pickle"):
+    with pytest.raises(InputError, match="`allow_pickle=True`"):
         prepare(Path(tempfile.mkdtemp(dir=tmp_path)), folder, 5)
     work = Path(tempfile.mkdtemp(dir=tmp_path))
     prepare(work, folder, 5, allow_pickle=True)

@@ -29,6 +29,7 @@ def quality(**setup):
             "process": {"checkpoint_sha256": "c0ffee"},
             "data": {"name": "digits", "num_train": 1545, "sha256": "d"},
             "features": {"name": "of a classifier", "sha256": "f"},
+            "classifier": {"name": "another network"},
             "num": 10000,
         }
         | setup,
@@ -121,11 +122,27 @@ def test_one_page_without_arguments(folder, capsys):
     assert [(folder / place).read_bytes() for place in shown] == pictures
 
 
+def test_all_ways_are_timed_by_one_measurement(folder):
+    slow = quality()
+    slow["timing"] = {"batch_size": 64, "network_ms_per_call": 80.0, "ms_per_call": {}}
+    slow["results"][1]["calls"] = slow["best_at_5"]["calls"] = 10
+    (folder / "slow.json").write_text(json.dumps(slow))
+    early = quality()
+    for one in early["results"]:
+        del one["density"]
+    (folder / "early.json").write_text(json.dumps(early))
+    assert main(["--quality", "early.json", "--quality", "quality.json", "--quality", "slow.json"]) == 0
+    rows = Page((folder / "report.html").read_text(encoding="utf-8")).rows
+    assert [(row[1], row[-1]) for row in rows if row[0].startswith("dpmpp_2m")] == [("5", "1.28e+03"), ("10", "640")]
+    assert rows[1][5] == "0.700"  # of the same way in two files, what says more
+
+
 def test_what_was_not_measured_is_said(folder, capsys):
     report = quality()
     del report["timing"], report["table_at_5"], report["reference"]
     for name in ("ratio", "ratio_se"):
         del report["best_at_5"][name]
+    del report["setup"]["classifier"]  # as an earlier version wrote it
     for one in report["results"]:
         del one["density"], one["coverage"]
     (folder / "quality.json").write_text(json.dumps(report))
@@ -134,7 +151,7 @@ def test_what_was_not_measured_is_said(folder, capsys):
     assert "the likelihood was not measured" in capsys.readouterr().err
     page = Page((folder / "a" / "b.html").read_text(encoding="utf-8"))
     assert len(page.rows) == 2  # the head and the built-in sampler
-    assert [page.rows[1][place] for place in (3, 5, 7, 9)] == ["–"] * 4
+    assert [page.rows[1][place] for place in (3, 5, 7, 8, 9)] == ["–"] * 5
     assert "The likelihood was not measured." in "".join(page.said)
 
 

@@ -32,6 +32,11 @@ def raising(error: BaseException):
     [
         (InputError("size is 4, expected 3"), 2, "tool: size is 4, expected 3\n"),
         (InputError("two\n  lines"), 2, "tool: two lines\n"),
+        (
+            InputError("`size` is 4, `x` 5; give `size=3`, or `json=True`"),
+            2,
+            "tool: --size is 4, `x` 5; give --size 3, or --json\n",
+        ),
         (VerificationError("wrong:\n t  error\n 0  0.5"), 3, "tool: wrong:\n t  error\n 0  0.5\n"),
         (DeviceUnavailableError("no GPU"), 4, "tool: no GPU\n"),
         (

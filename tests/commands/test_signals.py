@@ -116,3 +116,13 @@ def test_other_threads_leave_them_alone():
     thread.start()
     thread.join()
     assert codes == [0]
+
+
+def test_a_child_whose_parent_is_gone_before_it_asks(tmp_path):
+    """The operating system tells a child only of what happens after it asked to be told."""
+    code = "import sys; from commands.signals import end_with_parent; end_with_parent(int(sys.argv[1])); print('lives')"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    for parent, ended in ((os.getpid(), (0, "lives\n")), (os.getppid(), (-signal.SIGKILL, ""))):
+        command = [sys.executable, "-c", code, str(parent)]
+        found = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert (found.returncode, found.stdout) == ended

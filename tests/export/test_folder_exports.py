@@ -71,7 +71,7 @@ def test_a_network_alone_is_exported_with_the_process_of_the_flags(
     out = tmp_path / "unet.onnx"
     words = ["--checkpoint", str(tmp_path / "alone"), "--out", str(out), *FLAGS.split()]
     assert main(words) == 2
-    assert "--clip-sample is not given; give these flags" in capsys.readouterr().err
+    assert "--clip-sample is not given; give them" in capsys.readouterr().err
     assert not out.exists()
     assert main([*words, "--clip-sample", "1.5"]) == 0
     process = open_engine(out).process

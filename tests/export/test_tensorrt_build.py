@@ -226,15 +226,19 @@ def test_a_builder_ends_with_its_parent_and_its_folder_with_the_next_build(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # In place of the builder, something that takes long.
-    (tmp_path / "tensorrt.py").write_text("import time\ntime.sleep(600)\n")
+    module = "import time\nfrom pathlib import Path\nPath(__file__).with_name('loaded').touch()\ntime.sleep(600)\n"
+    (tmp_path / "tensorrt.py").write_text(module)
     path = os.pathsep.join([str(tmp_path), *sys.path])
     environment = os.environ | {"PYTHONPATH": path, "TMPDIR": str(tmp_path)}
     parent = subprocess.Popen([sys.executable, "-c", PARENT], env=environment, stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     builder, folder = parent.stdout.readline().split()
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "loaded").exists():
+        assert time.monotonic() < deadline, "the builder is not loaded"
+        time.sleep(0.05)
     parent.kill()
     parent.communicate()
-    deadline = time.monotonic() + 60
     while Path(f"/proc/{builder}").exists() and "Z" not in Path(f"/proc/{builder}/stat").read_text():
         assert time.monotonic() < deadline, "the builder goes on"
         time.sleep(0.05)

@@ -23,7 +23,8 @@ from typing import Any
 os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="passive")
 
 from benchmarks.measurement import measurement_facts, write_report
-from tests.faults.cases import CASES, Case, contents
+from tests.faults.case import Case, contents
+from tests.faults.cases import CASES
 from tests.faults.supervisor import Fault, Outcome, takes_room, watched
 
 KINDS = {"kill": (None, False), "EIO": (errno.EIO, False), "ENOSPC": (errno.ENOSPC, True)}

@@ -96,7 +96,7 @@ def test_impossible_requests(onnx_file, arguments, says):
 
 def test_a_batch_too_large_for_the_memory_is_refused_before_it_is_taken(onnx_file, monkeypatch):
     monkeypatch.setattr("runtime.chain.plan.available_bytes", lambda: 10_000)
-    with pytest.raises(InputError, match=r"batch size is 64, which needs .* use --batch-size \d+ or less"):
+    with pytest.raises(InputError, match=r"batch size is 64, which needs .* use `batch_size=\d+` or less"):
         Sampler(onnx_file, batch_size=64)
     with pytest.raises(InputError, match="batch size is 0"):
         Sampler(onnx_file, batch_size=0)
@@ -163,7 +163,7 @@ def test_a_static_batch_is_measured_as_it_is(static, monkeypatch):
 
 def test_another_batch_than_the_static_one_is_refused(static):
     Sampler(**static, batch_size=4).sample(2)
-    with pytest.raises(InputError, match=r"takes batches of 4, found 3; give --batch-size 4"):
+    with pytest.raises(InputError, match=r"takes batches of 4, found 3; give `batch_size=4`"):
         Sampler(**static, batch_size=3)
 
 
@@ -278,5 +278,5 @@ def test_a_clip_of_any_type_clips(onnx_file, clip):
     ],
 )
 def test_flags_are_taken_by_value_or_refused(flags):
-    with pytest.raises(InputError, match=r"^--"):
+    with pytest.raises(InputError, match=r"^`"):
         ProcessFlags(**flags)

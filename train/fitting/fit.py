@@ -94,7 +94,7 @@ class SavedFit:
                 raise OSError(str(error).splitlines()[0]) from error
 
     def remove(self) -> None:
-        """The fit is done."""
+        """The fit is done, however it ended."""
         self.path.unlink(missing_ok=True)
 
 
@@ -111,7 +111,7 @@ class Fit:
     def __init__(
         self, network: FittedNetwork, objective: EnergyDistance | TeacherDistance, start: StepTable, config: FitConfig
     ) -> None:
-        self._network, self._objective, self._start, self._config = network, objective, start, config
+        self._network, self._objective, self.config = network, objective, config
         self.free = FreeTable(start, network.process.schedule.num_train_timesteps, config.free_timesteps)
         self.free.to(network.device)
         rate = config.learning_rate
@@ -123,7 +123,7 @@ class Fit:
 
     def advance(self) -> None:
         """One step. Raises InputError if the loss is not finite."""
-        config, objective = self._config, self._objective
+        config, objective = self.config, self._objective
         if self.free.gaps.requires_grad and self.step >= _FREE_SHARE * config.iterations:
             self.free.round_timesteps()
         indices = self._indices()
@@ -188,7 +188,7 @@ class Fit:
                 self._objective.moved.copy_(state["moved"])
 
     def _indices(self) -> range:
-        size = self._config.batch_size
+        size = self.config.batch_size
         if isinstance(self._objective, TeacherDistance):
             num_batches = self._objective.num_pairs // size
             return range(size * (self.step % num_batches), size * (self.step % num_batches + 1))
@@ -211,7 +211,7 @@ def run_fit(fit: Fit, start: StepTable, start_name: str, saved: SavedFit, state:
     if state is not None:
         fit.load_state(state)
     total, begin = {"start": table_to_json(start), "start_name": start_name}, time.monotonic()
-    iterations = fit._config.iterations
+    iterations = fit.config.iterations
     with (
         StopRequest() as stop,
         progress_bar(iterations, f"fit {len(start)} calls", "step", lines_in_a_log=True, initial=fit.step) as bar,

@@ -14,8 +14,10 @@ from commands.errors import DeviceUnavailableError, VerificationError
 from commands.locks import sole_writer
 from commands.program import Report, say
 from commands.progress import progress_bar
+from commands.system import check_memory
 from diffusion.conditioning import MAX_ROUNDING_ERROR, ROUNDING, rounding_error
 from diffusion.errors import InputError
+from diffusion.process import Process
 from diffusion.step_table import StepTable
 from runtime.engines.torch_checkpoint import load_checkpoint
 from runtime.formats.table_file import FittedRecord, TableFile
@@ -102,9 +104,15 @@ def fit_table(request: FitRequest, must_move_timesteps: bool = False) -> Report:
             raise InputError(f"{message}; fit with fixed timesteps")
         say(f"note: {message}")
         request = replace(request, config=replace(request.config, free_timesteps=False))
-    images, held_out = _data(request, checkpoint.process.sample.chw) if request.objective == "data" else (None, None)
+    images, held_out = _data(request, checkpoint.process) if request.objective == "data" else (None, None)
     labels = None if images is None or images.labels is None else images.labels.of_image
     network = FittedNetwork.of(checkpoint, device, request.seed, labels, request.guidance)
+    element = 4 * checkpoint.process.sample.num_elements
+    check_memory(
+        f"batch size {request.config.batch_size}", 16 * element * request.config.batch_size, "give a smaller one"
+    )
+    if request.objective == "teacher":
+        check_memory(f"pairs {request.num_pairs}", 8 * element * request.num_pairs, "give fewer")
     settings = _settings(request, images, network)
     identity = {"checkpoint": checkpoint.sha256, "seed": request.seed, "calls": request.num_steps, **settings}
     saved = SavedFit(request.out.with_name(f"{request.out.name}.state"), identity)
@@ -120,9 +128,13 @@ def fit_table(request: FitRequest, must_move_timesteps: bool = False) -> Report:
         fit = Fit(network, objective, start, request.config)
         run_fit(fit, start, name, saved, state)
         fitted = replace(fit.table(f"fitted_{request.num_steps}"), checkpoint_sha256=checkpoint.sha256)
-        file = _judged(request, network, objective, start, fitted, name, settings)
+        try:
+            file = _judged(request, network, objective, start, fitted, name, settings)
+        except VerificationError:
+            saved.remove()
+            raise
         file.write(request.out)
-        saved.path.unlink(missing_ok=True)
+        saved.remove()
     return _report(request.out, file, "fitted")
 
 
@@ -148,8 +160,8 @@ def _judged(
     return TableFile(fitted, record, sealed=True)
 
 
-def _data(request: FitRequest, chw: tuple[int, int, int]) -> tuple[ImageSet, ImageSet | None]:
-    """The images to fit to, and those held out. Raises InputError if there are none, or of another shape."""
+def _data(request: FitRequest, process: Process) -> tuple[ImageSet, ImageSet | None]:
+    """The images to fit to, and those held out. Raises InputError if there are none, or of another shape or classes."""
     asked = request.data
     if not asked.data:
         record = TrainRecord.read(request.checkpoint)
@@ -167,8 +179,16 @@ def _data(request: FitRequest, chw: tuple[int, int, int]) -> tuple[ImageSet, Ima
         images, held_out = load_data(labelled)
     except InputError:  # it has no classes
         images, held_out = load_data(asked)
-    if images.shape.chw != chw:
-        raise InputError(f"{images.name}: images are {images.shape.chw}, the network's samples {chw}")
+    if images.shape.chw != process.sample.chw:
+        raise InputError(f"{images.name}: images are {images.shape.chw}, the network's samples {process.sample.chw}")
+    if images.num_images < 2:
+        raise InputError(f"{images.name}: holds 1 image to fit to, expected some thousand")
+    if process.label is not None and images.labels is not None:
+        found, expected = len(images.labels.names), process.label.classes
+        if found != expected:
+            raise InputError(
+                f"{images.name}: has {found} classes, the network {expected}; name the data it was trained on"
+            )
     return images, held_out
 
 
@@ -180,7 +200,9 @@ def _objective(
     chosen = np.sort(np.random.default_rng(request.seed).permutation(images.num_images)[:_MAX_IMAGES])
     labels = None if images.labels is None else images.labels.of_image[chosen]
     x_start = torch.from_numpy(images.x_start(chosen)).to(network.device)
-    others = None if held_out is None else torch.from_numpy(held_out.x_start(range(held_out.num_images)))
+    others = (
+        None if held_out is None else torch.from_numpy(held_out.x_start(range(min(held_out.num_images, _MAX_IMAGES))))
+    )
     return EnergyDistance(
         x_start, None if others is None else others.to(network.device), labels, request.features, request.seed
     )

@@ -75,13 +75,17 @@ class TeacherDistance:
     def __init__(self, network: FittedNetwork, num_pairs: int, ball: float) -> None:
         self._network, self.num_pairs = network, num_pairs
         self._radius = ball * network.process.sample.num_elements**0.5
+        self._known: dict[tuple[int, ...], torch.Tensor] = {}
         self._targets = self.targets(range(num_pairs))
         self.moved = torch.zeros_like(self._targets).requires_grad_(ball > 0.0)
 
     def targets(self, indices: Sequence[int]) -> torch.Tensor:
-        """The teacher's x_0 of samples, float32 [N, C, H, W]."""
-        table = make_table(self._network.process, SAMPLER, timesteps=teacher_timesteps(self._network))
-        return self._network.sample(table, indices)
+        """The teacher's x_0 of samples, float32 [N, C, H, W], drawn once."""
+        asked = tuple(indices)
+        if asked not in self._known:
+            table = make_table(self._network.process, SAMPLER, timesteps=teacher_timesteps(self._network))
+            self._known[asked] = self._network.sample(table, indices)
+        return self._known[asked]
 
     def loss(self, x_0: torch.Tensor, indices: Sequence[int]) -> torch.Tensor:
         """Of samples that are pairs, a number."""

@@ -158,7 +158,7 @@ def test_the_plan_is_said_in_one_line(kernels, memory):
 def test_a_batch_too_large_is_refused_before_it_is_taken(kernels, memory):
     memory.resize(20_000)
     engine = DeviceNetwork(PROCESS, memory)
-    with pytest.raises(InputError, match=r"batch size is 64, which needs .* are free: use --batch-size \d+ or less"):
+    with pytest.raises(InputError, match=r"batch size is 64, which needs .* are free: use `batch_size=\d+` or less"):
         Sampler(engine, batch_size=64)
     assert kernels.state("cudaMalloc") == 0
 

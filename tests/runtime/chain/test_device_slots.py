@@ -108,3 +108,19 @@ def test_a_rounded_copy_of_x_is_that_of_every_slot(kernels, memory, io_type):
     chain.begin(SEEDS[1:], INDICES[1:], slots=[1, 2])
     chain.run()
     np.testing.assert_array_equal(chain.x, alone.x)
+
+
+def test_slots_that_never_had_a_sample_are_idle(kernels, memory):
+    process = a_process()
+    table = table_of(process)
+    chain, host = (
+        DeviceChain(DeviceNetwork(process, memory=memory), table, 3),
+        HostChain(HostNetwork(process), table, 3),
+    )
+    for each in (chain, host):
+        each.begin(SEEDS[:1], INDICES[:1], slots=[1])
+        each.run()
+    np.testing.assert_array_equal(chain.row, host.row)
+    np.testing.assert_array_equal(chain.x, host.x)
+    assert chain.row.tolist()[::2] == [-1, -1]
+    assert not chain.x[::2].any()

@@ -56,7 +56,7 @@ def machine(monkeypatch):
 
 def test_without_a_gpu_it_says_so(monkeypatch):
     monkeypatch.setattr(memory_module, "driver_facts", lambda: DriverFacts(None, None, (), "no NVIDIA driver"))
-    with pytest.raises(DeviceUnavailableError, match="no NVIDIA driver; run on this machine with --device cpu"):
+    with pytest.raises(DeviceUnavailableError, match="no NVIDIA driver; run on this machine with `device=cpu`"):
         open_device_memory()
 
 
@@ -66,7 +66,7 @@ def test_the_kernels_allocate_where_there_is_no_pycuda(machine):
     assert machine.calls == [("set_device", 0)]
     assert memory.allocate(10) == 0x7F00
     assert memory.free_bytes() == 900
-    with pytest.raises(InputError, match=r"0\.0 MiB are needed and 0\.0 MiB are free; use a smaller --batch-size"):
+    with pytest.raises(InputError, match=r"0\.0 MiB are needed and 0\.0 MiB are free; use a smaller `batch_size`"):
         memory.allocate(2000)
 
 
@@ -203,7 +203,7 @@ def test_pycuda_serves_the_same_protocol_and_leaves_no_context_behind(pycuda):
 def test_pycudas_errors_become_ours(pycuda):
     memory = open_device_memory()
     stream = memory.make_stream()
-    with pytest.raises(InputError, match="use a smaller --batch-size"):
+    with pytest.raises(InputError, match="use a smaller `batch_size`"):
         memory.allocate(5000)
     with pytest.raises(RuntimeError, match="cuMemcpyDtoHAsync failed: invalid argument"):
         memory.to_host(np.zeros(1, np.float32), 12345, stream)

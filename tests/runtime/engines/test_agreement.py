@@ -122,7 +122,7 @@ def test_auto_takes_onnx_runtime_and_says_so(save: Save, cache: Path, capsys: py
 def test_openvino_by_name_is_refused_with_the_table(save: Save) -> None:
     path = save(WRONG)
     for _ in range(2):
-        with pytest.raises(VerificationError, match=r"is off.*give --backend onnxruntime\n +t  relative error"):
+        with pytest.raises(VerificationError, match=r"is off.*give `backend=onnxruntime`\n +t  relative error"):
             open_engine(path, flags=FLAGS, backend="openvino")
 
 
@@ -207,7 +207,7 @@ def test_where_onnx_itself_speaks_against_onnx_runtime(save: Save, monkeypatch: 
     path = save(WRONG)
     with monkeypatch.context() as patch:
         patch.setattr(agreement.ReferenceEngine, "_bind", lambda self, x, t, p: lambda: p.fill(0.0))
-        with pytest.raises(VerificationError, match="agrees with neither .*--backend onnxruntime"):
+        with pytest.raises(VerificationError, match="agrees with neither .*`backend=onnxruntime`"):
             open_engine(path, flags=FLAGS)
         with pytest.raises(VerificationError, match="agrees with neither"):
             open_engine(path, flags=FLAGS)
@@ -285,7 +285,7 @@ def test_on_a_gpu(
     assert "compared: predictions at most" in capsys.readouterr().err
     monkeypatch.setitem(ON_GPU, "fp32", 2e-3)
     Device.off = 0.1
-    with pytest.raises(VerificationError, match="is off.*give --device cpu"):
+    with pytest.raises(VerificationError, match="is off.*give `device=cpu`"):
         open_engine(path, device="cuda", backend="onnxruntime")
 
     def cannot(*arguments: object) -> None:

@@ -227,7 +227,7 @@ def test_flags_tell_the_process_of_a_network_alone(network: Path, tmp_path: Path
     with pytest.raises(InputError, match=rf"holds the network alone; name its pipeline's folder {network.parent}"):
         read_checkpoint_folder(network)
     moved = network.rename(tmp_path / "alone")
-    with pytest.raises(InputError, match=r"has no scheduler_config\.json .* and --beta-schedule, .* is not given"):
+    with pytest.raises(InputError, match=r"has no scheduler_config\.json .* and `beta_schedule`, .* is not given"):
         read_checkpoint_folder(moved)
     found = read_checkpoint_folder(moved, FLAGS)
     assert found.process == Process(
@@ -240,10 +240,10 @@ def test_flags_tell_the_process_of_a_network_alone(network: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"height": 16}, r"--height is 16, but the network was made for 8"),
+        ({"height": 16}, r"`height` is 16, but the network was made for 8"),
         ({"variance_type": "learned_range"}, r"out_channels is 1, expected 2"),
-        ({"output_name": "eps"}, r"--output-name is for an ONNX file"),
-        ({"clip_sample": None}, r"--clip-sample is not given"),
+        ({"output_name": "eps"}, r"`output_name` is for an ONNX file"),
+        ({"clip_sample": None}, r"`clip_sample` is not given"),
     ],
 )
 def test_flags_that_are_not_those_of_the_network(network: Path, changes: dict[str, Any], words: str) -> None:

@@ -46,5 +46,5 @@ def test_without_a_gpu_it_says_so(tmp_path):
     torch = pytest.importorskip("torch")
     if torch.cuda.is_available():
         pytest.skip("there is a GPU here")
-    with pytest.raises(DeviceUnavailableError, match="device cuda: .*; run on this machine with --device cpu"):
+    with pytest.raises(DeviceUnavailableError, match="device cuda: .*; run on this machine with `device=cpu`"):
         open_engine(save_tiny_checkpoint(tmp_path), device="cuda", precision="bf16")

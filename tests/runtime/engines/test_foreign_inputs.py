@@ -114,7 +114,7 @@ def test_on_a_gpu_a_column_works_and_a_scalar_is_refused(make: Make, memory: obj
     found, t = np.zeros_like(X), np.array([57, 3, 99], np.float32)
     engine.bind(X, t, found)()
     np.testing.assert_allclose(found, NETWORK(X, t), rtol=1e-5, atol=1e-6)
-    with pytest.raises(InputError, match="takes one timestep for the whole batch .*--device cpu"):
+    with pytest.raises(InputError, match="takes one timestep for the whole batch .*`device=cpu`"):
         OnnxDeviceEngine(make(SCALARS["scalar"]), FLAGS, memory=memory, device="cpu")
 
 
@@ -129,7 +129,7 @@ def fixed_batch(input_place: int, size: int) -> Change:
 def test_a_batch_that_only_t_fixes(backend: str, make: Make) -> None:
     engine = open_engine(make(fixed_batch(1, 3)), threads=1, flags=FLAGS, backend=backend)
     assert engine.batch_range() == (3, 3)
-    with pytest.raises(InputError, match="takes batches of 3, found 2; give --batch-size 3"):
+    with pytest.raises(InputError, match="takes batches of 3, found 2; give `batch_size=3`"):
         engine.bind(X[:2].copy(), np.zeros(2, np.float32), np.zeros_like(X[:2]))
 
 
@@ -159,8 +159,8 @@ def test_open_sizes_are_given_by_flags(backend: str, make: Make, capsys: pytest.
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        ({"height": 5}, r"--height is 5, but input x has the shape \[2, 4, 6\]"),
-        ({"channels": 6}, r"--channels is 6, but input x has the shape \[2, 4, 6\]"),
+        ({"height": 5}, r"`height` is 5, but input x has the shape \[2, 4, 6\]"),
+        ({"channels": 6}, r"`channels` is 6, but input x has the shape \[2, 4, 6\]"),
     ],
 )
 def test_sizes_may_not_contradict_the_file(flags: dict[str, int], says: str, make: Make, tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_sizes_may_not_contradict_the_file(flags: dict[str, int], says: str, mak
         with pytest.raises(InputError, match=says):
             open_engine(make(), flags=with_flags(**flags), backend=backend)
     described = NETWORK.save_onnx(tmp_path / "ours.onnx")
-    with pytest.raises(InputError, match="was trained with .*; leave the flag out"):
+    with pytest.raises(InputError, match="was trained with .*; leave it out"):
         open_engine(described, flags=ProcessFlags(**flags))
 
 
@@ -191,9 +191,9 @@ def other_first(model: ModelProto) -> None:
 @pytest.mark.parametrize("change", [second_output, other_first])
 def test_the_prediction_among_several_outputs_is_named(backend: str, change: Change, make: Make) -> None:
     path = make(change)
-    with pytest.raises(InputError, match="outputs are .*product.*; say which it is with --output-name"):
+    with pytest.raises(InputError, match="outputs are .*product.*; say which it is with `output_name`"):
         open_engine(path, flags=FLAGS, backend=backend)
-    with pytest.raises(InputError, match="and --output-name is other"):
+    with pytest.raises(InputError, match="and `output_name` is other"):
         open_engine(path, flags=with_flags(output_name="other"), backend=backend)
     engine = open_engine(path, threads=1, flags=with_flags(output_name="prediction"), backend=backend)
     found, t = np.zeros_like(X), np.array([57, 3, 99], np.float32)
@@ -202,7 +202,7 @@ def test_the_prediction_among_several_outputs_is_named(backend: str, change: Cha
 
 
 def test_an_output_of_what_is_no_onnx_file(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="--output-name is for an ONNX file"):
+    with pytest.raises(InputError, match="`output_name` is for an ONNX file"):
         open_engine(tmp_path, flags=ProcessFlags(output_name="prediction"))
 
 
@@ -272,7 +272,7 @@ def test_channels_last_are_recognized(
 ) -> None:
     process = Process(SampleShape(*shape), PROCESS.schedule, variance_type="fixed_large")
     path = make(*changes, network=GaussianNetwork(process, 0.2, 0.5))
-    with pytest.raises(InputError, match=f"{says}, expected .*docs/foreign-onnx.md.*--channels {shape[0]}"):
+    with pytest.raises(InputError, match=f"{says}, expected .*docs/foreign-onnx.md.*give {shape[0]} for `channels`"):
         open_engine(path, flags=FLAGS, backend=backend)
     assert open_engine(path, flags=with_flags(channels=shape[0]), backend=backend).process.sample.chw == shape
 

@@ -36,7 +36,7 @@ def test_auto_goes_by_facts(monkeypatch, installed, machine, flags, chosen, reas
 
 def test_a_gpu_is_for_onnx_runtime(monkeypatch):
     assert choose_backend("auto", "cuda").backend == "onnxruntime"
-    with pytest.raises(InputError, match="--backend openvino runs on the CPU, but --device is cuda"):
+    with pytest.raises(InputError, match="`backend=openvino` runs on the CPU, but `device` is cuda"):
         choose_backend("openvino", "cuda")
     with pytest.raises(InputError, match="backend is 'torch', expected one of auto, onnxruntime, openvino"):
         choose_backend("torch", "cpu")

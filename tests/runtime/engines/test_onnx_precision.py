@@ -88,10 +88,10 @@ def test_bf16_where_there_is_no_gpu(file):
     model = onnx.load(path)
     computes(TensorProto.BFLOAT16)(model)
     onnx.save(model, path)
-    with pytest.raises(DeviceUnavailableError, match=r"has no bf16 convolutions on the CPU; .*--device cuda") as caught:
+    with pytest.raises(DeviceUnavailableError, match=r"has no bf16 convolutions on the CPU; .*`device=cuda`") as caught:
         OnnxRuntimeEngine(path)
     assert "\n" not in str(caught.value)
-    with pytest.raises(DeviceUnavailableError, match="or run on this machine with --device cpu"):
+    with pytest.raises(DeviceUnavailableError, match="or run on this machine with `device=cpu`"):
         OnnxRuntimeEngine(file("fp16"), "cuda")
 
 

@@ -75,7 +75,7 @@ def test_a_static_batch_takes_only_itself(tmp_path, model):
         entry.type.tensor_type.shape.dim[0].dim_value = 3
     engine = opened(tmp_path, model)
     check_prediction(engine)
-    with pytest.raises(InputError, match="takes batches of 3, found 1; give --batch-size 3"):
+    with pytest.raises(InputError, match="takes batches of 3, found 1; give `batch_size=3`"):
         check_prediction(engine, 1)
 
 
@@ -89,7 +89,7 @@ FLAGS = ProcessFlags("linear", None, None, 100, "epsilon", "fixed_large", 1.0)
 
 def test_flags_describe_what_a_foreign_file_does_not(tmp_path, model):
     assert opened(tmp_path, without_metadata(model), flags=FLAGS).process == PROCESS
-    with pytest.raises(InputError, match="--beta-schedule, --prediction-type, --variance-type, --clip-sample is not"):
+    with pytest.raises(InputError, match="`beta_schedule`, `prediction_type`, `variance_type`, `clip_sample` is not"):
         opened(tmp_path, model)
 
 
@@ -101,7 +101,7 @@ def test_flags_may_choose_variance_and_clip_but_not_contradict(tmp_path, model):
         ProcessFlags(beta_end=0.5),
         ProcessFlags(num_train_timesteps=1000),
     ):
-        with pytest.raises(InputError, match="was trained with .*; leave the flag out"):
+        with pytest.raises(InputError, match="was trained with .*; leave it out"):
             opened(tmp_path, model, flags=flags)
 
 

@@ -105,7 +105,7 @@ def test_what_an_engine_need_not_say(toy: Path) -> None:
     assert (engine.shares_timestep, engine.chosen_because) == (False, "")
 
 
-@pytest.mark.parametrize(("num", "way_out"), [(1, "found 1; give --batch-size 2"), (5, "found 5; give --batch-size 4")])
+@pytest.mark.parametrize(("num", "way_out"), [(1, "found 1; give `batch_size=2`"), (5, "found 5; give `batch_size=4`")])
 def test_a_batch_that_a_backend_does_not_take(
     toy: Path, monkeypatch: pytest.MonkeyPatch, num: int, way_out: str
 ) -> None:

@@ -89,7 +89,7 @@ def test_flags_describe_what_a_foreign_file_does_not(tmp_path):
     path = NETWORK.save_onnx(tmp_path / "unet.onnx", with_metadata=False)
     flags = ProcessFlags("linear", None, None, 100, "epsilon", "fixed_large", 1.0)
     assert OpenVinoEngine(path, flags=flags).process == PROCESS
-    with pytest.raises(InputError, match="--beta-schedule, --prediction-type, --variance-type, --clip-sample is not"):
+    with pytest.raises(InputError, match="`beta_schedule`, `prediction_type`, `variance_type`, `clip_sample` is not"):
         OpenVinoEngine(path)
 
 
@@ -100,7 +100,7 @@ def test_a_static_batch_takes_only_itself(tmp_path):
     onnx.save(model, tmp_path / "unet.onnx")
     engine = OpenVinoEngine(tmp_path / "unet.onnx", threads=1)
     check_prediction(engine)
-    with pytest.raises(InputError, match="takes batches of 3, found 1; give --batch-size 3"):
+    with pytest.raises(InputError, match="takes batches of 3, found 1; give `batch_size=3`"):
         check_prediction(engine, 1)
 
 
@@ -226,9 +226,9 @@ def test_a_bf16_engine_refuses_tables_that_amplify_its_rounding(tmp_path):
 
 
 def test_a_gpu_is_refused(engine_path):
-    with pytest.raises(InputError, match="runs on the CPU, but --device is cuda"):
+    with pytest.raises(InputError, match="runs on the CPU, but `device` is cuda"):
         open_engine(engine_path, device="cuda")
-    with pytest.raises(InputError, match="--backend onnxruntime is for an ONNX file"):
+    with pytest.raises(InputError, match="`backend=onnxruntime` is for an ONNX file"):
         open_engine(engine_path, backend="onnxruntime")
 
 

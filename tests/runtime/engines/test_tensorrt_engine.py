@@ -174,7 +174,7 @@ def test_no_profile_contains_the_batch(accepted, num, fitting):
     engine = TensorRtEngine(accepted(batch_profiles=PROFILES), memory=HostMemory())
     assert engine.batch_range() == (1, 64)
     expected = (
-        f"unet.plan: takes batches of 1 to 4, 2 to 8, 32 to 64, found {num}; give --batch-size {fitting}, or build it "
+        f"unet.plan: takes batches of 1 to 4, 2 to 8, 32 to 64, found {num}; give `batch_size={fitting}`, or build it "
         f"with `python -m export.to_trt --min-batch 1 --max-batch {num}`"
     )
     x, t = states(num)
@@ -187,7 +187,7 @@ def test_a_plan_of_one_batch(accepted):
     engine = TensorRtEngine(accepted(batch_profiles=[{"min": 8, "opt": 8, "max": 8}]), memory=HostMemory())
     assert engine.batch_range() == (8, 8)
     bound(engine, 8)[0].enqueue(9)
-    with pytest.raises(InputError, match="takes batches of 8, found 7; give --batch-size 8"):
+    with pytest.raises(InputError, match="takes batches of 8, found 7; give `batch_size=8`"):
         bound(engine, 7)
 
 

@@ -86,7 +86,7 @@ def test_the_cpu_was_asked_for(tmp_path, capsys):
     line = capsys.readouterr().err
     assert "unet.plan: runs on an NVIDIA GPU, but --device is cpu; leave --device out, or give --engine " in line
     assert f"{tmp_path / 'unet.onnx'}, which runs here" in line
-    with pytest.raises(InputError, match="--device is cpu"):
+    with pytest.raises(InputError, match="`device` is cpu"):
         Sampler(path, device="cpu")
-    with pytest.raises(InputError, match="--backend onnxruntime is for an ONNX file, but the engine is"):
+    with pytest.raises(InputError, match="`backend=onnxruntime` is for an ONNX file, but the engine is"):
         open_engine(path, backend="onnxruntime")

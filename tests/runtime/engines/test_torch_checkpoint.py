@@ -128,7 +128,7 @@ def test_pickle_needs_permission(folder: Path) -> None:
     pickled = folder / "unet" / "diffusion_pytorch_model.bin"
     torch.save(safetensors.torch.load_file(folder / WEIGHTS), pickled)
     (folder / WEIGHTS).unlink()
-    with pytest.raises(InputError, match=r"is a pickle.*--allow-pickle"):
+    with pytest.raises(InputError, match=r"is a pickle.*`allow_pickle=True`"):
         load_checkpoint(folder)
     assert np.array_equal(load_checkpoint(folder, allow_pickle=True).predict(x, t), expected)
     assert TorchEngine(folder, allow_pickle=True).process.sample.chw == (2, 8, 4)
@@ -216,7 +216,7 @@ def test_weights_that_train_json_does_not_describe_are_refused(folder: Path) -> 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 def test_gpu_asked_for_where_none_is(saved: Path) -> None:
-    with pytest.raises(DeviceUnavailableError, match=r"device cuda: .*; run on this machine with --device cpu"):
+    with pytest.raises(DeviceUnavailableError, match=r"device cuda: .*; run on this machine with `device=cpu`"):
         TorchEngine(saved, device="cuda")
 
 
@@ -249,5 +249,5 @@ def test_buffers_of_the_wrong_shape_are_refused(saved: Path) -> None:
 def test_user_may_choose_another_variance(saved: Path) -> None:
     engine = TorchEngine(saved, flags=ProcessFlags(variance_type="fixed_small", clip_sample="none"))
     assert (engine.process.variance_type, engine.process.clip_sample) == ("fixed_small", None)
-    with pytest.raises(InputError, match=r"--num-train-timesteps"):
+    with pytest.raises(InputError, match=r"`num_train_timesteps`"):
         TorchEngine(saved, flags=ProcessFlags(num_train_timesteps=10))

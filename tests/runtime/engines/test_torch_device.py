@@ -256,5 +256,5 @@ def test_too_little_memory_is_an_input_error(folder, memory):
 
 @pytest.mark.skipif(torch.backends.cuda.is_built(), reason="this PyTorch has CUDA")
 def test_a_pytorch_without_cuda_says_so(folder):
-    with pytest.raises(DeviceUnavailableError, match="built without CUDA; run on this machine with --device cpu"):
+    with pytest.raises(DeviceUnavailableError, match="built without CUDA; run on this machine with `device=cpu`"):
         TorchDeviceEngine(folder)

@@ -82,6 +82,7 @@ def test_the_file_that_docs_show_is_one():
     assert Settings(**application.args).max_replicas == 4
 
 
+@pytest.mark.slow
 def test_one_of_two_replicas_is_killed_and_no_image_is_lost_or_wrong(engine, tmp_path):
     folder = tempfile.mkdtemp(prefix="ray")  # sockets have short names
     try:
