@@ -211,17 +211,6 @@ def cannot_write(path: Path, error: OSError, needed_bytes: int | None = None) ->
     return InputError(f"{path}: cannot be written ({error.strerror or error}{room}); {remedy}")
 
 
-@contextlib.contextmanager
-def failing_as_files() -> Iterator[None]:
-    """Let a disk that fails under safetensors be an OSError, as it is everywhere else."""
-    import safetensors
-
-    try:
-        yield
-    except safetensors.SafetensorError as error:
-        raise OSError(reason(error)) from error
-
-
 def _make_temporary(path: Path, is_folder: bool) -> tuple[Path, int]:
     """Make an empty file or folder beside `path`, whose folder is made if missing.
 

@@ -15,7 +15,7 @@ from commands.errors import VerificationError
 from commands.locks import sole_writer
 from commands.program import Report, make_parser, run_program, say
 from commands.system import let_idle_threads_sleep
-from commands.whole_files import check_room, failing_as_files, whole_folder
+from commands.whole_files import check_room, whole_folder
 from diffusion.diffusers_config import process_to_diffusers
 from diffusion.errors import InputError
 from export.checkpoints.flags import parsed_flags
@@ -95,6 +95,7 @@ def _write_checked(found: ForeignCheckpoint, folder: Path) -> float:
 
     from runtime.engines.torch_checkpoint import load_checkpoint
     from runtime.engines.verification import relative_error
+    from train.publication import failing_as_files
 
     unet = found.network.unet  # every network has one that has a configuration
     with failing_as_files():

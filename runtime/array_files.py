@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 
+from commands.errors import reason
 from commands.system import check_memory
 from diffusion.errors import InputError
 from diffusion.regular_files import open_regular
@@ -168,7 +169,7 @@ class Arrays:
         except InputError:
             raise
         except Exception as error:  # zipfile, zlib and NumPy raise whatever foreign bytes make them raise
-            raise self.refused(f"cannot be read as .npy or .npz ({error or type(error).__name__})") from None
+            raise self.refused(f"cannot be read as .npy or .npz ({reason(error)})") from None
 
     def _checked(self, entries: list[zipfile.ZipInfo]) -> dict[str, zipfile.ZipInfo]:
         found: dict[str, zipfile.ZipInfo] = {}

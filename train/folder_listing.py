@@ -29,6 +29,10 @@ class MissingSplitError(InputError):
     """The data has no split of that name."""
 
 
+# Of folders in folders; Python recurses a thousand times.
+_MAX_DEPTH = 64
+
+
 @dataclass(frozen=True)
 class FolderListing:
     """What a folder holds.
@@ -123,7 +127,9 @@ def has_split(folder: Path, split: str) -> bool:
     return _kind(split) in splits_of(folder)
 
 
-def _walk(folder: Path, entered: set[tuple[int, int]]) -> Iterator[Path]:
+def _walk(folder: Path, entered: set[tuple[int, int]], depth: int = 0) -> Iterator[Path]:
+    if depth > _MAX_DEPTH:
+        raise InputError(f"{folder}: is more than {_MAX_DEPTH} folders deep; take it out of the data")
     try:
         with os.scandir(folder) as entries:
             # Splits first: of a folder and a link to it that is named as a split, the link is what is meant.
@@ -140,7 +146,7 @@ def _walk(folder: Path, entered: set[tuple[int, int]]) -> Iterator[Path]:
             identity = _identity(path)
             if identity not in entered:
                 entered.add(identity)
-                yield from _walk(path, entered)
+                yield from _walk(path, entered, depth + 1)
         elif path.is_file():
             yield path
         elif is_picture_name(path):

@@ -64,7 +64,7 @@ class ImageSet:
             InputError: no images, or a value that is not a level.
         """
         if not pixels.size:
-            raise InputError(f"{name}: holds no images, expected at least one of at least one pixel")
+            raise InputError(f"{name}: holds no images, expected at least one of at least one pixel; choose other data")
         if int(pixels.max()) >= levels:
             raise InputError(f"{name}: a pixel is {int(pixels.max())}, expected 0 to {levels - 1}")
         pixels = np.ascontiguousarray(pixels, dtype=np.uint8)

@@ -70,7 +70,9 @@ def _check(where: str) -> Callable[[ArrayHeader], None]:
 
 def _check_shape(where: str, shape: tuple[int, ...]) -> None:
     if len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] not in (1, 3)):
-        raise InputError(f"{where} has shape {list(shape)}, expected [N, H, W] or [N, H, W, C] with C of 1 or 3")
+        raise InputError(
+            f"{where} has shape {list(shape)}, expected [N, H, W] or [N, H, W, C] with C of 1 or 3; reshape it"
+        )
     if len(shape) == 3 and shape[2] in (1, 3):
         raise InputError(
             f"{where} has shape {list(shape)}, which may be one image of {shape[2]} channels or {shape[0]} gray images "

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import platform
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from commands.whole_files import failing_as_files
+from commands.errors import reason
 from diffusion.diffusers_config import process_to_diffusers
 from diffusion.process import Process
 from runtime.formats.train_record import METRICS, SAMPLES, TrainRecord, checkpoint_files
@@ -66,6 +67,17 @@ def publish(
         process = dataclasses.replace(process, checkpoint_sha256=hash_file(weights_file))
         config_sha256 = hash_file(temporary / "unet" / "config.json")
         TrainRecord(process, {**facts, "versions": _versions()}, config_sha256=config_sha256).write(temporary)
+
+
+@contextlib.contextmanager
+def failing_as_files() -> Iterator[None]:
+    """Let a disk that fails under safetensors be an OSError, as it is everywhere else."""
+    import safetensors
+
+    try:
+        yield
+    except safetensors.SafetensorError as error:
+        raise OSError(reason(error)) from error
 
 
 def hash_file(path: Path) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
+import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,7 @@ from commands.program import say
 from commands.whole_files import remove_abandoned, whole_file, write_whole_text
 from diffusion.errors import InputError
 from diffusion.json_text import parse_json
+from diffusion.number_checks import shown
 from runtime.engines.checkpoint_weights import read_weight_file
 from runtime.formats.digest import DIGEST, check, seal, sealed_text
 from runtime.formats.fields import read_fields
@@ -206,7 +209,13 @@ class RunFolder:
         from runtime.engines.torch_files import load_pickle
 
         try:
-            state = load_pickle(path, read_weight_file(path, _ANEW), _ANEW)
+            content = read_weight_file(path, _ANEW)
+            state = load_pickle(path, content, _ANEW)
+            # PyTorch writes a checksum of each tensor, and does not look at it when it reads.
+            with zipfile.ZipFile(io.BytesIO(content)) as archive:
+                damaged = archive.testzip()
+            if damaged is not None:
+                raise InputError(f"{path}: was changed after it was written (its part {shown(damaged)}); {_ANEW}")
             if not isinstance(state, dict) or state.get("format") != STATE_FORMAT:
                 found = state.get("format") if isinstance(state, dict) else type(state).__name__
                 raise InputError(

@@ -38,6 +38,7 @@ class Search:
     ) -> None:
         self._process, self._store, self._scorer, self._results = process, store, scorer, results
         self._num, self._screening_num, self._announce = num, screening_num, announce
+        self._references: list[Configuration] = []
 
     def measure(self, configurations: Sequence[Configuration], seeds: Sequence[int]) -> None:
         """Measure what is not measured yet."""
@@ -64,20 +65,18 @@ class Search:
         self.measure(configurations, self._results.seeds)
 
     def references(self, samplers: Sequence[str]) -> None:
-        """Measure Algorithm 2 with every timestep, with each variance that `samplers` name.
-
-        The first with the screening seed too, so that what is measured with that seed alone has a reference on it.
-        """
+        """Measure Algorithm 2 with every timestep, with each variance that `samplers` name."""
         total = self._process.schedule.num_train_timesteps
         configurations = [Configuration(sampler, total, "trailing") for sampler in samplers]
         self.measure(configurations, self._results.seeds)
-        self.measure(configurations[:1], [SCREENING_SEED])
+        self._references = configurations
 
     def grid(self, samplers: Sequence[str], spacings: Sequence[str], steps: int, refine: int) -> None:
         """Measure all samplers and spacings at one number of calls: once each, then the best with every seed."""
         configurations = self._distinct(samplers, spacings, steps)
         if len(configurations) > refine:
-            self.measure(configurations, [SCREENING_SEED])
+            # One of the references too, so that what is measured with this seed alone has a reference on it.
+            self.measure([*self._references[:1], *configurations], [SCREENING_SEED])
             configurations = self._results.best(configurations, refine)
         self.measure(configurations, self._results.seeds)
 

@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser(PROG, "One page on one model: quality, speed, coverage and likelihood, as HTML and Markdown.")
     parser.add_argument(
         "--quality", type=Path, action="append", metavar="FILE", help="a result of benchmarks.quality; several times "
-        "for several, measured alike; default: quality.json"
+        "for several, measured alike, of which the first says how long a call takes; default: quality.json"
     )  # fmt: skip
     parser.add_argument(
         "--likelihood", type=Path, metavar="FILE", help="a result of benchmarks.likelihood for the same checkpoint; "

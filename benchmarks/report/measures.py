@@ -28,7 +28,7 @@ class Way:
         frechet, frechet_se: distance to the data, and its standard error over seeds.
         ratio, ratio_se: over the reference's, whose own is 1; None without a reference.
         measures: `precision`, `recall`, `density`, `coverage`, `class_total_variation`, where they were measured.
-        images_per_second: in batches, by the network's time alone; None where it was not timed.
+        images_per_second: in batches, as the first of the files that has a timing says; None where none has.
     """
 
     kind: str
@@ -92,7 +92,7 @@ def read_results(quality: Sequence[Path], likelihood: Path | None) -> ModelRepor
             samples, whose figures do not belong on one page.
     """
     ways: dict[tuple[str, str, int], Way] = {}
-    sources, first = [], None
+    sources, first, timing = [], None, None
     for path in quality:
         report = _read(path)
         try:
@@ -104,8 +104,11 @@ def read_results(quality: Sequence[Path], likelihood: Path | None) -> ModelRepor
                         f"its {name} is {value}, but that of {first[0]} is {first[1][name]}; expected results of one "
                         "model, measured alike"
                     )
-            for way in _ways(report):
-                ways.setdefault((way.kind, way.name, way.calls), way)
+            timing = timing or report.get("timing")  # one for all: machines differ, and what else they were doing
+            for way in _ways(report, timing):
+                place = (way.kind, way.name, way.calls)
+                if place not in ways or len(way.measures) > len(ways[place].measures):
+                    ways[place] = way
             sources.append(_source(path, report))
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
@@ -163,7 +166,7 @@ def _quality_identity(report: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _ways(report: dict[str, Any]) -> list[Way]:
+def _ways(report: dict[str, Any], timing: dict[str, Any] | None) -> list[Way]:
     entries = {
         (entry["sampler"], entry["spacing"], entry["calls"], entry.get("table_sha256")): entry
         for entry in report["results"]
@@ -171,23 +174,29 @@ def _ways(report: dict[str, Any]) -> list[Way]:
     found = []
     if "reference" in report:
         reference = report["reference"]
-        found.append(_way(report, REFERENCE, reference["sampler"], reference, {"ratio": 1.0, "ratio_se": None}))
+        found.append(_way(report, timing, REFERENCE, reference["sampler"], reference, {"ratio": 1.0, "ratio_se": None}))
     for key, compared in report.items():
         kind = BUILT_IN if key.startswith("best_at_") else TABLE if key.startswith("table_at_") else None
         if kind is None:
             continue
         place = (compared["sampler"], compared["spacing"], compared["calls"], compared.get("table_sha256"))
         name = compared["sampler"] if kind == TABLE else f"{compared['sampler']}, {compared['spacing']}"
-        found.append(_way(report, kind, name, entries[place], compared))
+        found.append(_way(report, timing, kind, name, entries[place], compared))
     return found
 
 
-def _way(report: dict[str, Any], kind: str, name: str, entry: dict[str, Any], compared: dict[str, Any]) -> Way:
+def _way(
+    report: dict[str, Any],
+    timing: dict[str, Any] | None,
+    kind: str,
+    name: str,
+    entry: dict[str, Any],
+    compared: dict[str, Any],
+) -> Way:
     measures = ["precision", "recall", "density", "coverage"]
     if report["setup"].get("classifier") is not None:  # else the classes are those of the features' own network
         measures.append("class_total_variation")
-    timing, calls = report.get("timing"), int(entry["calls"])
-    per_second = None
+    calls, per_second = int(entry["calls"]), None
     if timing is not None:
         method = method_of(str(entry["sampler"]))
         ms_per_call = timing["ms_per_call"].get(method, timing["network_ms_per_call"])

@@ -68,7 +68,7 @@ def _paragraphs(report: ModelReport) -> list[str]:
         f"Checkpoint {report.checkpoint_sha256}. Distances to the data are in these features: {report.features}; means "
         f"over {report.seeds} seeds of {report.num:,} samples each, from equal x_T. Precision and density say how much "
         "of what is drawn looks real; recall, coverage and the classes' shares how much of the data is drawn. images/s "
-        "is the network's time in batches, on the machine that its source names.",
+        "is as the first of the sources that timed it has it.",
     ]
     likelihood = report.likelihood
     if likelihood is None:

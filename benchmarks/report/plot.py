@@ -57,6 +57,9 @@ def draw_measures(report: ModelReport) -> bytes:
     coverage.set(title="Coverage: recall, and coverage of neighborhoods", xlabel="network calls", ylim=(0, 1))
     for axes in (quality, coverage):
         _ticks_at_calls(axes, report.ways)
+    for axes in (quality, speed):
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("{x:g}")
     _draw_likelihood(likelihood, report)
     for axes in (quality, speed, coverage):
         if axes.get_legend_handles_labels()[0]:

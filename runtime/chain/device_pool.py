@@ -56,7 +56,7 @@ class _Run:
 class DevicePool(ChainPool):
     """Chains on a GPU, kept as long as the same ones are needed.
 
-    One caller at a time drives the GPU, and nobody while a caller looks at a batch or is told of a step. A caller that
+    One caller at a time drives the GPU, and none while a caller looks at a batch or is told of a step. A caller that
     finds another one's batches on the GPU runs them to their ends, for that one to find, and goes on with the chains.
 
     Args:

@@ -68,7 +68,7 @@ class HostPool(ChainPool):
 
     @contextlib.contextmanager
     def lease(self, batch_size: int, with_x_start: bool = False) -> Iterator[HostChain]:
-        """A chain that is nobody else's for the length of a `with` block, in which no generator may be suspended.
+        """A chain for the caller alone during a `with` block, in which no generator may be suspended.
 
         Waits while `MAX_LEASED` chains are at work. A thread that has one already, because it samples from within
         `after_step`, does not wait for itself: it gets one more.

@@ -28,7 +28,7 @@ class Chain(abc.ABC):
         chain.begin([seed], [sample_index], slots=[3])       # a new sample in slot 3
 
     Several tables may stand in the chain's rows one after the other, see `write_rows`: a sample then begins at the
-    first row of its own, and whoever runs the chain makes it idle after its last.
+    first row of its own table, and the caller makes it idle after the last.
 
     Args:
         engine: the network.

@@ -53,7 +53,7 @@ class BatchOnChain:
     """A batch on its way through a chain: begun when this is made, then run in chunks of rows.
 
     Args:
-        chain: nobody else's until the batch is done.
+        chain: runs this batch alone until it is done.
         batch: its samples.
 
     Attributes:

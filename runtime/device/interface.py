@@ -17,7 +17,7 @@ from runtime.formats.precision import ELEMENT_TYPES, to_element_type, to_float32
 
 
 class DeviceMemory(Protocol):
-    """Memory, streams and events of one GPU, in its primary context, whoever allocates them."""
+    """Memory, streams and events of one GPU, in its primary context; PyCUDA or our own kernels allocate them."""
 
     name: str
     """For messages: whose allocator it is."""

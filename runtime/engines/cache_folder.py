@@ -29,7 +29,7 @@ MAX_CACHE_BYTES = 2**31
 CONTENTS = "contents.json"
 """In the folder of each model, written after all else: the key, and the SHA-256 of every other file by name."""
 
-# It is no folder, so that nothing is ever found in it or made in it, whoever asks.
+# Not a folder: nothing is found in it, and nothing can be made in it.
 NOWHERE = Path(os.devnull)
 _ABANDONED_SECONDS = 86_400
 
@@ -100,7 +100,7 @@ def keep(kind: str, key: str, content: bytes) -> bool:
 
 
 def is_private(path: Path) -> bool:
-    """Whether a file or folder is this user's and nobody else may write there; a symbolic link is not."""
+    """Whether a file or folder belongs to this user and no other user may write to it; never for a symbolic link."""
     try:
         found = path.lstat()
     except OSError:

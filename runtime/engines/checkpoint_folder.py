@@ -47,7 +47,7 @@ _FLAGS = {
     "clip_sample": "clip-sample",
 }
 _ANOTHER = "choose a checkpoint of an unconditional DDPM"
-# Without train.json the data's gray levels are lost, and with them the likelihood: nobody is told to take it away.
+# Without train.json the data's gray levels are lost, and with them the likelihood: never suggest removing it.
 _WAY_OUT = "correct the one that is wrong, or copy or train the checkpoint again"
 
 

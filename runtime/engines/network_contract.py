@@ -17,6 +17,9 @@ from runtime.process_flags import ProcessFlags
 GUIDE = "docs/foreign-onnx.md"
 """Where users find what to do with a file that is no ε-network as it is."""
 
+MAX_SIZE = 2**20
+"""Of a batch, of channels, of a side."""
+
 MAX_CHANNELS_OF_IMAGES = 4
 
 
@@ -36,6 +39,11 @@ def tell_inputs_apart(
             f"give what else it takes a fixed value, and each input a rank, as {GUIDE} shows"
         )
     x, t = apart
+    for entry in (x, t):
+        if any(isinstance(size, int) and not 1 <= size <= MAX_SIZE for size in entry.shape):
+            raise InputError(
+                f"{path}: input {entry.name} is {list(entry.shape)}, expected sizes from 1 to {MAX_SIZE}; export again"
+            )
     for entry, allowed in ((x, [x_type]), (t, list(t_types))):
         if entry.element_type not in allowed:
             raise InputError(

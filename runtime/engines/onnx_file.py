@@ -32,7 +32,7 @@ MAX_BYTES = 2**31 - 1
 
 _MAKE_ONE = "make one with `python -m export.to_onnx`"
 
-# A node of this kind, as the field `op_type` of NodeProto: none of ours has one, whatever the seal says.
+# A node of this kind, as the field `op_type` of NodeProto. Our exporters write none: a file that holds one is foreign.
 _LOOP = b"\x22\x04Loop"
 
 TO_CHANNELS_FIRST = (0, 3, 1, 2)

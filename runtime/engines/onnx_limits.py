@@ -20,6 +20,8 @@ MAX_NODES = 2**17
 """Twenty times those of the largest published U-Nets."""
 MAX_ROUNDS = 2**16
 """Of a loop, and of the loops inside it together."""
+MAX_DEPTH = 8
+"""Of branches and loops in each other; backends take twice as long with each."""
 MAX_CONSTANT_BYTES = 2**28
 """Of what is computed from constants alone, when the file is opened."""
 # Tensors that are no shapes are not needed to infer some.
@@ -47,12 +49,14 @@ class _Counter:
         self._open: set[tuple[str, str]] = set()
 
     def check(self, graph: Any) -> None:
-        num = self._nodes(graph.node, _numbers(graph), 1)
+        num = self._nodes(graph.node, _numbers(graph), 1, 0)
         if num > MAX_NODES:
             raise self._refused(f"has {num} nodes, expected at most {MAX_NODES}", "simplify the network")
 
-    def _nodes(self, nodes: Iterable[Any], numbers: Mapping[str, int], rounds: int) -> int:
+    def _nodes(self, nodes: Iterable[Any], numbers: Mapping[str, int], rounds: int, depth: int) -> int:
         """How many there are once functions are written out; loops count once."""
+        if depth > MAX_DEPTH:
+            raise self._refused(f"has graphs in graphs, more than {MAX_DEPTH} deep", "export the network without them")
         num = 0
         for node in nodes:
             num += 1
@@ -65,11 +69,11 @@ class _Counter:
                     )
             for attribute in node.attribute:
                 for graph in (attribute.g, *attribute.graphs):
-                    num += self._nodes(graph.node, {**numbers, **_numbers(graph)}, inner)
-            num += self._of_function((node.domain, node.op_type), inner)
+                    num += self._nodes(graph.node, {**numbers, **_numbers(graph)}, inner, depth + 1)
+            num += self._of_function((node.domain, node.op_type), inner, depth)
         return num
 
-    def _of_function(self, name: tuple[str, str], rounds: int) -> int:
+    def _of_function(self, name: tuple[str, str], rounds: int, depth: int) -> int:
         function = self._functions.get(name)
         if function is None:
             return 0
@@ -77,7 +81,7 @@ class _Counter:
             raise self._refused(f"has a function {name[1]!r} that calls itself", "export it without functions")
         if name not in self._known:
             self._open.add(name)
-            self._known[name] = self._nodes(function.node, _numbers(function), rounds)
+            self._known[name] = self._nodes(function.node, _numbers(function), rounds, depth)
             self._open.remove(name)
         return self._known[name]
 

@@ -101,7 +101,7 @@ def open_onnx(path: Path, device: str, threads: int, flags: ProcessFlags | None,
 
     Raises:
         InputError, DeviceUnavailableError: as `open_engine`; or ONNX Runtime, to compare with, is not installed.
-        VerificationError: the backend differs from ONNX Runtime, or nobody knows which of them is right.
+        VerificationError: the backend differs from ONNX Runtime, or it is not known which of them is right.
     """
     file = read_onnx(path)
     choice = choose_backend(backend, device, file.precision)

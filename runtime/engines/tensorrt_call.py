@@ -20,7 +20,7 @@ class TensorRtCall:
 
     Args:
         what: the engine and the batch, for messages.
-        context: with shapes, addresses and memory set; nobody else's.
+        context: with shapes, addresses and memory set; used by this call alone.
         log: of the runtime that made it.
         memory: where its activations lie.
         workspace: their address; freed with this object, 0 for none.

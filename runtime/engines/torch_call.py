@@ -220,7 +220,7 @@ def without_tf32(benchmark: bool = False) -> Iterator[None]:
     Args:
         benchmark: whether cuDNN times its algorithms.
     """
-    # A limit of 0 is none: all of cuDNN's algorithms are timed, not the first ten.
+    # A limit of 0 means no limit: cuDNN times all of its algorithms, not the first ten.
     flags = {"enabled": True, "benchmark": benchmark, "benchmark_limit": 0, "allow_tf32": False}
     with _cudnn_flags, torch.backends.cudnn.flags(**flags):
         yield

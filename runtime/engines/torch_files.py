@@ -32,7 +32,7 @@ def load_safetensors(path: Path, content: bytes, remedy: str) -> dict[str, torch
     Args:
         path: of the file, for an error.
         content: all of it.
-        remedy: the end of the line for a file that is none.
+        remedy: the end of the line for a file that cannot be used.
 
     Raises:
         InputError: truncated, or not such a file.

@@ -122,6 +122,21 @@ def test_one_page_without_arguments(folder, capsys):
     assert [(folder / place).read_bytes() for place in shown] == pictures
 
 
+def test_all_ways_are_timed_by_one_measurement(folder):
+    slow = quality()
+    slow["timing"] = {"batch_size": 64, "network_ms_per_call": 80.0, "ms_per_call": {}}
+    slow["results"][1]["calls"] = slow["best_at_5"]["calls"] = 10
+    (folder / "slow.json").write_text(json.dumps(slow))
+    early = quality()
+    for one in early["results"]:
+        del one["density"]
+    (folder / "early.json").write_text(json.dumps(early))
+    assert main(["--quality", "early.json", "--quality", "quality.json", "--quality", "slow.json"]) == 0
+    rows = Page((folder / "report.html").read_text(encoding="utf-8")).rows
+    assert [(row[1], row[-1]) for row in rows if row[0].startswith("dpmpp_2m")] == [("5", "1.28e+03"), ("10", "640")]
+    assert rows[1][5] == "0.700"  # of the same way in two files, what says more
+
+
 def test_what_was_not_measured_is_said(folder, capsys):
     report = quality()
     del report["timing"], report["table_at_5"], report["reference"]

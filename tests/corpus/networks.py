@@ -216,7 +216,9 @@ _GOOD = {
         "batch 2^40", "no inputs", "one input", "four inputs", "texts", "no type", "type 99",
         "an output of another shape",
         "weights of 10^12 numbers", "weights of -1 numbers", "samples of 10^12 numbers", "samples of 10^5 channels",
-        "branches 25 deep", "weights nowhere", "weights behind the end", "weights at -1", "weights of -1 bytes",
+        "weights nowhere", "weights above", "weights of the system", "weights in a pipe", "weights in a device",
+        "weights in a folder", "weights of a name with NUL", "weights of 3000 characters",
+        "weights behind the end", "weights at -1", "weights of -1 bytes",
         "weights without a place",
     )
 }  # fmt: skip

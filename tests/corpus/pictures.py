@@ -53,7 +53,7 @@ def _contents() -> dict[str, bytes]:
         "text of 100 MB": _png(4, 4, chunks=_text_bomb()),
         "one text of 200 MB": _png(4, 4, chunks=_chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(2 * 10**8), 1))),
         "an ICC profile of 100 MB": _png(4, 4, chunks=_chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(10**8), 1))),
-        "cut": one[:60],
+        "cut": one[:50],
         "a wrong checksum": one.replace(b"IDAT", b"IDAX"),
         "a chunk of 2^31": one[:33] + struct.pack(">I", 2**31) + b"tEXt",
         "bits 7": _png(4, 4, bits=7),
@@ -79,7 +79,8 @@ def cases() -> Iterator[Case]:
     """Every picture, as the begin of a chain and among those to train on."""
     for kind, content in _contents().items():
         line = f"{_SAMPLE} --x-init picture.png"
-        yield case(f"picture {kind}: x-init", line, ["picture.png"], _write("picture.png", content))
+        if kind != "transparent":  # which is put on white where gray is asked for
+            yield case(f"picture {kind}: x-init", line, ["picture.png"], _write("picture.png", content))
         yield case(
             f"picture {kind}: train.run", f"{_TRAIN} --data pictures", ["3.png"], _write("pictures/3.png", content)
         )

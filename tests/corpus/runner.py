@@ -7,6 +7,7 @@ and writes benchmarks/results/bad_inputs.json.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import json
 import os
@@ -119,14 +120,15 @@ def _faults(case: Case, code: int, text: str) -> Iterator[str]:
 
 
 def _listing(folder: Path) -> dict[str, tuple[int, int, int]]:
-    found = {}
-    for place, folders, files in os.walk(folder):
-        for name in (*folders, *files):
-            path = Path(place) / name
-            status = path.lstat()
-            of_folder = name in folders and not path.is_symlink()
-            facts = (0, 0, 0) if of_folder else (status.st_ino, status.st_mtime_ns, status.st_size)
-            found[str(path.relative_to(folder))] = facts
+    found, left = {}, [folder]
+    while left:  # os.walk does not reach the end of a thousand folders
+        with contextlib.suppress(OSError), os.scandir(left.pop()) as entries:
+            for entry in entries:
+                status = entry.stat(follow_symlinks=False)
+                of_folder = entry.is_dir(follow_symlinks=False)
+                facts = (0, 0, 0) if of_folder else (status.st_ino, status.st_mtime_ns, status.st_size)
+                found[os.path.relpath(entry.path, folder)] = facts
+                left += [Path(entry.path)] if of_folder else []
     return found
 
 
@@ -139,7 +141,12 @@ def run_cases(cases: Sequence[Case], fresh: bool = False, verbose: bool = False)
     """Try them one after the other."""
     with tempfile.TemporaryDirectory(prefix="ddpm-rt-corpus-") as place:
         scratch = Path(place)
-        os.environ |= {"XDG_CACHE_HOME": str(scratch / "cache"), "HOME": str(scratch), "OMP_NUM_THREADS": "1"}
+        os.environ |= {
+            "XDG_CACHE_HOME": str(scratch / "cache"),
+            "HOME": str(scratch),
+            "OMP_NUM_THREADS": "1",
+            "HF_HUB_OFFLINE": "1",
+        }
         template = _make_template(scratch / "template")
         import_everything()
         results = []

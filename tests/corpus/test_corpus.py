@@ -12,7 +12,7 @@ from tests.corpus.runner import all_cases
 from tests.fuzz.command_lines import commands
 
 # A part of the tables that takes some seconds; which part differs from table to table, not from run to run.
-EVERY = 12
+EVERY = 20
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -39,6 +39,7 @@ QUICK = {
     "export.inspect": "unet.onnx",
     "benchmarks.serve": "--engine unet.onnx --requests 2 --rounds 1 --steps 2",
     "benchmarks.load": "--engine none.onnx --seconds 0.1 --grace 0.1 --clients 1 --parts",
+    "benchmarks.scale": "--engine none.onnx --rounds 1 --parts",
     "benchmarks.likelihood": "--data images.npz --split all --num 3 --evaluations 40 --batch-size 8",
     "benchmarks.quality": "--data images.npz --num 8 --steps 2 --samplers ddpm --seeds 2 --rounds 1",
     "benchmarks.report": "--quality junk.json",

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from diffusion.errors import InputError
 from train.run_folder import RunFolder, first_difference
@@ -134,6 +135,20 @@ def test_a_truncated_state(tmp_path: Path) -> None:
     path = folder.path / "state" / "state.pt"
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(InputError, match=r"state\.pt: cannot be read"):
+        folder.inspect(resume=True, overwrite=False)
+
+
+def test_a_weight_that_was_changed_in_the_state(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path)
+    folder.begin(folder.inspect(resume=False, overwrite=True))
+    weights = torch.arange(1000.0)
+    folder.save({"step": 4, "weights": weights})
+    path = folder.path / "state" / "state.pt"
+    content = bytearray(path.read_bytes())
+    content[content.find(weights[500:501].numpy().tobytes())] ^= 4
+    path.write_bytes(content)
+    assert torch.load(path, weights_only=True)["weights"][500] != 500  # PyTorch reads another number without a word
+    with pytest.raises(InputError, match=r"state\.pt: was changed after it was written .*start over with --overwrite"):
         folder.inspect(resume=True, overwrite=False)
 
 

@@ -8,7 +8,7 @@ import pytest
 from diffusion.errors import InputError
 from runtime.engines import onnx_limits
 from runtime.engines.onnx_limits import check_limits
-from tests.corpus.networks import _filled, _functions, _loop, _many, _recursive
+from tests.corpus.networks import _deep_ifs, _filled, _functions, _loop, _many, _recursive
 
 
 def refusal(model: onnx.ModelProto) -> str:
@@ -30,6 +30,11 @@ def test_nodes_are_counted_with_functions_written_out(monkeypatch):
     check_limits(Path("a.onnx"), _functions(2, 3))  # 1 + 3 · (1 + 3)
     assert "has 21 nodes" in refusal(_functions(2, 4))
     assert "'f' that calls itself" in refusal(_recursive())
+
+
+def test_branches_are_not_deep():
+    check_limits(Path("a.onnx"), _deep_ifs(onnx_limits.MAX_DEPTH - 1))
+    assert "more than 8 deep" in refusal(_deep_ifs(onnx_limits.MAX_DEPTH))
 
 
 def test_what_is_computed_from_constants_is_added_up():
