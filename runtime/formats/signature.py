@@ -24,6 +24,7 @@ from commands.whole_files import write_whole_text
 from diffusion.errors import InputError
 from diffusion.json_text import read_json_object
 from diffusion.number_checks import shown
+from diffusion.regular_files import open_regular, unreadable
 from runtime.formats.sidecar import engine_files
 from runtime.formats.table_file import is_table_file
 
@@ -158,13 +159,12 @@ def _files(path: Path) -> dict[str, Path]:
 
 
 def _sha256(path: Path) -> str:
+    remedy = "copy all files of the engine"
     try:
-        with path.open("rb") as file:
+        with open_regular(path, remedy) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}); copy all files of the engine"
-        ) from None
+    except OSError as error:
+        raise unreadable(path, error, remedy) from None
 
 
 def _key_bytes(path: Path) -> bytes:
