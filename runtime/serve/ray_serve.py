@@ -54,6 +54,8 @@ class Settings(BaseModel):
             raise ValueError(
                 f"max_replicas is {self.max_replicas}, expected at least min_replicas, {self.min_replicas}"
             )
+        if self.without_token and self.token_file is not None:
+            raise ValueError("token_file and without_token were both given; give one of them")
         if not self.engine.is_absolute():
             raise ValueError(f"engine is {self.engine}, expected an absolute path: replicas have folders of their own")
         return self
