@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from commands.whole_files import cannot_write, sync_folder, temporary_folder
+from commands.whole_files import cannot_write, sync_contents, sync_folder, temporary_folder
 from diffusion.errors import InputError
 
 _ABSENT, _OLD = ".absent", ".old"
@@ -61,7 +61,7 @@ class FileSet:
                 for entry in self.entries:
                     if not (temporary / entry).exists():
                         (temporary / (entry + _ABSENT)).touch()
-                _sync(temporary)
+                sync_contents(temporary)
                 temporary.replace(self._pending)
                 sync_folder(self.folder)
             except OSError as error:
@@ -105,14 +105,3 @@ class FileSet:
             f"{self.folder / self.entries[0]}: the new files are in {self._pending} and cannot take their places "
             f"({error.strerror or error}); run the same command again"
         )
-
-
-def _sync(folder: Path) -> None:
-    """Make durable all that a folder holds."""
-    for path in folder.iterdir():
-        if path.is_dir():
-            _sync(path)
-        else:
-            with path.open("rb") as written:
-                os.fsync(written.fileno())
-    sync_folder(folder)

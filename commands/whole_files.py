@@ -103,7 +103,7 @@ def write_whole_text(path: Path, text: str) -> None:
 
 @contextlib.contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`; on success it takes `path`'s place, else it is removed.
+    """Yield a temporary folder beside `path`; on success it is synced and takes `path`'s place, else it is removed.
 
     An existing `path` changes places with the new folder at once, where the file system can do that; elsewhere it is
     moved aside first. Where `path` is a link, the folder that it names is replaced.
@@ -120,6 +120,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
     with temporary_folder(path) as temporary:
         try:
             yield temporary
+            sync_contents(temporary)
             if not path.exists():
                 temporary.replace(path)
             elif not exchange(temporary, path):
@@ -313,6 +314,17 @@ def _umask() -> int:
     # os.umask can only be read by setting it, which other threads would see.
     status = Path("/proc/self/status").read_text(encoding="utf-8", errors="replace")
     return next((int(line.split()[1], 8) for line in status.splitlines() if line.startswith("Umask:")), 0o022)
+
+
+def sync_contents(folder: Path) -> None:
+    """Make durable all that a folder holds."""
+    for path in folder.iterdir():
+        if path.is_dir():
+            sync_contents(path)
+        else:
+            with path.open("rb") as written:
+                os.fsync(written.fileno())
+    sync_folder(folder)
 
 
 def sync_folder(folder: Path) -> None:

@@ -60,8 +60,7 @@ def convert(
         )
     check_foreign(path, flags or {}, allow_pickle)
     with sole_writer(folder):
-        if folder.exists() or folder.is_symlink():
-            raise InputError(f"{folder}: exists already; remove it, or name another folder with --out")
+        _check_absent(folder)
         say(f"reading {path}")
         let_idle_threads_sleep()
         found = read_foreign(path, flags or {}, allow_pickle)
@@ -76,6 +75,7 @@ def convert(
         check_room(folder, 4 * found.num_parameters)
         with whole_folder(folder) as temporary:
             worst = _write_checked(found, temporary)
+            _check_absent(folder)  # once more: that took a while
     return {
         "summary": (
             f"{folder}: a diffusers DDPMPipeline of {found.num_parameters:,} parameters; at most {worst:.1e} from "
@@ -89,19 +89,25 @@ def convert(
     }
 
 
+def _check_absent(folder: Path) -> None:
+    if folder.exists() or folder.is_symlink():
+        raise InputError(f"{folder}: exists already; remove it, or name another folder with --out")
+
+
 def _write_checked(found: ForeignCheckpoint, folder: Path) -> float:
     """Write the folder and read it back; returns the largest relative error of a prediction."""
     from diffusers import DDPMPipeline, DDPMScheduler
 
     from runtime.engines.torch_checkpoint import load_checkpoint
     from runtime.engines.verification import relative_error
-    from train.publication import failing_as_files
+    from train.publication import failing_as_files, share_weights
 
     unet = found.network.unet  # every network has one that has a configuration
     with failing_as_files():
         DDPMPipeline(unet, DDPMScheduler(**process_to_diffusers(found.process))).save_pretrained(
             folder, safe_serialization=True
         )
+        share_weights(folder)
     written = load_checkpoint(folder)
     expected = replace(
         found.process,

@@ -62,12 +62,17 @@ def publish(
         shutil.copyfile(metrics, temporary / METRICS)
         if samples is not None:
             samples.save(temporary / SAMPLES)
-        weights_file = temporary / "unet" / WEIGHTS
-        # safetensors lets only the owner read; every file must follow the umask, as the JSON files do.
-        set_mode(weights_file, (temporary / METRICS).stat().st_mode)
-        process = dataclasses.replace(process, checkpoint_sha256=hash_file(weights_file))
+        share_weights(temporary)
+        process = dataclasses.replace(process, checkpoint_sha256=hash_file(temporary / "unet" / WEIGHTS))
         config_sha256 = hash_file(temporary / "unet" / "config.json")
         TrainRecord(process, {**facts, "versions": _versions()}, config_sha256=config_sha256).write(temporary)
+
+
+def share_weights(folder: Path) -> None:
+    """Let whoever reads the JSON files of a pipeline read its weights: safetensors lets only their owner."""
+    mode = (folder / "model_index.json").stat().st_mode
+    for path in (folder / "unet").glob("*.safetensors"):
+        set_mode(path, mode)
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
-from commands.whole_files import sync_folder, whole_file, whole_folder
+from commands.whole_files import whole_file, whole_folder
 from diffusion.errors import InputError
 from diffusion.process import SampleShape
 from diffusion.regular_files import open_regular
@@ -68,11 +68,7 @@ def write_shard(path: Path, format_: str, indices: Sequence[int], images: np.nda
     if format_ == "png":
         with whole_folder(path) as folder:
             for index, image in zip(indices, images, strict=True):
-                with (folder / picture_name(index)).open("wb") as file:
-                    file.write(_png_bytes(image))
-                    file.flush()
-                    os.fsync(file.fileno())
-            sync_folder(folder)
+                (folder / picture_name(index)).write_bytes(_png_bytes(image))
             return content_facts(folder)
     with whole_file(path) as temporary:
         if format_ == "npz":

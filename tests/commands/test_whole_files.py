@@ -229,6 +229,21 @@ def test_of_a_link_to_a_folder_the_folder_is_replaced(tmp_path):
     assert (sorted(os.listdir(tmp_path)), os.listdir(tmp_path / "disk")) == (["disk", "models"], ["models"])
 
 
+def test_all_that_a_folder_holds_is_synced_before_it_has_its_name(tmp_path, monkeypatch):
+    path, synced, fsync = tmp_path / "model", {}, os.fsync
+
+    def sync(descriptor):
+        synced[os.fstat(descriptor).st_ino] = path.exists()
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    with whole_folder(path) as temporary:
+        (temporary / "1").mkdir()
+        (temporary / "1" / "model.py").write_text("whole")
+    inodes = {each.stat().st_ino: False for each in (path, path / "1", path / "1" / "model.py")}
+    assert synced == inodes | {tmp_path.stat().st_ino: True}
+
+
 @pytest.mark.parametrize("code", [errno.EPERM, errno.EIO])
 def test_modes_and_synced_folders_are_for_file_systems_that_have_them(tmp_path, monkeypatch, code):
     """FAT, and folders shared with Windows; an error of the disk is one."""

@@ -38,6 +38,8 @@ def test_a_guided_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         "(--noise_schedule), variance learned_range (6 output channels), x_start clipped to ±1 (default of the "
         "project)",
     ]
+    modes = {path.stat().st_mode for path in folder.rglob("*") if path.is_file()}
+    assert modes == {(folder / "model_index.json").stat().st_mode}
     unet = DDPMPipeline.from_pretrained(folder).unet.eval()
     errors = relative_errors(network, lambda x, t: unet(x, t, return_dict=False)[0], (3, 16, 16), 1000)
     assert max(errors) <= 1e-5
@@ -108,6 +110,22 @@ def test_nothing_is_written_that_differs(
     assert "nothing was written" in capsys.readouterr().err
     assert [entry.name for entry in tmp_path.iterdir()] == ["model.pt"]
     assert original <= 1e-6
+
+
+def test_a_folder_that_is_made_meanwhile_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, mine = save(guided_network(), tmp_path / "model.pt"), tmp_path / "out" / "mine.txt"
+
+    def write(*_: object) -> float:
+        mine.parent.mkdir()
+        mine.touch()
+        return 0.0
+
+    monkeypatch.setattr(convert, "_write_checked", write)
+    assert convert.main([str(path), "--out", str(mine.parent), *arguments(FLAGS)]) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert mine.exists()
 
 
 def test_every_batch_size_is_compared_and_nan_is_no_agreement(
