@@ -135,6 +135,11 @@ def _open_lock(place: Path) -> int:
     try:
         descriptor = os.open(place, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
     except OSError as error:
+        if error.errno == errno.EACCES and os.path.lexists(place):
+            raise InputError(
+                f"{place}: is another user's lock ({error.strerror}); wait for that program, or remove the file if it "
+                "has ended"
+            ) from None
         if error.errno not in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
             raise
         raise InputError(f"{place}: is not the lock that is expected there; remove it") from None

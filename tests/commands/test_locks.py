@@ -159,3 +159,20 @@ def test_the_lock_of_another_program_is_not_removed(tmp_path: Path) -> None:
         place.unlink()
         place.touch()
     assert place.exists()
+
+
+@pytest.mark.parametrize(
+    ("there", "says"),
+    [(False, "unet.plan: its folder cannot be written"), (True, ".unet.plan.lock: is another user's lock")],
+)
+def test_the_lock_that_another_user_left_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool, says: str
+) -> None:
+    def refused(path: Path, *arguments: int) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    if there:
+        lock_place(tmp_path / "unet.plan").touch()
+    monkeypatch.setattr(os, "open", refused)
+    with pytest.raises(InputError, match=f"{says} .Permission denied."), sole_writer(tmp_path / "unet.plan"):
+        pass
