@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
+import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,9 @@ from runtime.runs.folder import refuse_claim
 from runtime.runs.places import ObjectUrl
 from runtime.runs.shard_files import write_shard
 from runtime.runs.store import RUN_FILES, GrowingFile
+
+# S3 refuses a creation while another one of the same object is under way, and wants to be asked again.
+_CONFLICT_PAUSES = (0.1, 0.5, 2.0)
 
 
 class ObjectStore:
@@ -76,9 +80,9 @@ class ObjectStore:
             if found is not None:
                 self._remove(self._of_run(found.files))
                 self._remove([self._path(MANIFEST)])  # last: until then it is the other run
-            with self._asked(MANIFEST, "written"), contextlib.suppress(FileExistsError):
-                text = RunManifest(identity, RUN_FILES).to_text()
-                self._files.pipe_file(self._path(MANIFEST), text.encode("ascii"), mode="create")
+            content = RunManifest(identity, RUN_FILES).to_text().encode("ascii")
+            # Whoever created it, it says whose the place is.
+            self._create(MANIFEST, lambda: self._files.pipe_file(self._path(MANIFEST), content, mode="create"))
             self._check_still_ours(identity)
         yield
 
@@ -154,11 +158,11 @@ class ObjectStore:
 
     def put_file(self, name: str, local: Path, replace: bool) -> None:
         """Write an object, whole. Raises InputError if it cannot be written, or is there and not to be replaced."""
-        with self._asked(name, "written"):
-            try:
-                self._files.put_file(str(local), self._path(name), mode="overwrite" if replace else "create")
-            except FileExistsError:
-                raise InputError(f"{self.place(name)}: is in the way; give another --out") from None
+        if replace:
+            with self._asked(name, "written"):
+                self._files.put_file(str(local), self._path(name))
+        elif not self._create(name, lambda: self._files.put_file(str(local), self._path(name), mode="create")):
+            raise InputError(f"{self.place(name)}: is in the way; give another --out")
 
     def has(self, name: str) -> bool:
         """Whether there is such an object. Raises InputError if the store cannot be asked."""
@@ -167,6 +171,22 @@ class ObjectStore:
     def growing(self, name: str) -> GrowingFile:
         """As `Store`."""
         return ObjectsThatGrow(self, name)
+
+    def _create(self, name: str, write: Callable[[], object]) -> bool:
+        """Write an object that must not be there yet; False if it is. Raises InputError if it cannot be written."""
+        for pause in (*_CONFLICT_PAUSES, None):
+            try:
+                with self._asked(name, "written"):
+                    write()
+                return True
+            except InputError as error:  # each library has an exception of its own for what is there
+                with contextlib.suppress(InputError):
+                    if self.has(name):
+                        return False
+                if pause is None or "conflict" not in str(error).lower():
+                    raise
+            time.sleep(pause)
+        raise AssertionError
 
     def _check_still_ours(self, identity: dict[str, Any]) -> None:
         found = self.manifest()

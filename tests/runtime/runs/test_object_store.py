@@ -1,5 +1,6 @@
 """Runs in a store of objects: the images of a run in a folder, whatever the store does."""
 
+import errno
 import itertools
 import json
 from pathlib import Path
@@ -13,7 +14,7 @@ from diffusion.errors import InputError
 from export.inspect import main as inspect
 from runtime.chain.host import HostChain
 from runtime.gather import main as gather
-from runtime.runs import shard_drawing
+from runtime.runs import object_store, shard_drawing
 from runtime.runs.object_store import ObjectStore
 from runtime.runs.places import ObjectUrl, parse_place
 from tests.runtime.runs.loopback_s3 import BUCKET, loopback_s3
@@ -227,6 +228,41 @@ def test_of_two_runs_that_begin_at_once_one_begins(folder, s3, monkeypatch, caps
     assert draw(S3, run=RUN) == 2
     assert f"{S3}: another program is drawing another run into it" in capsys.readouterr().err
     assert s3.names() == {"some/run/run.json"}
+
+
+def test_parts_of_one_run_that_begin_at_once_all_begin(folder, s3, monkeypatch):
+    assert draw("whole", run=RUN) == 0
+    found, manifest = [], ObjectStore.manifest
+
+    def late(store):
+        found.append(manifest(store))
+        if len(found) == 1:
+            s3.client.put_object(Bucket=BUCKET, Key="some/run/run.json", Body=Path("whole/run.json").read_bytes())
+        return found[-1]
+
+    monkeypatch.setattr(ObjectStore, "manifest", late)
+    assert draw(S3, run=RUN) == 0
+    assert found[0] is None
+    assert images_of(S3) == images_of("whole")
+
+
+@pytest.mark.parametrize("refusals", [2, 9])
+def test_a_conflict_with_another_creation_is_tried_again(folder, s3, monkeypatch, capsys, refusals):
+    """S3 answers 409 while the same object is being created elsewhere, whatever becomes of that."""
+    monkeypatch.setattr(object_store, "_CONFLICT_PAUSES", (0.0, 0.0))
+    pipe_file, calls = s3fs.S3FileSystem.pipe_file, []
+
+    def conflict(files, path, content, **mode):
+        if mode:
+            calls.append(path)
+            if len(calls) <= refusals:
+                raise OSError(errno.EIO, "An error occurred (ConditionalRequestConflict) when calling PutObject")
+        return pipe_file(files, path, content, **mode)
+
+    monkeypatch.setattr(s3fs.S3FileSystem, "pipe_file", conflict)
+    assert draw(S3, run=RUN) == (0 if refusals == 2 else 2)
+    assert len(calls) == 3
+    assert ("ConditionalRequestConflict" in capsys.readouterr().err) == (refusals == 9)
 
 
 def test_a_run_whose_place_is_taken_writes_nothing_more(folder, memory, monkeypatch, capsys):
