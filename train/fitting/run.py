@@ -27,7 +27,7 @@ from train.fitting.energy import EnergyDistance
 from train.fitting.figures import held_out_figures, precision_figures
 from train.fitting.fit import Fit, FitConfig, SavedFit, run_fit, saved_start
 from train.fitting.network import FittedNetwork
-from train.fitting.start import best_start, candidates
+from train.fitting.start import NUM_KEPT, best_start, candidates
 from train.fitting.teacher import NAME as TEACHER
 from train.fitting.teacher import TeacherDistance
 from train.image_set import ImageSet
@@ -150,10 +150,11 @@ def _judged(
     """The table with its figures. Raises VerificationError if it is no better than its start."""
     held_out = held_out_figures(network, objective, start, fitted)
     measure, values = next(iter(held_out.items()))
-    if request.config.iterations and not values["fitted"] < values["start"]:
+    before, after = values["start"], values["fitted"]
+    if after is None or (request.config.iterations and before is not None and not after < before):
         raise VerificationError(
-            f"the fitted table is no better than {start_name}: {measure} {values['fitted']:.4g} against "
-            f"{values['start']:.4g} on held-out noise; nothing was written; fit longer, or with larger batches"
+            f"the fitted table is no better than {start_name}: {measure} {_shown(after)} against {_shown(before)} on "
+            "held-out noise; nothing was written; fit longer, or with larger batches"
         )
     error = precision_figures(network, start, fitted)
     record = FittedRecord(request.objective, request.seed, start_name, settings, held_out, error)
@@ -212,7 +213,8 @@ def _start(
     request: FitRequest, network: FittedNetwork, objective: EnergyDistance | TeacherDistance
 ) -> tuple[StepTable, str]:
     choices = candidates(network, request.num_steps, request.sampler, request.spacing)
-    with progress_bar(len(choices), "search a start", "table", lines_in_a_log=True) as bar, torch.no_grad():
+    num = len(choices) + 2 * min(len(choices), NUM_KEPT)  # those are judged again, also with other coefficients
+    with progress_bar(num, "search a start", "table", lines_in_a_log=True) as bar, torch.no_grad():
         best, _ = best_start(
             network,
             choices,
@@ -253,13 +255,17 @@ def _goal(request: FitRequest) -> str:
     return f"the teacher ({TEACHER})" if request.objective == "teacher" else "the data"
 
 
+def _shown(figure: float | None) -> str:
+    return "not finite" if figure is None else f"{figure:.4g}"
+
+
 def _report(out: Path, file: TableFile, done: str) -> Report:
     assert file.fitted is not None
     runs_in = [name for name in ROUNDING if rounding_error(file.table, name) <= MAX_ROUNDING_ERROR]
     lines = [f"{done}: {len(file.table)} calls from {file.fitted.start}, timesteps {file.table.timesteps.tolist()}"]
     for title, figures in (("held-out noise", file.fitted.held_out), ("x_0 error in", file.fitted.x_start_error)):
         for name, of in figures.items():
-            lines.append(f"{title}, {name}: {of['fitted']:.4g} (its start {of['start']:.4g})")
+            lines.append(f"{title}, {name}: {_shown(of['fitted'])} (its start {_shown(of['start'])})")
     lines += [f"conditioning {file.table.conditioning:.3g}; runs in {', '.join(runs_in)}", str(out)]
     return {
         "summary": "\n".join(lines),

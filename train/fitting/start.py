@@ -24,7 +24,9 @@ FIT_SAMPLERS = tuple(name for name, method in SAMPLERS.items() if not method.sto
 # Sample indices that no step of a fit draws.
 FIRST_INDEX = 1 << 40
 _NUM_TRAJECTORIES, _NUM_SCREENED, _NUM_JUDGED = 256, 64, 384
-_KEPT = 3
+NUM_KEPT = 3
+"""How many of the tables are judged again."""
+
 _SOLVED = ("a", "b", "c1", "c2")
 _RIDGE = 1e-4
 
@@ -95,7 +97,7 @@ def best_start(
             after(1)
         return sorted(scores, key=lambda score: score[0])
 
-    kept = [each for _, each in ranked(choices, _NUM_SCREENED)[:_KEPT]]
+    kept = [each for _, each in ranked(choices, _NUM_SCREENED)[:NUM_KEPT]]
     through = sorted({int(t) for each in kept for t in each.table.timesteps})
     indices = range(FIRST_INDEX, FIRST_INDEX + _NUM_TRAJECTORIES // 2)
     lines = trajectories(network, indices, through)
