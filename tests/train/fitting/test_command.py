@@ -115,15 +115,41 @@ def test_a_stopped_fit_goes_on_to_the_same_table(folder: Path, capsys: Any, monk
     assert fitted(capsys, *OF_TEACHER, "--out", "cut.json", "--resume") | {"out": ""} == whole | {"out": ""}
     assert Path("cut.json").read_bytes() == Path("whole.json").read_bytes()
     fitted(capsys, *OF_TEACHER, "--out", "cut.json", "--resume")  # done at once
+    torch.save({"format": 1, "identity": {}, "numbers": torch.arange(1000.0)}, "cut.json.state")
+    assert run(["--checkpoint", "ckpt", *OF_TEACHER, "--out", "cut.json", "--resume"]) == 2
+    assert "cut.json.state: is not the state of a fit; remove it" in capsys.readouterr().err
+    state = Path("cut.json.state").read_bytes()
+    Path("cut.json.state").write_bytes(state.replace(np.float32(500).tobytes(), np.float32(501).tobytes(), 1))
+    assert run(["--checkpoint", "ckpt", *OF_TEACHER, "--out", "cut.json", "--resume"]) == 2
+    assert "cut.json.state: was changed after it was written" in capsys.readouterr().err
     Path("cut.json.state").write_bytes(b"junk")
     assert run(["--checkpoint", "ckpt", *OF_TEACHER, "--out", "cut.json", "--resume"]) == 2
-    assert "cut.json.state: cannot be read" in capsys.readouterr().err
+    assert (
+        "cut.json.state: found 4 bytes that begin with b'junk', expected a file that torch.save"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_table_that_is_no_better_is_not_published(folder: Path, capsys: Any) -> None:
     assert run(["--checkpoint", "ckpt", *OF_TEACHER, "--learning-rate", "100", "--timesteps", "fixed"]) == 3
     assert "the fitted table is no better than ddim, trailing" in capsys.readouterr().err
     assert not Path("table_2.json").exists()
+
+
+def test_a_network_that_overflows_in_fp16(folder: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_precision = FittedNetwork.in_precision
+
+    def overflowing(network: FittedNetwork, dtype: torch.dtype) -> FittedNetwork:
+        found = in_precision(network, dtype)
+        if dtype is torch.float16:
+            for parameter in found.module.parameters():
+                parameter *= 1e4
+        return found
+
+    monkeypatch.setattr(FittedNetwork, "in_precision", overflowing)
+    assert run(["--checkpoint", "ckpt", *OF_TEACHER, "--iterations", "1"]) == 0
+    assert "x_0 error in, fp16: not finite (its start not finite)" in capsys.readouterr().out
+    assert TableFile.read("table_2.json").fitted.x_start_error["fp16"] == {"start": None, "fitted": None}
 
 
 def test_gits_alone_needs_no_gradient(folder: Path, capsys: Any) -> None:
