@@ -20,6 +20,7 @@ from diffusion.errors import InputError
 from diffusion.process import Process
 from diffusion.step_table import StepTable
 from runtime.engines.torch_checkpoint import load_checkpoint
+from runtime.formats.fields import Fields
 from runtime.formats.table_file import FittedRecord, TableFile
 from runtime.formats.train_record import TrainRecord
 from train.datasets import DataRequest, load_data
@@ -33,6 +34,10 @@ from train.fitting.teacher import TeacherDistance
 from train.image_set import ImageSet
 
 _MAX_IMAGES = 10_000
+_NAME_THE_DATA = "name the data, or fit to the teacher"
+# Fields of `DataRequest`, as train.json has them.
+_OF_DATA = {"data": str, "split": str, "image_column": str, "image_size": int, "image_mode": str, "levels": int}
+_OF_DATA |= {"held_out": int, "held_out_split": str, "class_column": str}
 
 
 @dataclass(frozen=True)
@@ -163,23 +168,29 @@ def _judged(
 
 def _data(request: FitRequest, process: Process) -> tuple[ImageSet, ImageSet | None]:
     """The images to fit to, and those held out. Raises InputError if there are none, or of another shape or classes."""
-    asked = request.data
+    asked, trained_on = request.data, Fields({}, request.checkpoint, _NAME_THE_DATA)
     if not asked.data:
         record = TrainRecord.read(request.checkpoint)
         config = {} if record is None else record.facts.get("config", {})
         known = config.get("data") if isinstance(config, dict) else None
-        names = {field.name for field in dataclasses.fields(DataRequest)}
         if not isinstance(known, dict) or not isinstance(known.get("data"), str):
-            raise InputError(
-                f"{request.checkpoint}: does not say what it was trained on; name the data, or fit to the teacher"
-            )
-        asked = DataRequest(**{name: value for name, value in known.items() if name in names and name != "classes"})
-        asked = replace(asked, classes=True if "classes" in known else None)
+            raise InputError(f"{request.checkpoint}: does not say what it was trained on; {_NAME_THE_DATA}")
+        trained_on = Fields(known, request.checkpoint, _NAME_THE_DATA, "what it was trained on: ")
+        given: dict[str, Any] = {name: trained_on.optional(name, kind) for name, kind in _OF_DATA.items()}
+        asked = DataRequest(**given, classes=True if "classes" in known else None)
     labelled = replace(asked, classes=True)
     try:
         images, held_out = load_data(labelled)
     except InputError:  # it has no classes
         images, held_out = load_data(asked)
+    fingerprints = {"fingerprint": images.fingerprint}
+    if images.labels is not None:
+        fingerprints["classes"] = images.labels.fingerprint
+    for name, fingerprint in fingerprints.items():
+        if trained_on.optional(name, str, fingerprint) != fingerprint:
+            raise InputError(
+                f"{images.name}: was changed since {request.checkpoint} was trained on it; {_NAME_THE_DATA}"
+            )
     if images.shape.chw != process.sample.chw:
         raise InputError(f"{images.name}: images are {images.shape.chw}, the network's samples {process.sample.chw}")
     if images.num_images < 2:

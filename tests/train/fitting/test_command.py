@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,11 @@ import torch
 
 from runtime.engines.torch_checkpoint import load_checkpoint
 from runtime.formats.table_file import TableFile
+from runtime.formats.train_record import TrainRecord
 from runtime.sample import main as sample
 from runtime.sampler import Sampler
 from tests.checkpoints import save_tiny_checkpoint
+from train.datasets import DataRequest, load_data
 from train.fit_table import run
 from train.fitting.fit import Fit
 from train.fitting.network import FittedNetwork
@@ -90,6 +93,27 @@ def test_data_is_what_the_checkpoint_was_trained_on_or_is_named(folder: Path, ca
     found = fitted(capsys, *QUICK, "--data", "images.npz", "--features", "both", "--iterations", "3")
     assert list(found["held_out"]) == ["energy distance to the data"]  # one of 30 is held out: no distance within
     assert (found["settings"]["features"], found["settings"]["iterations"]) == ("both", 3)
+
+
+def test_data_that_changed_since_the_training_is_refused(folder: Path, capsys: Any) -> None:
+    shutil.copytree("ckpt", "own")
+    images, _ = load_data(DataRequest("images.npz"))
+
+    def trained_on(**known: Any) -> None:
+        config = {"data": {"data": "images.npz", "fingerprint": images.fingerprint} | known}
+        TrainRecord(load_checkpoint("ckpt").process, {"config": config}).write(Path("own"))
+
+    words = ["--checkpoint", "own", *QUICK, "--features", "pixels", "--iterations", "0"]
+    trained_on()
+    assert run(words) == 0
+    for known, says in (
+        ({"fingerprint": "0" * 64}, "images.npz: was changed since own was trained on it; name the data"),
+        ({"held_out": "2"}, "own: what it was trained on: held_out is '2', expected a whole number; name the data"),
+    ):
+        trained_on(**known)
+        assert run(words) == 2
+        assert says in capsys.readouterr().err
+    assert run([*words, "--data", "images.npz"]) == 0
 
 
 def test_a_stopped_fit_goes_on_to_the_same_table(folder: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,6 +210,7 @@ def test_a_network_that_takes_whole_timesteps_keeps_them(folder: Path, capsys: A
         (["--data", "color.npz"], "images are (3, 8, 8), the network's samples (1, 8, 8)"),
         (["--checkpoint", "nowhere"], "nowhere: no such checkpoint folder"),
         (["--seed", "-1"], "--seed is -1"),
+        (["--split", "train"], "flags of the data were given without --data; add it"),
     ],
 )
 def test_refusals_are_one_line(words: list[str], says: str, folder: Path, capsys: Any) -> None:
