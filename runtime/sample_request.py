@@ -45,7 +45,7 @@ def open_request(args: argparse.Namespace) -> SampleRequest:
         InputError, DeviceUnavailableError, VerificationError: as `Sampler`, `load_conditions` and
             `load_initial_states`.
     """
-    check_required(args.require_signature, args.engine, args.sampler)
+    check_unchanged = check_required(args.require_signature, args.engine, args.sampler)
     sampler = Sampler(
         args.engine,
         device=args.device,
@@ -67,6 +67,7 @@ def open_request(args: argparse.Namespace) -> SampleRequest:
         compiled=args.compile,
         force=args.force,
     )
+    check_unchanged()
     process = sampler.process
     given = sampler.conditioned_on(args.classes, args.guidance, load_conditions(args.conditions, process))
     num = args.num

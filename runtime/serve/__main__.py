@@ -49,8 +49,9 @@ def serve(args: argparse.Namespace, make_slots: Callable[..., Slots] = Slots) ->
             args.precision,
             args.compile,
         )
-        check_required(args.require_signature, args.engine, None)
+        check_unchanged = check_required(args.require_signature, args.engine, None)
         engine = open_engine(args.engine, options)
+        check_unchanged()
         slots = make_slots(engine, _num_slots(engine, args.slots), args.threads)
         metrics = Metrics()
         tables = RequestTables(engine.process, engine.precision, args.force)
