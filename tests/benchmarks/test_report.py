@@ -137,6 +137,16 @@ def test_all_ways_are_timed_by_one_measurement(folder):
     assert rows[1][5] == "0.700"  # of the same way in two files, what says more
 
 
+def test_tables_of_one_name_are_two_rows(folder):
+    other = quality()
+    other["results"][2] |= {"table_sha256": "cd", "frechet": 0.007}
+    other["table_at_5"]["table_sha256"] = "cd"
+    (folder / "other.json").write_text(json.dumps(other))
+    assert main(["--quality", "quality.json", "--quality", "other.json"]) == 0
+    rows = Page((folder / "report.html").read_text(encoding="utf-8")).rows
+    assert [row[2] for row in rows if row[0] == "fit<5> (table)"] == ["0.00550 ± 0.00100", "0.00700 ± 0.00100"]
+
+
 def test_what_was_not_measured_is_said(folder, capsys):
     report = quality()
     del report["timing"], report["table_at_5"], report["reference"]
