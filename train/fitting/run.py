@@ -21,7 +21,7 @@ from diffusion.process import Process
 from diffusion.step_table import StepTable
 from runtime.engines.torch_checkpoint import load_checkpoint
 from runtime.formats.fields import Fields
-from runtime.formats.table_file import FittedRecord, TableFile
+from runtime.formats.table_file import WITHOUT_DIGEST, FittedRecord, TableFile
 from runtime.formats.train_record import TrainRecord
 from train.datasets import DataRequest, load_data
 from train.fitting.energy import EnergyDistance
@@ -251,15 +251,19 @@ def _settings(request: FitRequest, images: ImageSet | None, network: FittedNetwo
 
 
 def _is_done(request: FitRequest, checkpoint_sha256: str, settings: dict[str, Any]) -> bool:
+    """Whether the file is what would be fitted. Raises InputError if that cannot be known, as of one without digest."""
     if not request.out.exists():
         return False
     file = TableFile.read(request.out)
-    return (
+    is_this = (
         file.fitted is not None
         and (file.table.checkpoint_sha256, file.fitted.seed) == (checkpoint_sha256, request.seed)
         and len(file.table) == request.num_steps
         and dict(file.fitted.settings) == settings
     )
+    if is_this and not file.sealed:
+        raise InputError(f"{request.out}: {WITHOUT_DIGEST}; remove it, or choose another name")
+    return is_this
 
 
 def _goal(request: FitRequest) -> str:

@@ -139,6 +139,10 @@ def test_a_stopped_fit_goes_on_to_the_same_table(folder: Path, capsys: Any, monk
     assert fitted(capsys, *OF_TEACHER, "--out", "cut.json", "--resume") | {"out": ""} == whole | {"out": ""}
     assert Path("cut.json").read_bytes() == Path("whole.json").read_bytes()
     fitted(capsys, *OF_TEACHER, "--out", "cut.json", "--resume")  # done at once
+    edited = {name: value for name, value in json.loads(Path("cut.json").read_text()).items() if name != "digest"}
+    Path("cut.json").write_text(json.dumps(edited))
+    assert run(["--checkpoint", "ckpt", *OF_TEACHER, "--out", "cut.json", "--resume"]) == 2
+    assert "cut.json: without digest, so nothing tells whether it was changed; remove it" in capsys.readouterr().err
     torch.save({"format": 1, "identity": {}, "numbers": torch.arange(1000.0)}, "cut.json.state")
     assert run(["--checkpoint", "ckpt", *OF_TEACHER, "--out", "cut.json", "--resume"]) == 2
     assert "cut.json.state: is not the state of a fit; remove it" in capsys.readouterr().err
