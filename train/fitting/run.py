@@ -209,6 +209,9 @@ def _objective(
 ) -> EnergyDistance | TeacherDistance:
     if images is None:
         return TeacherDistance(network, request.num_pairs, request.ball)
+    num = sum(min(part.num_images, _MAX_IMAGES) for part in (images, held_out) if part is not None)
+    element = 4 * network.process.sample.num_elements
+    check_memory(f"{images.name}: {num:,} images", 3 * element * num, "fit on a machine with more, or to the teacher")
     chosen = np.sort(np.random.default_rng(request.seed).permutation(images.num_images)[:_MAX_IMAGES])
     labels = None if images.labels is None else images.labels.of_image[chosen]
     x_start = torch.from_numpy(images.x_start(chosen)).to(network.device)

@@ -158,6 +158,25 @@ def test_a_stopped_fit_goes_on_to_the_same_table(folder: Path, capsys: Any, monk
     )
 
 
+@pytest.mark.parametrize(
+    ("num_bytes", "words", "says"),
+    [
+        (20_000, [*QUICK, "--data", "images.npz"], "images.npz: 30 images: needs"),
+        (20_000, OF_TEACHER, "the teacher's 60 states: needs"),
+    ],
+)
+def test_what_does_not_fit_into_memory(
+    num_bytes: int, words: list[str], says: str, folder: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("commands.system.available_bytes", lambda: num_bytes)
+    monkeypatch.setattr("train.fitting.run.load_checkpoint", lambda folder, _: loaded)
+    with monkeypatch.context() as enough:
+        enough.setattr("commands.system.available_bytes", lambda: 2**30)
+        loaded = load_checkpoint("ckpt")
+    assert run(["--checkpoint", "ckpt", *words]) == 2
+    assert says in capsys.readouterr().err
+
+
 def test_a_table_that_is_no_better_is_not_published(folder: Path, capsys: Any) -> None:
     assert run(["--checkpoint", "ckpt", *OF_TEACHER, "--learning-rate", "100", "--timesteps", "fixed"]) == 3
     assert "the fitted table is no better than ddim, trailing" in capsys.readouterr().err
