@@ -160,6 +160,7 @@ def test_a_network_that_takes_whole_timesteps_keeps_them(folder: Path, capsys: A
         (["--data", "color.npz"], "images are (3, 8, 8), the network's samples (1, 8, 8)"),
         (["--checkpoint", "nowhere"], "nowhere: no such checkpoint folder"),
         (["--seed", "-1"], "--seed is -1"),
+        (["--threads", "100000000000"], "--threads is 100000000000, expected at most 1024"),
     ],
 )
 def test_refusals_are_one_line(words: list[str], says: str, folder: Path, capsys: Any) -> None:
