@@ -21,6 +21,8 @@ from typing import Any
 from benchmarks.flags import positive, report_file
 from benchmarks.measurement import measurement_facts, write_report
 from commands.program import Report, make_parser, run_program, say
+from diffusion.errors import InputError
+from runtime.engines.opening import EngineOptions, open_engine
 from runtime.formats.run_manifest import RunManifest
 from runtime.formats.shard_record import ShardRecord
 from runtime.runs.shard_files import file_name
@@ -47,7 +49,8 @@ def sample(*flags: str) -> dict[str, Any]:
         text = out.read()
     _, status, usage = os.wait4(process, 0)
     if status:
-        raise RuntimeError(f"{' '.join(words)} ended with {os.waitstatus_to_exitcode(status)}")
+        ended = os.waitstatus_to_exitcode(status)
+        raise InputError(f"{' '.join(words[1:])} ended with {ended}; what it said stands above, mend that")
     return json.loads(text) | {
         "wall_seconds": time.perf_counter() - began,
         "cpu_seconds": usage.ru_utime + usage.ru_stime,
@@ -171,6 +174,7 @@ def _medians(runs: Sequence[Mapping[str, Any]], *names: str) -> Report:
 def benchmark(args: argparse.Namespace, argv: Sequence[str] | None) -> Report:
     """Run the command; return its report."""
     engine = str(args.engine.resolve())
+    open_engine(args.engine, EngineOptions(threads=1, backend="onnxruntime"))  # whether it can be used
     parts: dict[str, Callable[[], Any]] = {
         "resume": lambda: resume(engine, args.rounds),
         "bookkeeping": lambda: bookkeeping(engine, args.rounds),
@@ -199,7 +203,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser(PROG, "Measure what runs in shards cost beside the network, and how they share a CPU.")
     parser.add_argument("--engine", type=Path, default=Path("unet.onnx"), help="default: unet.onnx")
     names = ("resume", "bookkeeping", "ray", "threads", "memory")
-    parser.add_argument("--parts", nargs="+", choices=names, default=list(names), help="default: all")
+    parser.add_argument("--parts", nargs="*", choices=names, default=list(names), help="default: all")
     parser.add_argument("--rounds", type=positive, default=5, help="of each measurement (default: 5)")
     parser.add_argument("--out", type=report_file, help="also write the report to this JSON file")
     return run_program(parser, lambda args: benchmark(args, argv), argv)

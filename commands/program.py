@@ -75,6 +75,8 @@ def run_program(
     `"summary"`, one or more lines that say where the result is, is printed.
     """
     let_output_be_plain()
+    if any("\0" in word for word in argv or ()):  # which only a program can give that calls this one
+        parser.error("an argument holds the character NUL, which no name has; leave it out")
     args = parser.parse_args(argv)
     with contextlib.redirect_stderr(cast(TextIO, _LastingStream(sys.stderr))), interruptions():
         try:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from commands.errors import DeviceUnavailableError, StoppedError, VerificationError, reason
 from commands.signals import ENDING
@@ -32,6 +34,7 @@ from runtime.sample_worker import WorkerPlace, WorkerStart, failure, open_worker
 LOCAL = "local"
 # Results do not go through Ray's store of objects, whose least size this is.
 _OBJECT_STORE_BYTES = 80 << 20
+_SECONDS_TO_ANSWER = 10.0
 
 
 class ShardDrawer:
@@ -83,6 +86,7 @@ def connected(address: str, out: object) -> Iterator[Any]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read when a cluster is started
     import ray
 
+    check_answers(address)
     if ray.is_initialized():
         raise InputError("this process is connected to Ray already; draw the run in a process of its own")
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
@@ -112,6 +116,28 @@ def connected(address: str, out: object) -> Iterator[Any]:
             yield ray
     finally:
         ray.shutdown()
+
+
+def check_answers(address: str) -> None:
+    """Find out in seconds that nobody listens at an address with a port: Ray itself tries for minutes.
+
+    Raises:
+        DeviceUnavailableError: nobody does.
+    """
+    try:
+        parts = urlsplit(address if "://" in address else f"//{address}")
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        return  # Ray says what is wrong with it
+    if host is None or port is None:
+        return
+    try:
+        socket.create_connection((host, port), timeout=_SECONDS_TO_ANSWER).close()
+    except OSError as error:
+        raise DeviceUnavailableError(
+            f"--ray {address}: no cluster answers ({error.strerror or error}); start one with `ray start --head`, or "
+            "give --ray local"
+        ) from error
 
 
 def draw_on_ray(

@@ -137,7 +137,8 @@ def is_table(request: DataRequest) -> bool:
             f"--data {request.data}: found a file, expected digits, mnist, a folder of images, an .npz or .npy file, "
             "or a Hugging Face data set"
         )
-    if path.is_absolute() or request.data.startswith((".", "~")) or len(path.parts) > 2:
+    in_a_file = len(path.parts) == 2 and path.parent.is_file()  # no owner of a data set, though it looks like one
+    if path.is_absolute() or request.data.startswith((".", "~")) or len(path.parts) > 2 or in_a_file:
         raise InputError(
             f"--data {request.data}: no such folder; expected digits, mnist, a folder of images, an .npz or .npy file, "
             "or a Hugging Face data set"

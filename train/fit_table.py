@@ -15,6 +15,7 @@ from diffusion.errors import InputError
 from diffusion.samplers import SAMPLERS
 from diffusion.spacing import SPACINGS
 from runtime.formats.table_file import OBJECTIVES
+from runtime.sampler import MAX_THREADS
 from train.datasets import DataRequest
 from train.flags import add_data_flags, check_at_least, check_seed, data_request
 
@@ -122,6 +123,8 @@ def main(args: argparse.Namespace, argv: Sequence[str]) -> Report:
 def _check(args: argparse.Namespace) -> None:
     check_at_least(args, steps=1, iterations=0, batch_size=2, pairs=2, threads=0)
     check_seed(args.seed)
+    if args.threads > MAX_THREADS:
+        raise InputError(f"--threads is {args.threads}, expected at most {MAX_THREADS}")
     if args.out is not None and args.out.suffix != ".json":
         raise InputError(f"--out is {args.out}, expected a name that ends in .json")
     if args.learning_rate is not None and not 0.0 < args.learning_rate < math.inf:

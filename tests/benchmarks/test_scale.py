@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import scale
+from diffusion.errors import InputError
 from tests.runtime.gaussian_folder import NETWORK
 
 
@@ -26,5 +27,5 @@ def test_a_run_whose_shards_are_all_done_is_resumed(tmp_path, monkeypatch, capsy
 
 def test_a_command_that_fails_is_no_figure(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(RuntimeError, match="ended with 2"):
+    with pytest.raises(InputError, match="ended with 2"):
         scale.sample("--engine", "none.onnx")

@@ -110,7 +110,8 @@ def cases() -> Iterator[Case]:
     for reader in READERS:
         if reader.kind == "json":
             for kind, text in TEXTS.items():
-                if not (reader.file == "betas.json" and kind == "a list"):
+                # A list is what betas are; diffusers writes infinities, and takes what lacks for its defaults.
+                if (_base(reader.file), kind) not in (("betas.json", "a list"), ("scheduler_config.json", "NaN")):
                     yield case(
                         f"JSON {kind}: {reader.name}", reader.line, [_base(reader.file)], _text(reader.file, text)
                     )

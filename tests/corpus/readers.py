@@ -69,7 +69,6 @@ READERS = (
                                     "--steps 2", "json"),
     Reader("ckpt/unet/config.json", "export.inspect ckpt", "json"),
     Reader("trained/train.json", f"{_SAMPLE} --engine trained", "json", may_lack=True),
-    Reader("trained/train.json", f"{_TRAIN} --data images.npz --resume --out trained", "json", may_lack=True),
     Reader("model.ckpt", f"export.convert model.ckpt --out new {_HO}", "pickle"),
     Reader("model.pt", f"export.to_onnx --checkpoint model.pt --out new.onnx {_HO}", "pickle"),
     Reader("model.pt", "export.inspect model.pt --allow-pickle", "pickle"),

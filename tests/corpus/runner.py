@@ -141,7 +141,12 @@ def run_cases(cases: Sequence[Case], fresh: bool = False, verbose: bool = False)
     """Try them one after the other."""
     with tempfile.TemporaryDirectory(prefix="ddpm-rt-corpus-") as place:
         scratch = Path(place)
-        os.environ |= {"XDG_CACHE_HOME": str(scratch / "cache"), "HOME": str(scratch), "OMP_NUM_THREADS": "1"}
+        os.environ |= {
+            "XDG_CACHE_HOME": str(scratch / "cache"),
+            "HOME": str(scratch),
+            "OMP_NUM_THREADS": "1",
+            "HF_HUB_OFFLINE": "1",
+        }
         template = _make_template(scratch / "template")
         import_everything()
         results = []

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from diffusion.gaussian import q_sample, q_x_prev_given_x_t, q_x_t_given_x_start
+from diffusion.gaussian import p_x_prev_given_x_t, per_sample, q_sample, q_x_prev_given_x_t, q_x_t_given_x_start
 from diffusion.noise_schedule import NoiseSchedule
+from diffusion.process import Process, SampleShape
 
 SCHEDULE = NoiseSchedule.make("linear", 40, 1e-3, 0.3)
 
@@ -44,3 +45,11 @@ def test_q_sample_broadcasts_a_timestep_per_sample():
     x_t = q_sample(SCHEDULE, x_start, timesteps, eps)
     expected = np.sqrt(SCHEDULE.alpha_bar[[0, 5, 39]]) + 2 * np.sqrt(1 - SCHEDULE.alpha_bar[[0, 5, 39]])
     np.testing.assert_allclose(x_t[:, 0, 1, 1], expected, rtol=1e-14)
+
+
+def test_x_start_is_clipped_at_both_ends_for_each_sample_at_its_own_timestep():
+    process = Process(SampleShape(1, 1, 2), SCHEDULE, prediction_type="sample", clip_sample=0.5)
+    prediction = np.array([-9.0, 9.0, -0.25, 0.25]).reshape(2, 1, 1, 2)
+    step = p_x_prev_given_x_t(process, np.zeros((2, 1, 1, 2)), np.array([3, 30]), prediction)
+    np.testing.assert_array_equal(step.x_start.ravel(), [-0.5, 0.5, -0.25, 0.25])
+    assert per_sample(np.array([3, 30]), SCHEDULE, 2).shape == (2, 1, 1, 1)

@@ -135,7 +135,7 @@ def test_an_onnx_file_that_describes_no_process(tmp_path: Path, inspected: Any) 
     onnx.save(model, str(path))
     found = inspected(path)
     assert found.fields["process"] is None
-    assert "--beta-schedule" in found.fields["process_missing"]
+    assert "`beta_schedule`" in found.fields["process_missing"]
     flags = ["--beta-schedule", "linear", *FLAGS]
     assert inspected(path, *flags).fields["process"]["schedule"]["kind"] == "linear"
 

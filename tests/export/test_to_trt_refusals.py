@@ -41,7 +41,8 @@ def test_a_full_disk(
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 1000))
     monkeypatch.setattr(to_trt, "_prepare", lambda *arguments: pytest.fail("it went to work"))
     assert run("--onnx", gaussian, "--out", tmp_path / "unet.plan") == EXIT_INPUT
-    process_line, error = capsys.readouterr().err.splitlines()
+    note, process_line, error = capsys.readouterr().err.splitlines()
+    assert "has no digest" in note
     assert process_line.startswith(f"{gaussian}: predicts ")
     assert "are left on that disk; make room" in error
     assert list(tmp_path.iterdir()) == []

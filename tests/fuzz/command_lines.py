@@ -23,7 +23,7 @@ PACKAGES = ("train", "export", "runtime", "benchmarks")
 # What makes a command quick in the folder of `tests.fuzz.work_folder`; later flags of the same name win.
 QUICK = {
     "train.run": "--data images.npz --steps 1 --batch-size 2 --num-samples 0 --num-train-timesteps 12 --device cpu",
-    "train.fit_table": "--checkpoint ckpt --steps 2 --sampler ddim --spacing trailing --iterations 1 --batch-size 2 "
+    "train.fit_table": "--checkpoint ckpt --steps 2 --sampler ddim --spacing trailing --iterations 0 --batch-size 2 "
     "--objective teacher --pairs 2 --threads 1",
     "train.swiss_roll": "--steps 1",
     "train.binary": "--steps 1 --timesteps 3 --num-samples 2",
@@ -39,6 +39,7 @@ QUICK = {
     "export.inspect": "unet.onnx",
     "benchmarks.serve": "--engine unet.onnx --requests 2 --rounds 1 --steps 2",
     "benchmarks.load": "--engine none.onnx --seconds 0.1 --grace 0.1 --clients 1 --parts",
+    "benchmarks.scale": "--engine none.onnx --rounds 1 --parts",
     "benchmarks.likelihood": "--data images.npz --split all --num 3 --evaluations 40 --batch-size 8",
     "benchmarks.quality": "--data images.npz --num 8 --steps 2 --samplers ddpm --seeds 2 --rounds 1",
     "benchmarks.report": "--quality junk.json",

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from diffusion.errors import InputError
 from diffusion.process import SampleShape
 from diffusion.reference_loop import initial_noise, reference_loop
 from diffusion.samplers import SAMPLERS, make_table
@@ -63,6 +64,16 @@ def test_an_animation_of_wide_samples_shows_as_many_as_fit(tmp_path):
     trajectory.save_animation(tmp_path / "wide.webp")
     with Image.open(tmp_path / "wide.webp") as animation:
         assert animation.size == (2 * 6002 + 2, 2 * 4 + 2)
+
+
+@pytest.mark.parametrize(("num_states", "is_taken"), [(1, False), (2, True), (6, True), (7, False)])
+def test_a_trajectory_has_two_states_to_one_more_than_the_steps(num_states, is_taken):
+    table = make_table(PROCESS, num_steps=5)
+    if is_taken:
+        assert len(Trajectory(table, PROCESS.sample, num_states, 1).timesteps) == num_states
+    else:
+        with pytest.raises(InputError, match=f"trajectory is {num_states}, expected 2 to 6, the states of 5 steps"):
+            Trajectory(table, PROCESS.sample, num_states, 1)
 
 
 def test_a_trajectory_follows_the_first_eight_samples_whatever_the_batch(folder):

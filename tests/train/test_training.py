@@ -19,7 +19,7 @@ from commands.errors import StoppedError
 from diffusion.diffusers_config import process_from_diffusers
 from diffusion.errors import InputError
 from diffusion.process import Process
-from train.datasets import DataRequest
+from train.datasets import DataRequest, load_data
 from train.learner import Learner
 from train.presets import LoggingConfig
 from train.publication import WEIGHTS, hash_file
@@ -331,3 +331,21 @@ def test_stopping_while_sampling_keeps_the_trained_state(
     report = train(make_run(num_samples=4, resume=True))
     assert report is not None
     assert (tmp_path / "run" / "samples.png").is_file()
+
+
+def test_memory_is_asked_for_before_the_work(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    class ReachedError(Exception):
+        """Where the work would begin."""
+
+    def reached(*_: object) -> None:
+        raise ReachedError
+
+    asked: list[int] = []
+    monkeypatch.setattr("train.training.check_memory", lambda what, needed_bytes, remedy: asked.append(needed_bytes))
+    monkeypatch.setattr("train.training._notes_of_levels", reached)
+    run = make_run(num_samples=3)
+    with pytest.raises(ReachedError):
+        train(run)
+    # Images, noise and x_t, and the network's input: four float32 arrays; of a batch, and of the grid at the end.
+    of_one = 4 * 4 * load_data(run.data)[0].shape.num_elements
+    assert asked == [of_one * run.config.batch_size, of_one * 3]

@@ -23,6 +23,7 @@ _NETWORK_WEIGHT = 0.5
 _CHANNELS = (48, 96)
 _EPOCHS, _BATCH, _LEARNING_RATE = 12, 64, 2e-3
 _LOWEST_SIZE = 4
+_MIN_SPREAD = 1e-4
 
 
 class EnergyDistance:
@@ -128,5 +129,6 @@ def _some(images: torch.Tensor, seed: int) -> torch.Tensor:
 
 
 def _spread(features: torch.Tensor) -> float:
-    """Root mean square distance to the mean; 1 where there is none."""
-    return float((features - features.mean(dim=0)).square().sum(dim=1).mean().sqrt()) or 1.0
+    """Root mean square distance to the mean; 1 where there is none but rounding."""
+    spread = float((features - features.mean(dim=0)).square().sum(dim=1).mean().sqrt())
+    return spread if spread > _MIN_SPREAD else 1.0

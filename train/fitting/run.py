@@ -28,7 +28,7 @@ from train.fitting.energy import EnergyDistance
 from train.fitting.figures import held_out_figures, precision_figures
 from train.fitting.fit import Fit, FitConfig, SavedFit, run_fit, saved_start
 from train.fitting.network import FittedNetwork
-from train.fitting.start import NUM_KEPT, best_start, candidates
+from train.fitting.start import best_start, candidates, num_judged
 from train.fitting.teacher import NAME as TEACHER
 from train.fitting.teacher import TeacherDistance
 from train.image_set import ImageSet
@@ -227,8 +227,7 @@ def _start(
     request: FitRequest, network: FittedNetwork, objective: EnergyDistance | TeacherDistance
 ) -> tuple[StepTable, str]:
     choices = candidates(network, request.num_steps, request.sampler, request.spacing)
-    num = len(choices) + 2 * min(len(choices), NUM_KEPT)  # those are judged again, also with other coefficients
-    with progress_bar(num, "search a start", "table", lines_in_a_log=True) as bar, torch.no_grad():
+    with progress_bar(num_judged(choices), "search a start", "table", lines_in_a_log=True) as bar, torch.no_grad():
         best, _ = best_start(
             network,
             choices,

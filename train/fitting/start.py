@@ -24,9 +24,7 @@ FIT_SAMPLERS = tuple(name for name, method in SAMPLERS.items() if not method.sto
 # Sample indices that no step of a fit draws.
 FIRST_INDEX = 1 << 40
 _NUM_TRAJECTORIES, _NUM_SCREENED, _NUM_JUDGED = 256, 64, 384
-NUM_KEPT = 3
-"""How many of the tables are judged again."""
-
+_KEPT = 3
 _SOLVED = ("a", "b", "c1", "c2")
 _RIDGE = 1e-4
 
@@ -71,6 +69,11 @@ def candidates(network: FittedNetwork, num_steps: int, sampler: str | None, spac
     return list(found.values())
 
 
+def num_judged(choices: Sequence[Candidate]) -> int:
+    """How many tables `best_start` judges in all."""
+    return len(choices) + 2 * min(_KEPT, len(choices))
+
+
 def best_start(
     network: FittedNetwork,
     choices: Sequence[Candidate],
@@ -97,7 +100,7 @@ def best_start(
             after(1)
         return sorted(scores, key=lambda score: score[0])
 
-    kept = [each for _, each in ranked(choices, _NUM_SCREENED)[:NUM_KEPT]]
+    kept = [each for _, each in ranked(choices, _NUM_SCREENED)[:_KEPT]]
     through = sorted({int(t) for each in kept for t in each.table.timesteps})
     indices = range(FIRST_INDEX, FIRST_INDEX + _NUM_TRAJECTORIES // 2)
     lines = trajectories(network, indices, through)

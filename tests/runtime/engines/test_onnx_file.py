@@ -250,6 +250,14 @@ def test_weights_that_are_moved_out_are_found(tmp_path):
     assert not read_onnx(path).is_whole
 
 
+def test_weights_that_are_exchanged_while_the_file_is_opened_are_noticed(tmp_path):
+    file = read_onnx(save(tmp_path, 0.1))
+    file.check_unchanged()
+    save(tmp_path, -0.5, "other.onnx")  # writes the same file of weights
+    with pytest.raises(InputError, match="weights: was written again while it was opened"):
+        file.check_unchanged()
+
+
 @given(data=st.data())
 def test_a_seal_fits_one_file_alone(data):
     content = data.draw(st.binary(max_size=300))

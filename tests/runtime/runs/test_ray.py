@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import time
 from pathlib import Path
 
@@ -108,4 +109,14 @@ def test_a_worker_for_each_machine_or_gpu(cluster, workers, threads, on_gpu, exp
 def test_flags_that_make_no_sense(folder, capsys, flags, says):
     assert draw("run", *flags) == 2
     assert says in capsys.readouterr().err
+    assert not Path("run").exists()
+
+
+@pytest.mark.parametrize("address", ["nothing", "127.0.0.1:{port}", "ray://127.0.0.1:{port}"])
+def test_without_a_cluster_at_the_address_the_line_says_so(folder, capsys, address):
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))  # and nobody listens
+        address = address.format(port=bound.getsockname()[1])
+        assert draw("run", "--ray", address) == 4
+    assert f"--ray {address}: no cluster answers" in capsys.readouterr().err
     assert not Path("run").exists()

@@ -234,6 +234,7 @@ def test_a_network_that_takes_whole_timesteps_keeps_them(folder: Path, capsys: A
         (["--checkpoint", "nowhere"], "nowhere: no such checkpoint folder"),
         (["--seed", "-1"], "--seed is -1"),
         (["--split", "train"], "flags of the data were given without --data; add it"),
+        (["--threads", "100000000000"], "--threads is 100000000000, expected at most 1024"),
     ],
 )
 def test_refusals_are_one_line(words: list[str], says: str, folder: Path, capsys: Any) -> None:
