@@ -52,10 +52,13 @@ class EnergyDistance:
             self._features.append(feature_network(data, labels, seed))
         # In units of the data's spread; the network's count half, which on digits is better than either alone.
         weights = [1.0] if len(self._features) == 1 else [1.0, _NETWORK_WEIGHT]
-        some = _some(data, seed)
-        self._scales = [_spread(each(some)) / weight for each, weight in zip(self._features, weights, strict=True)]
-        self._data = self._of(some)
-        self._held_out = None if held_out is None or len(held_out) < 2 else self._of(_some(held_out, seed))
+        chosen = _some(data, seed)
+        in_order = data[chosen.sort().values]
+        self._scales = [_spread(each(in_order)) / weight for each, weight in zip(self._features, weights, strict=True)]
+        self._data = self._of(data[chosen])
+        self._held_out = None
+        if held_out is not None and len(held_out) > 1:
+            self._held_out = self._of(held_out[_some(held_out, seed).sort().values])
 
     def loss(self, x_0: torch.Tensor, indices: Sequence[int]) -> torch.Tensor:
         """Of samples [N, C, H, W] to the data, a number; their indices do not matter."""
@@ -122,10 +125,8 @@ def _train(network: _FeatureNetwork, data: torch.Tensor, labels: torch.Tensor) -
 
 
 def _some(images: torch.Tensor, seed: int) -> torch.Tensor:
-    """All images, or as many as are compared; not the first ones, since data is often in the order of its classes."""
-    if len(images) <= _MAX_IMAGES:
-        return images
-    return images[torch.from_numpy(np.random.default_rng(seed).permutation(len(images))[:_MAX_IMAGES])]
+    """Places of as many images as are compared; not the first ones, since data is often in the order of its classes."""
+    return torch.from_numpy(np.random.default_rng(seed).permutation(len(images))[:_MAX_IMAGES])
 
 
 def _spread(features: torch.Tensor) -> float:
