@@ -81,6 +81,7 @@ def main(args: argparse.Namespace, argv: Sequence[str]) -> Report:
     _check(args)
     out = args.out or Path(f"table_{args.steps}.json")
     check_name(out)
+    check_name(out.with_name(f"{out.name}.state"))
     request = data_request(args, "")
     if not request.data and request != DataRequest(""):
         raise InputError("--split, --levels and the other flags of the data were given without --data; add it")

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import re
 from html.parser import HTMLParser
 
@@ -203,9 +204,11 @@ def test_a_likelihood_of_another_model_is_refused(folder, capsys, content, says)
 
 
 def test_bad_arguments_are_one_line(folder, capsys):
+    os.mkfifo("pipe.png")
     for arguments, says in (
         (["--out", "report.pdf"], "expected the name of a file that ends in .html"),
         (["--picture", "quality.json"], "--picture quality.json: cannot be read"),
+        (["--picture", "pipe.png"], "--picture pipe.png: cannot be read (pipe.png: is a pipe, expected a regular file"),
         (["--quality", "none.json"], "none.json"),
     ):
         try:

@@ -17,13 +17,11 @@ from commands.progress import progress_bar
 from commands.system import check_memory
 from diffusion.conditioning import MAX_ROUNDING_ERROR, ROUNDING, rounding_error
 from diffusion.errors import InputError
-from diffusion.process import Process
 from diffusion.step_table import StepTable
 from runtime.engines.torch_checkpoint import load_checkpoint
-from runtime.formats.fields import Fields
 from runtime.formats.table_file import WITHOUT_DIGEST, FittedRecord, TableFile
-from runtime.formats.train_record import TrainRecord
-from train.datasets import DataRequest, load_data
+from train.datasets import DataRequest
+from train.fitting.data import data_to_fit
 from train.fitting.energy import EnergyDistance
 from train.fitting.figures import held_out_figures, precision_figures
 from train.fitting.fit import Fit, FitConfig, SavedFit, run_fit, saved_start
@@ -34,10 +32,6 @@ from train.fitting.teacher import TeacherDistance
 from train.image_set import ImageSet
 
 _MAX_IMAGES = 10_000
-_NAME_THE_DATA = "name the data, or fit to the teacher"
-# Fields of `DataRequest`, as train.json has them.
-_OF_DATA = {"data": str, "split": str, "image_column": str, "image_size": int, "image_mode": str, "levels": int}
-_OF_DATA |= {"held_out": int, "held_out_split": str, "class_column": str}
 
 
 @dataclass(frozen=True)
@@ -109,7 +103,9 @@ def fit_table(request: FitRequest, must_move_timesteps: bool = False) -> Report:
             raise InputError(f"{message}; fit with fixed timesteps")
         say(f"note: {message}")
         request = replace(request, config=replace(request.config, free_timesteps=False))
-    images, held_out = _data(request, checkpoint.process) if request.objective == "data" else (None, None)
+    images, held_out = None, None
+    if request.objective == "data":
+        images, held_out = data_to_fit(request.checkpoint, request.data, checkpoint.process)
     labels = None if images is None or images.labels is None else images.labels.of_image
     network = FittedNetwork.of(checkpoint, device, request.seed, labels, request.guidance)
     element = 4 * checkpoint.process.sample.num_elements
@@ -164,44 +160,6 @@ def _judged(
     error = precision_figures(network, start, fitted)
     record = FittedRecord(request.objective, request.seed, start_name, settings, held_out, error)
     return TableFile(fitted, record, sealed=True)
-
-
-def _data(request: FitRequest, process: Process) -> tuple[ImageSet, ImageSet | None]:
-    """The images to fit to, and those held out. Raises InputError if there are none, or of another shape or classes."""
-    asked, trained_on = request.data, Fields({}, request.checkpoint, _NAME_THE_DATA)
-    if not asked.data:
-        record = TrainRecord.read(request.checkpoint)
-        config = {} if record is None else record.facts.get("config", {})
-        known = config.get("data") if isinstance(config, dict) else None
-        if not isinstance(known, dict) or not isinstance(known.get("data"), str):
-            raise InputError(f"{request.checkpoint}: does not say what it was trained on; {_NAME_THE_DATA}")
-        trained_on = Fields(known, request.checkpoint, _NAME_THE_DATA, "what it was trained on: ")
-        given: dict[str, Any] = {name: trained_on.optional(name, kind) for name, kind in _OF_DATA.items()}
-        asked = DataRequest(**given, classes=True if "classes" in known else None)
-    labelled = replace(asked, classes=True)
-    try:
-        images, held_out = load_data(labelled)
-    except InputError:  # it has no classes
-        images, held_out = load_data(asked)
-    fingerprints = {"fingerprint": images.fingerprint}
-    if images.labels is not None:
-        fingerprints["classes"] = images.labels.fingerprint
-    for name, fingerprint in fingerprints.items():
-        if trained_on.optional(name, str, fingerprint) != fingerprint:
-            raise InputError(
-                f"{images.name}: was changed since {request.checkpoint} was trained on it; {_NAME_THE_DATA}"
-            )
-    if images.shape.chw != process.sample.chw:
-        raise InputError(f"{images.name}: images are {images.shape.chw}, the network's samples {process.sample.chw}")
-    if images.num_images < 2:
-        raise InputError(f"{images.name}: holds 1 image to fit to, expected some thousand")
-    if process.label is not None and images.labels is not None:
-        found, expected = len(images.labels.names), process.label.classes
-        if found != expected:
-            raise InputError(
-                f"{images.name}: has {found} classes, the network {expected}; name the data it was trained on"
-            )
-    return images, held_out
 
 
 def _objective(

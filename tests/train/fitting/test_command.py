@@ -109,6 +109,8 @@ def test_data_that_changed_since_the_training_is_refused(folder: Path, capsys: A
     for known, says in (
         ({"fingerprint": "0" * 64}, "images.npz: was changed since own was trained on it; name the data"),
         ({"held_out": "2"}, "own: what it was trained on: held_out is '2', expected a whole number; name the data"),
+        ({"held_out": -1}, "own: what it was trained on: held_out is -1, expected at least 0; name the data"),
+        ({"image_mode": "XX"}, "own: what it was trained on: image_mode is 'XX', expected L or RGB; name the data"),
     ):
         trained_on(**known)
         assert run(words) == 2
@@ -233,6 +235,7 @@ def test_a_network_that_takes_whole_timesteps_keeps_them(folder: Path, capsys: A
         (["--data", "color.npz"], "images are (3, 8, 8), the network's samples (1, 8, 8)"),
         (["--checkpoint", "nowhere"], "nowhere: no such checkpoint folder"),
         (["--seed", "-1"], "--seed is -1"),
+        (["--out", "t" * 226 + ".json"], ".json.state: no file can have this name"),
         (["--split", "train"], "flags of the data were given without --data; add it"),
         (["--threads", "100000000000"], "--threads is 100000000000, expected at most 1024"),
     ],
