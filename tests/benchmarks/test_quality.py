@@ -129,9 +129,10 @@ def test_the_whole_command_then_resumed(engine_file, tmp_path, capsys):
     assert "its num is 40, now it is 41; choose another --out" in said
 
 
-def test_equal_timesteps_are_measured_once(engine_file, tmp_path, capsys):
+@pytest.mark.parametrize("spacings", [[], ["--spacings", "linspace"]])
+def test_equal_timesteps_are_measured_once(engine_file, tmp_path, capsys, spacings):
     out = tmp_path / "q.json"
-    arguments = ["--steps", "40", "--samplers", "ddpm:fixed_large,ddim", "--seeds", "1", "--out", out]
+    arguments = ["--steps", "40", "--samplers", "ddpm:fixed_large,ddim", "--seeds", "1", "--out", out, *spacings]
     code, printed, _ = run(engine_file, capsys, *arguments)
     assert code == 0
     report = json.loads(printed)

@@ -207,3 +207,23 @@ def test_a_file_that_is_replaced_while_it_is_opened(folder, tmp_path, key, capsy
     assert sample(run) == 3
     assert f"{name}: was written after its signature was checked" in capsys.readouterr().err
     assert not Path("samples").exists()
+
+
+def test_a_service_that_requires_a_signature(folder, tmp_path, key, capsys, monkeypatch):
+    pytest.importorskip("fastapi")
+    from runtime.serve import __main__ as service
+
+    words = ["--port", "0", "--backend", "onnxruntime", "--require-signature", "keys.pem"]
+    assert service.main(words) == 3
+    assert "unet.onnx: has no signature unet.onnx.sig beside it" in capsys.readouterr().err
+    assert sign_command(["unet.onnx", "--key", "key.pem"]) == 0
+
+    def open_another(*given):
+        shutil.copy("unet.onnx", "another")
+        Path("another").replace("unet.onnx")
+        return open_engine(*given)
+
+    open_engine = service.open_engine
+    monkeypatch.setattr(service, "open_engine", open_another)
+    assert service.main(words) == 3
+    assert "unet.onnx: was written after its signature was checked" in capsys.readouterr().err
