@@ -138,6 +138,16 @@ def test_all_ways_are_timed_by_one_measurement(folder):
     assert rows[1][5] == "0.700"  # of the same way in two files, what says more
 
 
+def test_no_text_of_a_result_leaves_its_line(folder):
+    hostile = quality(data={"name": "digits\n\n<b>", "num_train": 1545, "sha256": "d"}) | {"command": "x\n\n<script>"}
+    (folder / "quality.json").write_text(json.dumps(hostile))
+    assert main([]) == 0
+    markdown = (folder / "report.md").read_text(encoding="utf-8")
+    assert "`x <script>`" in markdown
+    assert r"# Quality, speed, coverage and likelihood: digits \<b\>, 1,545 images" in markdown
+    assert not re.search("^<", markdown, re.MULTILINE)
+
+
 def test_tables_of_one_name_are_two_rows(folder):
     other = quality()
     other["results"][2] |= {"table_sha256": "cd", "frechet": 0.007}
