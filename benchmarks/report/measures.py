@@ -13,6 +13,7 @@ from diffusion.errors import InputError
 from diffusion.json_text import read_json
 
 REFERENCE, BUILT_IN, TABLE = "reference", "built-in", "table"
+_LARGEST = 1e12
 _OF_OTHER_FILES = (KeyError, TypeError, AttributeError, ValueError, ArithmeticError)
 
 
@@ -202,33 +203,41 @@ def _way(
     if timing is not None:
         method = method_of(str(entry["sampler"]))
         ms_per_call = timing["ms_per_call"].get(method, timing["network_ms_per_call"])
-        per_second = timing["batch_size"] / (float(ms_per_call) / 1e3 * calls)
+        per_second = _figure(timing["batch_size"] / (float(ms_per_call) / 1e3 * calls))
     return Way(
         kind,
         name,
         calls,
-        float(entry["frechet"]),
+        _figure(entry["frechet"]),
         _optional(entry["frechet_se"]),
         _optional(compared.get("ratio")),
         _optional(compared.get("ratio_se")),
-        {measure: float(entry[measure]) for measure in measures if measure in entry},
+        {measure: _figure(entry[measure]) for measure in measures if measure in entry},
         per_second,
         entry.get("table_sha256"),
     )
 
 
 def _optional(value: float | None) -> float | None:
-    return None if value is None else float(value)
+    return None if value is None else _figure(value)
+
+
+def _figure(value: float) -> float:
+    """A measure, a ratio or a standard error, that can be drawn. Raises ValueError for any other number."""
+    figure = float(value)
+    if not 0.0 <= figure < _LARGEST:
+        raise ValueError(f"found the figure {figure:g}, expected at least 0 and below {_LARGEST:g}")
+    return figure
 
 
 def _likelihood(report: dict[str, Any]) -> Likelihood:
     return Likelihood(
         str(report["data"]),
         int(report["images"]),
-        float(report["bits_per_dim"]),
-        float(report["standard_error_monte_carlo"]),
+        _figure(report["bits_per_dim"]),
+        _figure(report["standard_error_monte_carlo"]),
         _optional(report["standard_error_population"]),
-        [(int(g["first"]), int(g["last"]), float(g["bits_per_dim_each"])) for g in report["timesteps"]],
+        [(int(g["first"]), int(g["last"]), _figure(g["bits_per_dim_each"])) for g in report["timesteps"]],
     )
 
 

@@ -173,6 +173,8 @@ def test_what_was_not_measured_is_said(folder, capsys):
     page = Page((folder / "a" / "b.html").read_text(encoding="utf-8"))
     assert len(page.rows) == 2  # the head and the built-in sampler
     assert [page.rows[1][place] for place in (3, 5, 7, 8, 9)] == ["–"] * 5
+    (folder / "likelihood.json").write_text(json.dumps(likelihood(timesteps=[])))
+    assert main([]) == 0  # its panel is left empty
     assert "The likelihood was not measured." in "".join(page.said)
 
 
@@ -187,6 +189,10 @@ def test_what_was_not_measured_is_said(folder, capsys):
         (quality(process={}), "other.json: its engine does not name its checkpoint"),
         (likelihood(), "other.json: no result of `benchmarks.quality`"),
         ([], "other.json: found no JSON object"),
+        (
+            quality() | {"best_at_5": quality()["best_at_5"] | {"ratio_se": -1}},
+            "found the figure -1, expected at least 0 and below 1e+12",
+        ),
     ],
 )
 def test_results_that_do_not_belong_together_are_refused(folder, capsys, other, says):
