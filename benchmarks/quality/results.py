@@ -15,6 +15,7 @@ from commands.errors import reason
 from commands.whole_files import write_whole_text
 from diffusion.errors import InputError
 from diffusion.json_text import read_json
+from diffusion.number_checks import is_finite_number, is_whole, shown
 
 # Configurations are picked with this seed and judged with others: selection does not bias the score.
 SCREENING_SEED = 0
@@ -55,7 +56,7 @@ class Results:
             setup, entries, commands = report["setup"], report["results"], report["commands"]
             for entry in entries:
                 configuration = _configuration(entry)
-                self.runs[configuration] = {run["seed"]: run for run in entry["runs"]}
+                self.runs[configuration] = _runs(entry)
                 if "failure" in entry:
                     self.failures[configuration] = entry["failure"]
                 if "from" in entry:
@@ -90,7 +91,7 @@ class Results:
             theirs, entries = report["setup"], report["results"]
             origin = {"file": path.name, "commit": report["commit"], "engine_sha256": theirs["engine_sha256"]}
             before, now = (_compared_fields(setup) for setup in (theirs, self.setup))
-            found = {_configuration(entry): {run["seed"]: run for run in entry["runs"]} for entry in entries}
+            found = {_configuration(entry): _runs(entry) for entry in entries}
             for name in before | now:
                 if before.get(name) != now.get(name):
                     raise InputError(f"its {name} is {before.get(name)}, now it is {now.get(name)}")
@@ -206,6 +207,15 @@ class Results:
 
 def _configuration(entry: dict[str, Any]) -> Configuration:
     return Configuration(entry["sampler"], entry["calls"], entry["spacing"], entry.get("table_sha256", ""))
+
+
+def _runs(entry: dict[str, Any]) -> dict[int, dict[str, Any]]:
+    """By seed. Raises ValueError, KeyError or TypeError for what this command does not write."""
+    runs = {run["seed"]: run for run in entry["runs"]}
+    for seed, run in runs.items():
+        if not is_whole(seed) or not is_finite_number(run["frechet"]):
+            raise ValueError(f"a run has the seed {shown(seed)} and the distance {shown(run['frechet'])}")
+    return runs
 
 
 def _compared_fields(setup: dict[str, Any]) -> dict[str, Any]:

@@ -252,6 +252,11 @@ def test_a_reference_of_something_else_is_refused(tmp_path):
     assert adopt(process=PROCESS.to_json())["frechet"] == 2.0
     with pytest.raises(InputError, match="first.json: neither engine names its checkpoint, and they are different"):
         adopt(process=PROCESS.to_json(), engine_sha256="b")
+    (tmp_path / "first.json").write_text(text.replace('"frechet": 1.0', '"frechet": "1.0"'))
+    with pytest.raises(InputError, match="first.json: a run has the seed 1 and the distance '1.0'"):
+        adopt()
+    with pytest.raises(InputError, match="first.json: not a result of this command .a run has the seed 1"):
+        Results(tmp_path / "first.json", setup, facts, [1, 2])
     (tmp_path / "first.json").write_text("{}")
     with pytest.raises(InputError, match="first.json: 'setup'; give a result of the same checkpoint"):
         adopt()
