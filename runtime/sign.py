@@ -45,20 +45,20 @@ def _run(args: argparse.Namespace) -> Report:
     return {"summary": f"{path}: signed: {place}", "file": str(path), "signature": str(place)}
 
 
-def check_required(keys: Path | None, engine: Path, sampler: object) -> None:
+def check_required(keys: Path | None, engine: Path, *samplers: object) -> None:
     """Before an engine is opened: what `--require-signature` asks for, if it was given.
 
     Args:
         keys: the file of public keys; None where no signature is required.
         engine: that is to be opened.
-        sampler: a name, or the path of a table's file.
+        samplers: names, or paths of tables' files.
 
     Raises:
         InputError, VerificationError: as `check_signature`.
     """
     if keys is None:
         return
-    for path in (engine, *([Path(str(sampler))] if is_table_file(sampler) else [])):
+    for path in (engine, *(Path(str(sampler)) for sampler in samplers if is_table_file(sampler))):
         say(f"{path}: signed by the key {check_signature(path, keys)}")
 
 
