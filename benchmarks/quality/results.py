@@ -60,7 +60,10 @@ class Results:
                     self.failures[configuration] = entry["failure"]
                 if "from" in entry:
                     self.origins[configuration] = entry["from"]
-        except (ValueError, KeyError, TypeError) as error:
+            self.head["commands"] = list(commands)
+            self.tail = {key: report[key] for key in ("floor", "timing") if key in report}
+            setup = dict(setup)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{self.path}: not a result of this command ({error}); choose another --out") from error
         differing = [key for key in self.setup if setup.get(key) != self.setup[key]]
         if differing:
@@ -68,8 +71,6 @@ class Results:
                 f"{self.path}: its {differing[0]} is {setup.get(differing[0])}, now it is {self.setup[differing[0]]}; "
                 "choose another --out, or remove the file"
             )
-        self.head["commands"] = list(commands)
-        self.tail = {key: report[key] for key in ("floor", "timing") if key in report}
 
     def adopt_references(self, path: Path, num_train_timesteps: int) -> list[Configuration]:
         """Take what Algorithm 2 with every timestep reached from another result of this command.
@@ -93,6 +94,8 @@ class Results:
             for name in before | now:
                 if before.get(name) != now.get(name):
                     raise InputError(f"its {name} is {before.get(name)}, now it is {now.get(name)}")
+            if before.get("checkpoint_sha256") is None and theirs["engine_sha256"] != self.setup["engine_sha256"]:
+                raise InputError("neither engine names its checkpoint, and they are different files")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"reference {path}: {reason(error)}; {remedy}") from error
         same_judge = theirs.get("classifier") == self.setup.get("classifier")

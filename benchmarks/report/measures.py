@@ -29,6 +29,7 @@ class Way:
         ratio, ratio_se: over the reference's, whose own is 1; None without a reference.
         measures: `precision`, `recall`, `density`, `coverage`, `class_total_variation`, where they were measured.
         images_per_second: in batches, as the first of the files that has a timing says; None where none has.
+        table_sha256: of a table's rows, since others may have its name; None for the rest.
     """
 
     kind: str
@@ -40,6 +41,7 @@ class Way:
     ratio_se: float | None
     measures: dict[str, float]
     images_per_second: float | None
+    table_sha256: str | None
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ def read_results(quality: Sequence[Path], likelihood: Path | None) -> ModelRepor
         InputError: no such file, a file of something else, or files of different models, data, features or numbers of
             samples, whose figures do not belong on one page.
     """
-    ways: dict[tuple[str, str, int], Way] = {}
+    ways: dict[tuple[str, str, int, str | None], Way] = {}
     sources, first, timing = [], None, None
     for path in quality:
         report = _read(path)
@@ -106,7 +108,7 @@ def read_results(quality: Sequence[Path], likelihood: Path | None) -> ModelRepor
                     )
             timing = timing or report.get("timing")  # one for all: machines differ, and what else they were doing
             for way in _ways(report, timing):
-                place = (way.kind, way.name, way.calls)
+                place = (way.kind, way.name, way.calls, way.table_sha256)
                 if place not in ways or len(way.measures) > len(ways[place].measures):
                     ways[place] = way
             sources.append(_source(path, report))
@@ -211,6 +213,7 @@ def _way(
         _optional(compared.get("ratio_se")),
         {measure: float(entry[measure]) for measure in measures if measure in entry},
         per_second,
+        entry.get("table_sha256"),
     )
 
 

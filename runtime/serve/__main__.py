@@ -49,9 +49,10 @@ def serve(args: argparse.Namespace, make_slots: Callable[..., Slots] = Slots) ->
             args.precision,
             args.compile,
         )
-        check_required(args.require_signature, args.engine, *args.tables)
+        check_unchanged = check_required(args.require_signature, args.engine, *args.tables)
         engine = open_engine(args.engine, options)
         tables = RequestTables(engine.process, engine.precision, args.force, args.tables)
+        check_unchanged()
         slots = make_slots(engine, _num_slots(engine, args.slots), args.threads)
         metrics = Metrics()
         worker = Worker(slots, tables, limits_of(args), metrics)

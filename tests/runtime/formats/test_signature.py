@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from diffusion.samplers import make_table
 from runtime.formats.signature import check_signature, fingerprint, sign, signature_path
 from runtime.formats.table_file import TableFile
 from runtime.sample import main as sample
+from runtime.sampler import Sampler
 from runtime.sign import main as sign_command
 from tests.runtime.gaussian_folder import PROCESS
 
@@ -74,10 +76,19 @@ def test_every_file_is_signed_and_a_change_of_any_is_refused(tmp_path, key, name
         with pytest.raises(VerificationError, match=f"{each}: is not the file that was signed"):
             check_signature(path, tmp_path / "keys.pem")
         file.unlink()
-        with pytest.raises(InputError, match=f"{each}: cannot be read"):
+        with pytest.raises(InputError, match=f"{each}: no such file; copy all files"):
             check_signature(path, tmp_path / "keys.pem")
         file.write_bytes(content)
     check_signature(path, tmp_path / "keys.pem")
+
+
+def test_a_pipe_is_not_waited_for(tmp_path, key):
+    path = engine(tmp_path, "unet.plan")
+    sign(path, tmp_path / "key.pem")
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(InputError, match=r"unet\.plan: is a pipe, expected a regular file"):
+        check_signature(path, tmp_path / "keys.pem")
 
 
 def test_a_key_that_is_not_listed(tmp_path, key):
@@ -175,3 +186,44 @@ def test_a_run_that_requires_signatures_of_engine_and_table(folder, tmp_path, ke
     err = capsys.readouterr().err
     assert err.count("signed by the key ") == 2
     assert sample([*run[:-1], "other.pem", "--overwrite"]) == 3
+
+
+@pytest.mark.parametrize("name", ["unet.onnx", "table.json"])
+def test_a_file_that_is_replaced_while_it_is_opened(folder, tmp_path, key, capsys, monkeypatch, name):
+    """Whoever can write the files waits for the check, and puts the signed file back afterwards."""
+    TableFile(make_table(PROCESS, "ddim", 3), None, True).write(Path("table.json"))
+    for each in ("unet.onnx", "table.json"):
+        assert sign_command([each, "--key", "key.pem"]) == 0
+
+    def open_another(*given, **options):
+        Path(name).rename("signed")
+        shutil.copy("signed", name)
+        sampler = Sampler(*given, **options)
+        Path("signed").replace(name)
+        return sampler
+
+    monkeypatch.setattr("runtime.sample_request.Sampler", open_another)
+    run = ["--num", "1", "--sampler", "table.json", "--backend", "onnxruntime", "--require-signature", "keys.pem"]
+    assert sample(run) == 3
+    assert f"{name}: was written after its signature was checked" in capsys.readouterr().err
+    assert not Path("samples").exists()
+
+
+def test_a_service_that_requires_a_signature(folder, tmp_path, key, capsys, monkeypatch):
+    pytest.importorskip("fastapi")
+    from runtime.serve import __main__ as service
+
+    words = ["--port", "0", "--backend", "onnxruntime", "--require-signature", "keys.pem"]
+    assert service.main(words) == 3
+    assert "unet.onnx: has no signature unet.onnx.sig beside it" in capsys.readouterr().err
+    assert sign_command(["unet.onnx", "--key", "key.pem"]) == 0
+
+    def open_another(*given):
+        shutil.copy("unet.onnx", "another")
+        Path("another").replace("unet.onnx")
+        return open_engine(*given)
+
+    open_engine = service.open_engine
+    monkeypatch.setattr(service, "open_engine", open_another)
+    assert service.main(words) == 3
+    assert "unet.onnx: was written after its signature was checked" in capsys.readouterr().err
