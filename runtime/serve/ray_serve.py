@@ -55,6 +55,8 @@ class Settings(BaseModel):
             raise ValueError(
                 f"max_replicas is {self.max_replicas}, expected at least min_replicas, {self.min_replicas}"
             )
+        if self.without_token and self.token_file is not None:
+            raise ValueError("token_file and without_token were both given; give one of them")
         for name, path in (("engine", self.engine), *(("tables", table) for table in self.tables)):
             if not path.is_absolute():
                 raise ValueError(f"{name} is {path}, expected an absolute path: replicas have folders of their own")
