@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from commands.locks import BusyError, lock, lock_place, open_locked
+from commands.locks import BusyError, lock, open_locked, remove_lock
 from commands.whole_files import remove_abandoned
 
 # The first of many that start together needs some milliseconds alone.
@@ -47,6 +47,6 @@ def joint_writer(path: Path, prepare: Callable[[bool], None]) -> Iterator[None]:
         try:
             with contextlib.suppress(OSError):  # others are at work: the last one removes the name
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                lock_place(path).unlink(missing_ok=True)
+                remove_lock(descriptor, path)
         finally:
             os.close(descriptor)

@@ -37,15 +37,13 @@ def sole_writer(path: Path, wait_seconds: float = 0.0) -> Iterator[None]:
     Raises:
         InputError: another program is writing it, or the folder cannot be written.
     """
-    place = lock_place(path)
     descriptor = open_locked(path, fcntl.LOCK_EX, wait_seconds)
     try:
         remove_abandoned(path.parent)
         yield
     finally:
         try:
-            with contextlib.suppress(OSError):  # a name that stays locks nothing
-                place.unlink(missing_ok=True)
+            remove_lock(descriptor, path)
         finally:
             os.close(descriptor)
 
@@ -122,6 +120,14 @@ def lock(descriptor: int, kind: int, path: Path) -> None:
                 "once; mount it with locks (Lustre: -o flock, NFS: with lockd), or choose another place with --out"
             ) from error
         raise InputError(f"{path}: cannot be locked ({error.strerror}); choose another place with --out") from error
+
+
+def remove_lock(descriptor: int, path: Path) -> None:
+    """Remove the name of the lock of `path`, which is held alone. It stays if it is another program's by now."""
+    place = lock_place(path)
+    with contextlib.suppress(OSError):  # a name that stays locks nothing
+        if _is_named(descriptor, place):
+            place.unlink()
 
 
 def _open_lock(place: Path) -> int:

@@ -74,6 +74,7 @@ def run_program(
     `main` returns the report: under `--json` it is printed as one object; otherwise its key
     `"summary"`, one or more lines that say where the result is, is printed.
     """
+    open_standard_streams()
     let_output_be_plain()
     if any("\0" in word for word in argv or ()):  # which only a program can give that calls this one
         parser.error("an argument holds the character NUL, which no name has; leave it out")
@@ -142,6 +143,21 @@ class _LastingStream:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
+
+
+def open_standard_streams() -> None:
+    """Let closed standard streams be `/dev/null`: the next file opened would get the number, and the messages."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            os.dup2(nowhere, number)
+            if nowhere != number:
+                os.close(nowhere)
+            os.set_inheritable(number, True)
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", encoding="utf-8", closefd=False))
 
 
 def let_output_be_plain() -> None:

@@ -29,6 +29,7 @@ _TEMPORARY = re.compile(re.escape(".") + r".+" + re.escape(_INFIX) + r"[a-z0-9_]
 # Of linux/fcntl.h and linux/fs.h.
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 _CANNOT_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP)
+_CANNOT_CHMOD = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 @contextlib.contextmanager
@@ -47,7 +48,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
-        temporary.chmod(0o666 & ~_umask())
+        set_mode(temporary, 0o666 & ~_umask())
         temporary.replace(path)
         sync_folder(path.parent)
     except OSError as error:
@@ -105,12 +106,15 @@ def whole_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; on success it takes `path`'s place, else it is removed.
 
     An existing `path` changes places with the new folder at once, where the file system can do that; elsewhere it is
-    moved aside first.
+    moved aside first. Where `path` is a link, the folder that it names is replaced.
 
     Raises:
         InputError: the parent folder cannot be made or written, or the disk is full.
     """
     path = Path(path)
+    check_replaceable(path)
+    if path.is_symlink():
+        path = Path(os.path.realpath(path))
     # Not by the process id alone: in a container that is started again it is the one of the process that was killed.
     aside = path.with_name(f".{path.name}.replaced.{secrets.token_hex(4)}")
     with temporary_folder(path) as temporary:
@@ -185,10 +189,10 @@ def exchange(first: Path, second: Path) -> bool:
 
 def check_room(path: Path, needed_bytes: int) -> None:
     """Raises InputError if the disk of an existing folder has less left than a file in it will take."""
-    free = shutil.disk_usage(path.parent).free
-    if free < needed_bytes:
+    disk = shutil.disk_usage(path.parent)
+    if disk.total and disk.free < needed_bytes:  # a file system of no size at all does not tell it
         raise InputError(
-            f"{path}: needs about {needed_bytes / 1e6:.0f} MB, and {free / 1e6:.0f} MB are left on that disk; "
+            f"{path}: needs about {needed_bytes / 1e6:.0f} MB, and {disk.free / 1e6:.0f} MB are left on that disk; "
             "make room, or choose another place with --out"
         )
 
@@ -227,7 +231,7 @@ def _make_temporary(path: Path, is_folder: bool) -> tuple[Path, int]:
             made = make_locked(path.parent, f".{path.name}{_INFIX}", path.suffix, is_folder)
             if made is not None:
                 if is_folder:
-                    made[0].chmod(0o777 & ~_umask())
+                    set_mode(made[0], 0o777 & ~_umask())
                 return made
     except OSError as error:
         raise InputError(
@@ -243,7 +247,10 @@ def make_locked(folder: Path, prefix: str, suffix: str, is_folder: bool) -> tupl
     """
     if is_folder:
         name = tempfile.mkdtemp(suffix, prefix, folder)
-        descriptor = os.open(name, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            descriptor = os.open(name, os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:
+            return None
     else:
         descriptor, name = tempfile.mkstemp(suffix, prefix, folder)
     try:
@@ -293,6 +300,15 @@ def _remove_if_abandoned(path: Path) -> None:
         os.close(descriptor)
 
 
+def set_mode(path: Path, mode: int) -> None:
+    """As `Path.chmod`, but nothing where a file system, such as FAT, has modes of its own that cannot be changed."""
+    try:
+        path.chmod(mode)
+    except OSError as error:
+        if error.errno not in _CANNOT_CHMOD:
+            raise
+
+
 def _umask() -> int:
     # os.umask can only be read by setting it, which other threads would see.
     status = Path("/proc/self/status").read_text(encoding="utf-8", errors="replace")
@@ -304,5 +320,8 @@ def sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # of file systems that sync no folders, such as those shared with Windows
+            raise
     finally:
         os.close(descriptor)

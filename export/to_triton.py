@@ -20,7 +20,7 @@ from diffusion.errors import InputError
 from export.triton_config import network_config, slots_config, tensors_of
 from runtime.device.interface import DeviceEngine
 from runtime.engines.opening import DEVICES, EngineOptions, open_engine
-from runtime.formats.sidecar import golden_path, sidecar_path
+from runtime.formats.sidecar import engine_files
 from runtime.serve.flags import add_limit_flags, check_slots_and_threads, limits_of
 from runtime.serve.slots import Slots
 from runtime.serve.worker import Limits
@@ -78,17 +78,20 @@ def export_triton(request: TritonRequest) -> Report:
             f"{engine}: expected an ONNX file, an .xml of OpenVINO or a plan; export a checkpoint first, with "
             "`python -m export.to_onnx`"
         )
-    if not engine.exists():
+    files = _files(engine)
+    if not files[engine.name].exists():
         raise InputError(f"{engine}: no such file; make one with `python -m export.to_onnx`")
     _check_out(out, name)
     models = [name]
     with whole_folder(out) as folder:
         version = folder / name / "1"
         version.mkdir(parents=True)
-        for file in _files(engine):
-            shutil.copyfile(file, version / file.name)
+        copy = version / engine.name
+        for file_name, file in files.items():
+            if file.exists():  # what is missing is said by who opens it
+                shutil.copyfile(file, version / file_name)
         say(f"opening {engine.name} as Triton will")
-        opened = open_engine(version / engine.name, EngineOptions(request.device, request.threads))
+        opened = open_engine(copy, EngineOptions(request.device, request.threads))
         Slots(opened, request.slots, request.threads).close()
         limits, on_gpu = request.limits, request.device == "cuda" or isinstance(opened, DeviceEngine)
         parameters = {
@@ -108,9 +111,11 @@ def export_triton(request: TritonRequest) -> Report:
             network = f"{name}_network"
             models.append(network)
             (folder / network / "1").mkdir(parents=True)
-            shutil.copyfile(engine, folder / network / "1" / file_name)
-            config = network_config(network, backend, file_name, tensors_of(engine), opened.batch_range())
+            # Of the copy that was opened: the file itself may be another one by now.
+            shutil.copyfile(copy, folder / network / "1" / file_name)
+            config = network_config(network, backend, file_name, tensors_of(copy), opened.batch_range())
             (folder / network / "config.pbtxt").write_text(config, encoding="utf-8")
+        _check_out(out, name)  # once more: opening an engine takes a while
     without = "" if len(models) > 1 else "; without the bare network, which Triton takes as an ONNX file or a plan"
     summary = (
         f"{out}: {' and '.join(models)}{without}\n"
@@ -119,10 +124,12 @@ def export_triton(request: TritonRequest) -> Report:
     return {"summary": summary, "repository": str(out), "models": models}
 
 
-def _files(engine: Path) -> list[Path]:
-    """The file and what lies beside it and belongs to it."""
-    beside = (engine.with_suffix(".bin"), sidecar_path(engine), golden_path(engine))
-    return [engine, *(file for file in beside if engine.suffix != ".onnx" and file.exists())]
+def _files(engine: Path) -> dict[str, Path]:
+    """Where the file is and what belongs to it, by name."""
+    if engine.suffix == ".onnx":
+        return {engine.name: engine}
+    files = engine_files(engine)
+    return {name: files.current(name) for name in files.entries}
 
 
 def _check_out(out: Path, name: str) -> None:
@@ -132,14 +139,19 @@ def _check_out(out: Path, name: str) -> None:
         return
     if not out.is_dir():
         raise InputError(f"{out}: is a file, expected the name of a folder; choose another name")
-    others = sorted(each.name for each in out.iterdir() if each.name not in (name, f"{name}_network"))
+    models = (name, f"{name}_network")
+    ours = {each for model in models for each in (model, f"{model}/config.pbtxt", f"{model}/1")}
+    found = sorted(str(each.relative_to(out)) for each in out.rglob("*"))
+    below = tuple(f"{model}/1/" for model in models)
+    others = [each for each in found if each not in ours and not each.startswith(below)]
+    model = out / name / "1" / "model.py"
+    is_ours = model.is_file() and model.read_text(encoding="utf-8", errors="replace") == _MODEL
+    if found and not is_ours and all(each.partition("/")[0] in models for each in found):
+        raise InputError(f"{out}: holds a model {name!r} that is not ours; choose another folder or another name")
     if others:
         raise InputError(
             f"{out}: holds {others[0]!r}, which would be lost; choose another folder, and move the models into this one"
         )
-    ours = out / name / "1" / "model.py"
-    if any(out.iterdir()) and not (ours.is_file() and ours.read_text(encoding="utf-8", errors="replace") == _MODEL):
-        raise InputError(f"{out}: holds a model {name!r} that is not ours; choose another folder or another name")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

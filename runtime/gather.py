@@ -7,7 +7,6 @@ import contextlib
 import io
 import os
 import sys
-import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -20,7 +19,7 @@ from commands.errors import VerificationError
 from commands.locks import sole_writer
 from commands.program import OneLineParser, make_parser, run_program, say
 from commands.progress import progress_bar
-from commands.whole_files import check_name, whole_file
+from commands.whole_files import check_name, whole_file, work_folder
 from diffusion.errors import InputError
 from diffusion.process import SampleShape
 from runtime.formats.shard_record import ShardRecord
@@ -156,8 +155,8 @@ def _whole(out: Place, overwrite: bool) -> Iterator[Path]:
             yield temporary
         return
     store = ObjectStore(out.parent)
-    with tempfile.TemporaryDirectory(prefix="ddpm-rt-") as folder:
-        yield (local := Path(folder) / out.name)
+    with work_folder() as folder:
+        yield (local := folder / out.name)
         store.put_file(out.name, local, replace=overwrite)
 
 

@@ -13,7 +13,6 @@ from diffusion.errors import InputError
 from diffusion.regular_files import file_facts
 from runtime.engines.onnx_file import read_onnx
 from runtime.formats.signature import check_signature, sign, signed_files
-from runtime.formats.table_file import is_table_file
 
 _EXAMPLES = """examples:
   openssl genpkey -algorithm ed25519 -out key.pem          a key that nobody else may read
@@ -47,13 +46,12 @@ def _run(args: argparse.Namespace) -> Report:
     return {"summary": f"{path}: signed: {place}", "file": str(path), "signature": str(place)}
 
 
-def check_required(keys: Path | None, engine: Path, sampler: object) -> Callable[[], None]:
+def check_required(keys: Path | None, *paths: Path) -> Callable[[], None]:
     """Before an engine is opened: what `--require-signature` asks for, if it was given.
 
     Args:
         keys: the file of public keys; None where no signature is required.
-        engine: that is to be opened.
-        sampler: a name, or the path of a table's file.
+        paths: of what is to be opened, an engine and tables.
 
     Returns:
         To be called once all of it is open: raises VerificationError if a file was written since it was checked.
@@ -61,10 +59,10 @@ def check_required(keys: Path | None, engine: Path, sampler: object) -> Callable
     Raises:
         InputError, VerificationError: as `check_signature`.
     """
-    paths = [] if keys is None else [engine, *([Path(str(sampler))] if is_table_file(sampler) else [])]
+    if keys is None:
+        return lambda: None
     before = _facts(paths)
     for path in paths:
-        assert keys is not None
         say(f"{path}: signed by the key {check_signature(path, keys)}")
 
     def check_unchanged() -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from commands.errors import reason
+from commands.whole_files import set_mode
 from diffusion.diffusers_config import process_to_diffusers
 from diffusion.process import Process
 from runtime.formats.train_record import METRICS, SAMPLES, TrainRecord, checkpoint_files
@@ -63,7 +64,7 @@ def publish(
             samples.save(temporary / SAMPLES)
         weights_file = temporary / "unet" / WEIGHTS
         # safetensors lets only the owner read; every file must follow the umask, as the JSON files do.
-        weights_file.chmod((temporary / METRICS).stat().st_mode)
+        set_mode(weights_file, (temporary / METRICS).stat().st_mode)
         process = dataclasses.replace(process, checkpoint_sha256=hash_file(weights_file))
         config_sha256 = hash_file(temporary / "unet" / "config.json")
         TrainRecord(process, {**facts, "versions": _versions()}, config_sha256=config_sha256).write(temporary)

@@ -129,7 +129,7 @@ class RunFolder:
         """
         kept: list[str] = []
         if status.state is not None and self.running_metrics.is_file():
-            lines = self.running_metrics.read_text(encoding="utf-8").splitlines()
+            lines = self.running_metrics.read_text(encoding="utf-8", errors="replace").splitlines()
             kept = [line for line in lines if _step_of(line) <= status.state["step"]]
         if status.state is None:
             for path in self._states:  # first: a state of another run is never beside what says that it is this one

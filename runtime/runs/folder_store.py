@@ -16,6 +16,7 @@ from commands.locks import sole_writer
 from commands.whole_files import cannot_write, write_whole_text
 from diffusion.errors import InputError
 from diffusion.json_text import read_json_bytes
+from diffusion.regular_files import open_regular, unreadable
 from runtime.formats.run_manifest import MANIFEST, RunManifest
 from runtime.formats.shard_record import RECORD_REMEDY
 from runtime.runs.folder import RunFolder
@@ -126,16 +127,17 @@ class FileThatGrows:
     def read(self) -> bytes:
         """As `GrowingFile`."""
         try:
-            return self._path.read_bytes()
-        except FileNotFoundError:
-            return b""
+            if not os.path.lexists(self._path):
+                return b""
+            with open_regular(self._path, "remove it") as file:
+                return file.read()
         except OSError as error:
-            raise InputError(f"{self._path}: cannot be read ({error.strerror}); remove it") from error
+            raise unreadable(self._path, error, "remove it") from error
 
     def write(self, content: bytes, at: int) -> None:
         """As `GrowingFile`."""
         try:
-            descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT, 0o666)
+            descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
             try:
                 os.ftruncate(descriptor, at)  # what a kill left of a piece
                 written = 0

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from commands.errors import DeviceUnavailableError, reason
+from commands.whole_files import work_folder
 from diffusion.errors import InputError
 from diffusion.json_text import MAX_JSON_BYTES
 from runtime.formats.run_manifest import MANIFEST, RunManifest
@@ -122,8 +122,8 @@ class ObjectStore:
 
     def write_shard(self, file: str, format_: str, indices: Sequence[int], images: np.ndarray) -> tuple[int, str]:
         """As `Store`."""
-        with tempfile.TemporaryDirectory(prefix="ddpm-rt-") as folder:
-            local = Path(folder) / file
+        with work_folder() as folder:
+            local = folder / file
             facts = write_shard(local, format_, indices, images)
             if local.is_dir():
                 pictures = {self._path(f"{file}/{each.name}"): str(each) for each in local.iterdir()}
@@ -139,8 +139,8 @@ class ObjectStore:
     @contextlib.contextmanager
     def reading(self, file: str) -> Iterator[Path]:
         """As `Store`; it is copied into a temporary folder."""
-        with tempfile.TemporaryDirectory(prefix="ddpm-rt-") as folder:
-            local = Path(folder) / file
+        with work_folder() as folder:
+            local = folder / file
             if local.suffix:
                 with self._asked(file, "read"):
                     self._files.get_file(self._path(file), str(local))

@@ -125,7 +125,8 @@ def draw_with_workers(
     """
     workers: list[_Worker] = []
     try:
-        workers += [_Worker(start, place) for place in range(min(count, len(shards)))]
+        # One by one, no list of them: those that were started end with this block, too, if the next cannot be.
+        workers.extend(_Worker(start, place) for place in range(min(count, len(shards))))
         return _hand_out(start, workers, shards, progress)
     except KeyboardInterrupt:
         raise StoppedError(f"interrupted; {kept_in(folder)}") from None

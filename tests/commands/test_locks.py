@@ -150,3 +150,12 @@ def test_what_has_the_name_of_a_lock_and_is_none_is_left_alone(tmp_path, kind):
         pytest.fail("it went to work")
     assert sorted(tmp_path.iterdir()) == before
     assert mine.read_text() == "precious"
+
+
+def test_the_lock_of_another_program_is_not_removed(tmp_path: Path) -> None:
+    """Somebody removed ours as he took it for one of a dead program, and another program made its own."""
+    place = lock_place(tmp_path / "unet.plan")
+    with sole_writer(tmp_path / "unet.plan"):
+        place.unlink()
+        place.touch()
+    assert place.exists()

@@ -220,3 +220,25 @@ def test_a_usage_error_is_one_line_whatever_was_given(capsys):
     with pytest.raises(SystemExit, match="2"):
         make_parser("tool", "of a test").parse_args(["new\nline"])
     assert capsys.readouterr().err == "tool: unrecognized arguments: new line; see `tool --help`\n"
+
+
+def test_a_closed_standard_stream_is_no_file_of_ours(tmp_path):
+    """The file opened next would have its number, and get what libraries print there."""
+    code = """
+import os, sys
+from commands.program import make_parser, run_program, say
+
+def main(args):
+    with open("result", "w") as file:
+        say("a message")
+        os.write(1, b"a library")
+        os.write(2, b"another")
+        file.write("whole")
+    return {"summary": "done"}
+
+sys.exit(run_program(make_parser("tool", ""), main, []))
+"""
+    command = ["sh", "-c", 'exec "$0" -c "$1" <&- >&- 2>&-', sys.executable, code]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    assert subprocess.run(command, cwd=tmp_path, env=environment, check=False).returncode == 0
+    assert (tmp_path / "result").read_text() == "whole"

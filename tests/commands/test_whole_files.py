@@ -1,11 +1,14 @@
 """Files appear whole or not at all."""
 
+import contextlib
+import errno
 import fcntl
 import os
 import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -198,3 +201,55 @@ def test_a_temporary_file_that_is_taken_for_abandoned_is_made_anew(tmp_path, mon
         temporary.write_text("whole")
     assert len(calls) == 3
     assert (tmp_path / "unet.onnx").read_text() == "whole"
+
+
+def test_a_temporary_folder_that_is_removed_before_it_is_open_is_made_anew(tmp_path, monkeypatch):
+    make, made = tempfile.mkdtemp, []
+
+    def removed(*arguments):
+        made.append(make(*arguments))
+        if len(made) == 1:
+            Path(made[0]).rmdir()
+        return made[-1]
+
+    monkeypatch.setattr(tempfile, "mkdtemp", removed)
+    with whole_folder(tmp_path / "model") as temporary:
+        (temporary / "fresh").touch()
+    assert (len(made), os.listdir(tmp_path / "model")) == (2, ["fresh"])
+
+
+def test_of_a_link_to_a_folder_the_folder_is_replaced(tmp_path):
+    target, link = tmp_path / "disk" / "models", tmp_path / "models"
+    target.mkdir(parents=True)
+    (target / "stale").touch()
+    link.symlink_to(target)
+    with whole_folder(link) as temporary:
+        (temporary / "fresh").touch()
+    assert (link.readlink(), os.listdir(target)) == (target, ["fresh"])
+    assert (sorted(os.listdir(tmp_path)), os.listdir(tmp_path / "disk")) == (["disk", "models"], ["models"])
+
+
+@pytest.mark.parametrize("code", [errno.EPERM, errno.EIO])
+def test_modes_and_synced_folders_are_for_file_systems_that_have_them(tmp_path, monkeypatch, code):
+    """FAT, and folders shared with Windows; an error of the disk is one."""
+    fsync = os.fsync
+
+    def sync(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        fsync(descriptor)
+
+    def chmod(path, mode):
+        raise OSError(code, os.strerror(code), str(path))
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(Path, "chmod", chmod)
+    expected = contextlib.nullcontext() if code == errno.EPERM else pytest.raises(InputError, match="cannot be written")
+    with expected:
+        write_whole_text(tmp_path / "train.json", "whole")
+    assert os.listdir(tmp_path) == (["train.json"] if code == errno.EPERM else [])
+
+
+def test_a_file_system_that_tells_no_size_is_taken_at_its_word(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(0, 0, 0))
+    check_room(tmp_path / "unet.plan", 5 * 10**6)

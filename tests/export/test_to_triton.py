@@ -11,9 +11,11 @@ from diffusion.conditions import Condition
 from diffusion.errors import InputError
 from diffusion.noise_schedule import NoiseSchedule
 from diffusion.process import Process, SampleShape
+from export import to_triton
 from export.to_triton import TritonRequest, export_triton, main
 from export.triton_config import network_config, tensors_of
 from runtime.formats.tensor_spec import NetworkTensors, TensorSpec, condition_specs
+from runtime.serve.slots import Slots
 from tests.gaussian import GaussianNetwork
 
 
@@ -108,6 +110,36 @@ def test_what_is_in_the_way_is_kept(engine, tmp_path):
         export_triton(TritonRequest(engine, out))
     assert (out / "ddpm" / "weights").read_text() == "mine"
     assert [each.name for each in out.iterdir()] == ["ddpm"]
+
+
+@pytest.mark.parametrize("name", ["other", "ddpm/2", "ddpm_network/labels.txt"])
+def test_what_comes_into_the_repository_is_kept(engine, tmp_path, monkeypatch, name):
+    """Before, or while the engine is opened, which takes a while."""
+    out = tmp_path / "models"
+    request = TritonRequest(engine, out)
+    export_triton(request)
+
+    def slots(*arguments):
+        (out / name).mkdir()
+        return Slots(*arguments)
+
+    monkeypatch.setattr(to_triton, "Slots", slots)
+    for _ in range(2):
+        with pytest.raises(InputError, match=f"holds '{name}', which would be lost"):
+            export_triton(request)
+        assert (out / name).is_dir()
+
+
+def test_both_models_have_the_file_that_was_opened(engine, tmp_path, monkeypatch):
+    def replaced(*arguments):
+        engine.write_bytes(b"another")
+        return Slots(*arguments)
+
+    opened = engine.read_bytes()
+    monkeypatch.setattr(to_triton, "Slots", replaced)
+    export_triton(TritonRequest(engine, tmp_path / "models"))
+    for path in ("ddpm/1/unet.onnx", "ddpm_network/1/model.onnx"):
+        assert (tmp_path / "models" / path).read_bytes() == opened
 
 
 @pytest.mark.parametrize(

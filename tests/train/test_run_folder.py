@@ -28,6 +28,16 @@ def finish(folder: RunFolder) -> None:
     folder.mark_published()
 
 
+def test_a_damaged_line_of_the_metrics_is_dropped(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path)
+    save(folder, 4)
+    folder.log({"step": 1})
+    kept = folder.running_metrics.read_bytes()
+    folder.running_metrics.write_bytes(kept + b'{"step": \xff2}\n')
+    folder.begin(folder.inspect(resume=True, overwrite=False))
+    assert folder.running_metrics.read_bytes() == kept
+
+
 @pytest.mark.parametrize("resume", [False, True])
 def test_a_new_or_empty_folder(tmp_path: Path, resume: bool) -> None:
     folder = make_folder(tmp_path)

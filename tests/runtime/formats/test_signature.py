@@ -76,8 +76,12 @@ def test_every_file_is_signed_and_a_change_of_any_is_refused(tmp_path, key, name
         with pytest.raises(VerificationError, match=f"{each}: is not the file that was signed"):
             check_signature(path, tmp_path / "keys.pem")
         file.unlink()
-        with pytest.raises(InputError, match=f"{each}: no such file; copy all files"):
+        with pytest.raises(InputError, match=f"{each}: no such file; copy all files of the engine"):
             check_signature(path, tmp_path / "keys.pem")
+        os.mkfifo(file)
+        with pytest.raises(InputError, match=f"{each}: is a pipe, expected a regular file"):
+            check_signature(path, tmp_path / "keys.pem")
+        file.unlink()
         file.write_bytes(content)
     check_signature(path, tmp_path / "keys.pem")
 

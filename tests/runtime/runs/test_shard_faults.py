@@ -199,8 +199,23 @@ def test_a_journal_that_lies_about_its_size_takes_no_memory(tmp_path):
         assert read(path) == []
     path.unlink()
     path.mkdir()
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="is a folder, expected a regular file; remove it"):
         read(path)
+
+
+def test_a_journal_is_no_pipe_to_wait_for_and_no_link_to_write_through(tmp_path):
+    path, theirs = tmp_path / "journal", tmp_path / "theirs"
+    os.mkfifo(path)
+    with pytest.raises(InputError, match="is a pipe, expected a regular file; remove it"):
+        read(path)
+    with pytest.raises(InputError, match="journal: cannot be written"):
+        journal(path).add([batch(4, 6)])
+    path.unlink()
+    theirs.write_text("theirs")
+    path.symlink_to(theirs)
+    with pytest.raises(InputError, match="journal: cannot be written"):
+        journal(path).add([batch(4, 6)])
+    assert theirs.read_text() == "theirs"
 
 
 def test_the_identity_of_a_run_is_in_what_it_keeps(folder):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -154,6 +155,21 @@ def test_workers_that_cannot_be_started_are_an_input_error(tmp_path):
     shard_folder = ShardFolder(FolderStore(tmp_path), {"format": "npz"}, ShardPlan(0, 8, 4, 4), SampleShape(1, 1, 1))
     with pytest.raises(InputError, match=r"worker 0 cannot be started \(Too many open files\); give fewer --workers"):
         workers_module.draw_with_workers(start, 2, shard_folder, list(shard_folder.plan), RunProgress(8, 0, 4, 1, 2))
+
+
+def test_a_worker_that_was_started_ends_where_the_next_cannot_be(tmp_path):
+    process = SimpleNamespace(terminated=False, exitcode=-15, join=lambda seconds: None)
+    process.terminate = lambda: setattr(process, "terminated", True)
+
+    def start(place):
+        if place:
+            raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return process, multiprocessing.Pipe()[0]
+
+    shard_folder = ShardFolder(FolderStore(tmp_path), {"format": "npz"}, ShardPlan(0, 8, 4, 4), SampleShape(1, 1, 1))
+    with pytest.raises(InputError, match="worker 1 cannot be started"):
+        workers_module.draw_with_workers(start, 2, shard_folder, list(shard_folder.plan), RunProgress(8, 0, 4, 1, 2))
+    assert process.terminated
 
 
 def test_an_error_in_a_worker_is_the_commands(folder, capsys):

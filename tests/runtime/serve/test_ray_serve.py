@@ -57,6 +57,7 @@ def test_a_replica_serves_whoever_has_the_token_alone(engine, tmp_path, monkeypa
     [
         ({"engine": "unet.onnx"}, "engine is unet.onnx, expected an absolute path"),
         ({"max_replicas": 1, "min_replicas": 2}, "max_replicas is 1, expected at least min_replicas, 2"),
+        ({"token_file": "/token", "without_token": True}, "token_file and without_token were both given"),
         ({"slots": 0}, "greater than or equal to 1"),
         ({"colour": "red"}, "Extra inputs are not permitted"),
     ],
