@@ -72,6 +72,11 @@ def read_regular(path: Path, most_bytes: int, remedy: str, missing: str | None =
     return content
 
 
+def file_facts(found: os.stat_result) -> tuple[int, ...]:
+    """Which file it is, its size and its times: what changes when it is written, or another takes its name."""
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
 def unreadable(path: Path, error: Exception, remedy: str) -> InputError:
     """The error for a file that the operating system does not let be read."""
     reason = getattr(error, "strerror", None) or error

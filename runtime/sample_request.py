@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from diffusion.errors import InputError
 from diffusion.number_checks import is_whole
 from runtime.conditions import GivenConditions
+from runtime.formats.table_file import is_table_file
 from runtime.initial_states import load_conditions, load_initial_states
 from runtime.process_flags import process_flags
 from runtime.runs.batch_choice import choose_batch
@@ -45,7 +47,8 @@ def open_request(args: argparse.Namespace) -> SampleRequest:
         InputError, DeviceUnavailableError, VerificationError: as `Sampler`, `load_conditions` and
             `load_initial_states`.
     """
-    check_required(args.require_signature, args.engine, args.sampler)
+    tables = [Path(args.sampler)] if is_table_file(args.sampler) else []
+    check_unchanged = check_required(args.require_signature, args.engine, *tables)
     sampler = Sampler(
         args.engine,
         device=args.device,
@@ -67,6 +70,7 @@ def open_request(args: argparse.Namespace) -> SampleRequest:
         compiled=args.compile,
         force=args.force,
     )
+    check_unchanged()
     process = sampler.process
     given = sampler.conditioned_on(args.classes, args.guidance, load_conditions(args.conditions, process))
     num = args.num

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from commands.errors import VerificationError
 from commands.program import Report, make_parser, run_program, say
 from diffusion.errors import InputError
+from diffusion.regular_files import file_facts
 from runtime.engines.onnx_file import read_onnx
-from runtime.formats.signature import check_signature, sign
-from runtime.formats.table_file import is_table_file
+from runtime.formats.signature import check_signature, sign, signed_files
 
 _EXAMPLES = """examples:
   openssl genpkey -algorithm ed25519 -out key.pem          a key that nobody else may read
@@ -45,21 +46,43 @@ def _run(args: argparse.Namespace) -> Report:
     return {"summary": f"{path}: signed: {place}", "file": str(path), "signature": str(place)}
 
 
-def check_required(keys: Path | None, engine: Path, sampler: object) -> None:
+def check_required(keys: Path | None, *paths: Path) -> Callable[[], None]:
     """Before an engine is opened: what `--require-signature` asks for, if it was given.
 
     Args:
         keys: the file of public keys; None where no signature is required.
-        engine: that is to be opened.
-        sampler: a name, or the path of a table's file.
+        paths: of what is to be opened, an engine and tables.
+
+    Returns:
+        To be called once all of it is open: raises VerificationError if a file was written since it was checked.
 
     Raises:
         InputError, VerificationError: as `check_signature`.
     """
     if keys is None:
-        return
-    for path in (engine, *([Path(str(sampler))] if is_table_file(sampler) else [])):
+        return lambda: None
+    before = _facts(paths)
+    for path in paths:
         say(f"{path}: signed by the key {check_signature(path, keys)}")
+
+    def check_unchanged() -> None:
+        after = _facts(paths)
+        for file in before | after:
+            if before.get(file) != after.get(file):
+                raise VerificationError(f"{file}: was written after its signature was checked; nothing was run with it")
+
+    return check_unchanged
+
+
+def _facts(paths: Sequence[Path]) -> dict[Path, tuple[int, ...] | None]:
+    """Of all files that are signed; None for one that is not there."""
+    facts: dict[Path, tuple[int, ...] | None] = {}
+    for file in (file for path in paths for file in signed_files(path).values()):
+        try:
+            facts[file] = file_facts(file.stat())
+        except (OSError, ValueError):
+            facts[file] = None
+    return facts
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import importlib.util
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,7 +79,7 @@ def load_mnist_split() -> DigitsSplit:
     try:
         text = gzip.decompress(path.read_bytes()).decode("ascii")
         table = np.loadtxt(text.splitlines(), dtype=np.int64, delimiter=",", ndmin=2)
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise InputError(f"{path}: cannot be read ({reason(error)}), {expected}") from None
     num = 10 * _MNIST_PER_CLASS
     if table.shape != (num, _MNIST_SIDE**2 + 1):

@@ -16,6 +16,7 @@ from diffusion.samplers import SAMPLERS
 from diffusion.spacing import SPACINGS
 from runtime.formats.table_file import OBJECTIVES
 from runtime.sampler import MAX_THREADS
+from train.datasets import DataRequest
 from train.flags import add_data_flags, check_at_least, check_seed, data_request
 
 _DESCRIPTION = """Fit the coefficients and timesteps of a sampler's table to one checkpoint, for a given number of
@@ -80,7 +81,10 @@ def main(args: argparse.Namespace, argv: Sequence[str]) -> Report:
     _check(args)
     out = args.out or Path(f"table_{args.steps}.json")
     check_name(out)
+    check_name(out.with_name(f"{out.name}.state"))
     request = data_request(args, "")
+    if not request.data and request != DataRequest(""):
+        raise InputError("--split, --levels and the other flags of the data were given without --data; add it")
     let_idle_threads_sleep()
     from train.fitting.fit import FitConfig
     from train.fitting.run import FitRequest, fit_table

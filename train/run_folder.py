@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
-import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from commands.errors import reason
 from commands.locks import sole_writer
 from commands.program import say
 from commands.whole_files import remove_abandoned, whole_file, write_whole_text
 from diffusion.errors import InputError
 from diffusion.json_text import parse_json
-from diffusion.number_checks import shown
-from runtime.engines.checkpoint_weights import read_weight_file
 from runtime.formats.digest import DIGEST, check, seal, sealed_text
 from runtime.formats.fields import read_fields
 from runtime.formats.train_record import (
@@ -28,6 +23,7 @@ from runtime.formats.train_record import (
     UNDIGESTED_TRAIN_FORMAT,
     checkpoint_files,
 )
+from train.saved_state import read_state
 
 STATE_FORMAT = 1
 _RUN_FORMAT, _UNDIGESTED_RUN_FORMAT = 2, 1
@@ -194,38 +190,16 @@ class RunFolder:
     def _load_state(self) -> dict[str, Any]:
         latest, previous = self._states
         if not latest.is_file():  # killed as it was replaced
-            return self._read_state(previous)
+            return read_state(previous, STATE_FORMAT, _ANEW)
         try:
-            return self._read_state(latest)
+            return read_state(latest, STATE_FORMAT, _ANEW)
         except InputError as error:
             if not previous.is_file():
                 raise
-            state = self._read_state(previous)
+            state = read_state(previous, STATE_FORMAT, _ANEW)
             found = str(error).partition(";")[0]
             say(f"note: {found}; going on from the state before, of step {state['step']}")
             return state
-
-    def _read_state(self, path: Path) -> dict[str, Any]:
-        from runtime.engines.torch_files import load_pickle
-
-        try:
-            content = read_weight_file(path, _ANEW)
-            state = load_pickle(path, content, _ANEW)
-            # PyTorch writes a checksum of each tensor, and does not look at it when it reads.
-            with zipfile.ZipFile(io.BytesIO(content)) as archive:
-                damaged = archive.testzip()
-            if damaged is not None:
-                raise InputError(f"{path}: was changed after it was written (its part {shown(damaged)}); {_ANEW}")
-            if not isinstance(state, dict) or state.get("format") != STATE_FORMAT:
-                found = state.get("format") if isinstance(state, dict) else type(state).__name__
-                raise InputError(
-                    f"{path}: state format is {found!r}, this version reads {STATE_FORMAT}; start over with --overwrite"
-                )
-        except InputError:
-            raise
-        except Exception as error:  # torch raises RuntimeError, EOFError, UnpicklingError, KeyError …
-            raise InputError(f"{path}: cannot be read ({reason(error)}); start over with --overwrite") from None
-        return state
 
     def _write_run_json(self, step: int, published: bool) -> None:
         fields = {"format": _RUN_FORMAT, "config": self.record, "step": step, "published": published}

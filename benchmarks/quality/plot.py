@@ -44,7 +44,8 @@ def draw_quality(report: dict[str, Any], path: Path) -> None:
     if reference:
         place = (reference["sampler"], reference["calls"])
         built_in = [entry for entry in entries if "table_sha256" not in entry]
-        (runs,) = [entry["runs"] for entry in built_in if (entry["sampler"], entry["calls"]) == place]
+        # Of an earlier version there may be several, with other spacings that choose the same timesteps.
+        runs = next(entry["runs"] for entry in built_in if (entry["sampler"], entry["calls"]) == place)
         distances = {run["seed"]: run["frechet"] for run in runs}
     points = [_Point.of(entry, distances, report["seeds"], screening) for entry in fewer]
     shown = [point for point in points if not math.isnan(point.ratio)]

@@ -15,6 +15,7 @@ from commands.errors import reason
 from commands.whole_files import write_whole_text
 from diffusion.errors import InputError
 from diffusion.json_text import read_json
+from diffusion.number_checks import is_finite_number, is_whole, shown
 
 # Configurations are picked with this seed and judged with others: selection does not bias the score.
 SCREENING_SEED = 0
@@ -55,12 +56,15 @@ class Results:
             setup, entries, commands = report["setup"], report["results"], report["commands"]
             for entry in entries:
                 configuration = _configuration(entry)
-                self.runs[configuration] = {run["seed"]: run for run in entry["runs"]}
+                self.runs[configuration] = _runs(entry)
                 if "failure" in entry:
                     self.failures[configuration] = entry["failure"]
                 if "from" in entry:
                     self.origins[configuration] = entry["from"]
-        except (ValueError, KeyError, TypeError) as error:
+            self.head["commands"] = list(commands)
+            self.tail = {key: report[key] for key in ("floor", "timing") if key in report}
+            setup = dict(setup)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{self.path}: not a result of this command ({error}); choose another --out") from error
         differing = [key for key in self.setup if setup.get(key) != self.setup[key]]
         if differing:
@@ -68,8 +72,6 @@ class Results:
                 f"{self.path}: its {differing[0]} is {setup.get(differing[0])}, now it is {self.setup[differing[0]]}; "
                 "choose another --out, or remove the file"
             )
-        self.head["commands"] = list(commands)
-        self.tail = {key: report[key] for key in ("floor", "timing") if key in report}
 
     def adopt_references(self, path: Path, num_train_timesteps: int) -> list[Configuration]:
         """Take what Algorithm 2 with every timestep reached from another result of this command.
@@ -89,10 +91,12 @@ class Results:
             theirs, entries = report["setup"], report["results"]
             origin = {"file": path.name, "commit": report["commit"], "engine_sha256": theirs["engine_sha256"]}
             before, now = (_compared_fields(setup) for setup in (theirs, self.setup))
-            found = {_configuration(entry): {run["seed"]: run for run in entry["runs"]} for entry in entries}
+            found = {_configuration(entry): _runs(entry) for entry in entries}
             for name in before | now:
                 if before.get(name) != now.get(name):
                     raise InputError(f"its {name} is {before.get(name)}, now it is {now.get(name)}")
+            if before.get("checkpoint_sha256") is None and theirs["engine_sha256"] != self.setup["engine_sha256"]:
+                raise InputError("neither engine names its checkpoint, and they are different files")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"reference {path}: {reason(error)}; {remedy}") from error
         same_judge = theirs.get("classifier") == self.setup.get("classifier")
@@ -203,6 +207,15 @@ class Results:
 
 def _configuration(entry: dict[str, Any]) -> Configuration:
     return Configuration(entry["sampler"], entry["calls"], entry["spacing"], entry.get("table_sha256", ""))
+
+
+def _runs(entry: dict[str, Any]) -> dict[int, dict[str, Any]]:
+    """By seed. Raises ValueError, KeyError or TypeError for what this command does not write."""
+    runs = {run["seed"]: run for run in entry["runs"]}
+    for seed, run in runs.items():
+        if not is_whole(seed) or not is_finite_number(run["frechet"]):
+            raise ValueError(f"a run has the seed {shown(seed)} and the distance {shown(run['frechet'])}")
+    return runs
 
 
 def _compared_fields(setup: dict[str, Any]) -> dict[str, Any]:

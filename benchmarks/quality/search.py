@@ -12,6 +12,9 @@ from commands.program import say
 from diffusion.process import Process
 from runtime.sampler import NonFiniteError
 
+_OF_ALL = "trailing"
+"""What the spacing of a chain with every timestep is called."""
+
 
 class Search:
     """Fills the results.
@@ -67,7 +70,7 @@ class Search:
     def references(self, samplers: Sequence[str]) -> None:
         """Measure Algorithm 2 with every timestep, with each variance that `samplers` name."""
         total = self._process.schedule.num_train_timesteps
-        configurations = [Configuration(sampler, total, "trailing") for sampler in samplers]
+        configurations = [Configuration(sampler, total, _OF_ALL) for sampler in samplers]
         self.measure(configurations, self._results.seeds)
         self._references = configurations
 
@@ -110,6 +113,8 @@ class Search:
     def _distinct(self, samplers: Sequence[str], spacings: Sequence[str], steps: int) -> list[Configuration]:
         """One configuration for each sampler and each distinct choice of timesteps, the first spacing that makes it."""
         found: dict[tuple[str, tuple[int, ...]], Configuration] = {}
+        if steps == self._process.schedule.num_train_timesteps:
+            spacings = [_OF_ALL]  # every spacing takes all timesteps, and so do the references
         for sampler in samplers:
             for spacing in spacings:
                 configuration = Configuration(sampler, steps, spacing)

@@ -20,9 +20,11 @@ from commands.errors import reason, require_module
 from commands.program import Report, make_parser, run_program, say
 from commands.whole_files import whole_file, write_whole_text
 from diffusion.errors import InputError
+from diffusion.regular_files import read_regular
 
 PROG = "benchmarks.report"
 _FORMATS = {"PNG": "png", "WEBP": "webp", "JPEG": "jpeg"}
+_MAX_PICTURE_BYTES = 2**26
 _QUALITY, _LIKELIHOOD = Path("quality.json"), Path("likelihood.json")
 
 
@@ -35,7 +37,7 @@ def read_pictures(paths: Sequence[Path]) -> list[Picture]:
     pictures: list[Picture] = []
     for place, path in enumerate(paths):
         try:
-            content = path.read_bytes()
+            content = read_regular(path, _MAX_PICTURE_BYTES, "give a picture")
             with Image.open(io.BytesIO(content)) as image:
                 found = image.format or "unknown"
                 image.verify()

@@ -13,6 +13,7 @@ from diffusion.errors import InputError
 from diffusion.json_text import read_json
 
 REFERENCE, BUILT_IN, TABLE = "reference", "built-in", "table"
+_LARGEST = 1e12
 _OF_OTHER_FILES = (KeyError, TypeError, AttributeError, ValueError, ArithmeticError)
 
 
@@ -29,6 +30,7 @@ class Way:
         ratio, ratio_se: over the reference's, whose own is 1; None without a reference.
         measures: `precision`, `recall`, `density`, `coverage`, `class_total_variation`, where they were measured.
         images_per_second: in batches, as the first of the files that has a timing says; None where none has.
+        table_sha256: of a table's rows, since others may have its name; None for the rest.
     """
 
     kind: str
@@ -40,6 +42,7 @@ class Way:
     ratio_se: float | None
     measures: dict[str, float]
     images_per_second: float | None
+    table_sha256: str | None
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ def read_results(quality: Sequence[Path], likelihood: Path | None) -> ModelRepor
         InputError: no such file, a file of something else, or files of different models, data, features or numbers of
             samples, whose figures do not belong on one page.
     """
-    ways: dict[tuple[str, str, int], Way] = {}
+    ways: dict[tuple[str, str, int, str | None], Way] = {}
     sources, first, timing = [], None, None
     for path in quality:
         report = _read(path)
@@ -106,7 +109,7 @@ def read_results(quality: Sequence[Path], likelihood: Path | None) -> ModelRepor
                     )
             timing = timing or report.get("timing")  # one for all: machines differ, and what else they were doing
             for way in _ways(report, timing):
-                place = (way.kind, way.name, way.calls)
+                place = (way.kind, way.name, way.calls, way.table_sha256)
                 if place not in ways or len(way.measures) > len(ways[place].measures):
                     ways[place] = way
             sources.append(_source(path, report))
@@ -200,32 +203,41 @@ def _way(
     if timing is not None:
         method = method_of(str(entry["sampler"]))
         ms_per_call = timing["ms_per_call"].get(method, timing["network_ms_per_call"])
-        per_second = timing["batch_size"] / (float(ms_per_call) / 1e3 * calls)
+        per_second = _figure(timing["batch_size"] / (float(ms_per_call) / 1e3 * calls))
     return Way(
         kind,
         name,
         calls,
-        float(entry["frechet"]),
+        _figure(entry["frechet"]),
         _optional(entry["frechet_se"]),
         _optional(compared.get("ratio")),
         _optional(compared.get("ratio_se")),
-        {measure: float(entry[measure]) for measure in measures if measure in entry},
+        {measure: _figure(entry[measure]) for measure in measures if measure in entry},
         per_second,
+        entry.get("table_sha256"),
     )
 
 
 def _optional(value: float | None) -> float | None:
-    return None if value is None else float(value)
+    return None if value is None else _figure(value)
+
+
+def _figure(value: float) -> float:
+    """A measure, a ratio or a standard error, that can be drawn. Raises ValueError for any other number."""
+    figure = float(value)
+    if not 0.0 <= figure < _LARGEST:
+        raise ValueError(f"found the figure {figure:g}, expected at least 0 and below {_LARGEST:g}")
+    return figure
 
 
 def _likelihood(report: dict[str, Any]) -> Likelihood:
     return Likelihood(
         str(report["data"]),
         int(report["images"]),
-        float(report["bits_per_dim"]),
-        float(report["standard_error_monte_carlo"]),
+        _figure(report["bits_per_dim"]),
+        _figure(report["standard_error_monte_carlo"]),
         _optional(report["standard_error_population"]),
-        [(int(g["first"]), int(g["last"]), float(g["bits_per_dim_each"])) for g in report["timesteps"]],
+        [(int(g["first"]), int(g["last"]), _figure(g["bits_per_dim_each"])) for g in report["timesteps"]],
     )
 
 

@@ -55,7 +55,8 @@ def as_markdown(report: ModelReport, pictures: Sequence[Picture], folder: str) -
         lines += [f"![{_text(caption)}]({folder}/{name})", ""]
     lines += ["## Sources", ""]
     for name, command, commit, cpu in report.sources:
-        lines.append(f"- {_text(name)}: `{command.replace('`', '')}`, commit {_text(commit[:12])}, {_text(cpu)}")
+        code = " ".join(command.replace("`", "").split())
+        lines.append(f"- {_text(name)}: `{code}`, commit {_text(commit[:12])}, {_text(cpu)}")
     return "\n".join(lines) + "\n"
 
 
@@ -105,8 +106,9 @@ def _with_error(value: float | None, error: float | None, digits: int) -> str:
 
 
 def _text(text: str) -> str:
-    """Escaped for Markdown: names of files and tables are the user's."""
-    return "".join(f"\\{character}" if character in r"\`*_[]<>|#" else character for character in text)
+    """Escaped for Markdown, in one line: names of files and tables are the user's."""
+    line = " ".join(text.split())
+    return "".join(f"\\{character}" if character in r"\`*_[]<>|#" else character for character in line)
 
 
 def _row(cells: Sequence[str]) -> str:

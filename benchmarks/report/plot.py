@@ -86,11 +86,11 @@ def _ticks_at_calls(axes: Any, ways: list[Way]) -> None:
 
 def _draw_likelihood(axes: Any, report: ModelReport) -> None:
     likelihood = report.likelihood
-    if likelihood is None:
-        axes.set_title("Likelihood: not measured")
+    groups = [] if likelihood is None else [group for group in likelihood.timesteps if group[2] > 0.0]
+    if likelihood is None or not groups:
+        axes.set_title("Likelihood: not measured" + (", by timestep" if likelihood else ""))
         axes.set_axis_off()
         return
-    groups = [group for group in likelihood.timesteps if group[2] > 0.0]
     middles = [(first + last) / 2.0 + 1.0 for first, last, _ in groups]  # t = 0 has no place on a log scale
     axes.plot(middles, [each for _, _, each in groups], marker=".", linewidth=1, color="C2")
     axes.set(

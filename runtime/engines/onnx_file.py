@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from commands.errors import DeviceUnavailableError, reason
 from commands.system import check_memory
 from diffusion.errors import InputError
-from diffusion.regular_files import open_regular, unreadable
+from diffusion.regular_files import file_facts, open_regular, unreadable
 from runtime.engines.onnx_limits import check_limits
 from runtime.engines.onnx_precision import model_precision
 from runtime.formats.onnx_seal import SEAL_BYTES, sealed_precision
@@ -68,7 +68,7 @@ class OnnxFile:
             InputError: it was written again since it was read: the hash may be of another network.
         """
         try:
-            changed = [path for path, facts in self.facts.items() if _facts(path.stat()) != facts]
+            changed = [path for path, facts in self.facts.items() if file_facts(path.stat()) != facts]
         except OSError:  # removed since
             changed = [self.path]
         if changed:
@@ -89,7 +89,7 @@ def read_onnx(path: Path, make_one: str = _MAKE_ONE) -> OnnxFile:
     """
     with open_regular(path, make_one) as file:
         status = os.fstat(file.fileno())
-        facts, size = {path: _facts(status)}, status.st_size
+        facts, size = {path: file_facts(status)}, status.st_size
         if size > MAX_BYTES:
             raise InputError(
                 f"{path}: found {size} bytes, expected at most {MAX_BYTES}, as one ONNX file can hold; save it "
@@ -111,10 +111,6 @@ def read_onnx(path: Path, make_one: str = _MAKE_ONE) -> OnnxFile:
         return OnnxFile(path, digest.hexdigest(), precision, has_digest=True, facts=facts)
     found = _read_foreign(path, content, digest.hexdigest())
     return replace(found, facts=facts | found.facts)
-
-
-def _facts(found: os.stat_result) -> tuple[int, ...]:
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def _read_foreign(path: Path, content: bytes, sha256: str) -> OnnxFile:
@@ -178,7 +174,7 @@ def _hash_with(path: Path, sha256: str, locations: list[bytes], facts: Facts) ->
                 digest.update(b"none")  # which the backend reports
             else:
                 with open_regular(found, "name another as its weights") as file:
-                    facts[found] = _facts(os.fstat(file.fileno()))
+                    facts[found] = file_facts(os.fstat(file.fileno()))
                     digest.update(hashlib.file_digest(file, "sha256").hexdigest().encode())
     except OSError as error:
         raise InputError(f"{path}: {error.filename}: cannot be read ({error.strerror})") from error

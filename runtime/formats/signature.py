@@ -55,7 +55,7 @@ def sign(path: Path, key: Path) -> Path:
         ModuleNotFoundError: `cryptography` is not installed.
     """
     private = _read_private_key(key)
-    files = {name: _sha256(found) for name, found in _files(path).items()}
+    files = {name: _sha256(found) for name, found in signed_files(path).items()}
     fields = {
         "format": SIGNATURE_FORMAT,
         "files": files,
@@ -82,7 +82,7 @@ def check_signature(path: Path, keys: Path) -> str:
     from cryptography.exceptions import InvalidSignature
 
     trusted, place = read_public_keys(keys), signature_path(path)
-    found = _files(path)
+    found = signed_files(path)
     if not place.exists():
         raise VerificationError(f"{path}: has no signature {place.name} beside it, which was required; {_AGAIN}")
     fields = read_json_object(place, _AGAIN)
@@ -146,8 +146,8 @@ def _read_private_key(path: Path) -> Ed25519PrivateKey:
     return key
 
 
-def _files(path: Path) -> dict[str, Path]:
-    """What a signature covers, by name."""
+def signed_files(path: Path) -> dict[str, Path]:
+    """What a signature covers, by name. Raises InputError for what cannot be signed."""
     if path.suffix in (".xml", ".plan"):
         files = engine_files(path)
         found = {name: files.current(name) for name in files.entries}
@@ -160,11 +160,11 @@ def _files(path: Path) -> dict[str, Path]:
 
 def _sha256(path: Path) -> str:
     remedy = "copy all files of the engine"
-    try:
-        with open_regular(path, remedy) as file:
+    with open_regular(path, remedy) as file:
+        try:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise unreadable(path, error, remedy) from None
+        except OSError as error:
+            raise unreadable(path, error, remedy) from None
 
 
 def _key_bytes(path: Path) -> bytes:

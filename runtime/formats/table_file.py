@@ -34,16 +34,17 @@ class FittedRecord:
         seed: of all draws.
         start: the method whose table the fit began with, and how its timesteps were chosen.
         settings: whatever else determines the numbers, by name.
-        held_out: of noise that the fit has not seen, by measure: `start` and `fitted`.
-        x_start_error: by precision of the network's arithmetic: root mean square of x_0's error, `start` and `fitted`.
+        held_out: of noise that the fit has not seen, by measure: `start` and `fitted`; None where it is not finite.
+        x_start_error: by precision of the network's arithmetic: root mean square of x_0's error, `start` and `fitted`;
+            None where it is not finite.
     """
 
     objective: str
     seed: int
     start: str
     settings: Mapping[str, Any] = field(default_factory=dict)
-    held_out: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    x_start_error: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    held_out: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
+    x_start_error: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object."""
@@ -62,7 +63,9 @@ class FittedRecord:
         for name in ("held_out", "x_start_error"):
             figures = fields[name]
             is_figures = isinstance(figures, Mapping) and all(
-                isinstance(of, Mapping) and set(of) == {"start", "fitted"} and all(map(is_finite_number, of.values()))
+                isinstance(of, Mapping)
+                and set(of) == {"start", "fitted"}
+                and all(each is None or is_finite_number(each) for each in of.values())
                 for of in figures.values()
             )
             _expect(source, name, figures, is_figures, "an object of the figures start and fitted")

@@ -49,11 +49,12 @@ def serve(args: argparse.Namespace, make_slots: Callable[..., Slots] = Slots) ->
             args.precision,
             args.compile,
         )
-        check_required(args.require_signature, args.engine, None)
+        check_unchanged = check_required(args.require_signature, args.engine, *args.tables)
         engine = open_engine(args.engine, options)
+        tables = RequestTables(engine.process, engine.precision, args.force, args.tables)
+        check_unchanged()
         slots = make_slots(engine, _num_slots(engine, args.slots), args.threads)
         metrics = Metrics()
-        tables = RequestTables(engine.process, engine.precision, args.force)
         worker = Worker(slots, tables, limits_of(args), metrics)
         metrics.watch(worker)
         log_json_lines()
@@ -61,6 +62,8 @@ def serve(args: argparse.Namespace, make_slots: Callable[..., Slots] = Slots) ->
         worker.start()
         url = url_of(sock)
         if (note := engine.digest_note()) is not None:
+            say(f"note: {note}")
+        for note in tables.notes_of_files:
             say(f"note: {note}")
         say(f"{args.engine}: {engine.name}, {slots.num_slots} slots: {url}")
         try:

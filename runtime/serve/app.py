@@ -14,7 +14,6 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi_offline import FastAPIOffline
 
 from diffusion.errors import InputError
-from diffusion.samplers import SAMPLERS
 from diffusion.spacing import SPACINGS
 from runtime.engines.interface import Engine
 from runtime.images import DRAWABLE_CHANNELS
@@ -170,7 +169,8 @@ def make_app(engine: Engine, worker: Worker, metrics: Metrics, token: str | None
             "version": version,
             "engine": identity,
             "process": process.to_json(),
-            "samplers": list(SAMPLERS),
+            "samplers": worker.tables.samplers,
+            "tables": worker.tables.steps_of_files,
             "spacings": list(SPACINGS),
             "formats": list(FORMATS),
             "slots": worker.num_slots,

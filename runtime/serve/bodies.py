@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
-from diffusion.samplers import DEFAULT_SAMPLER, SAMPLERS
+from diffusion.samplers import DEFAULT_SAMPLER
 from runtime.images import draw_grid, picture, quantize
 from runtime.serve.image_request import ImageRequest
 from runtime.serve.ticket import Preview, Ticket
@@ -28,7 +28,7 @@ class ImagesBody(BaseModel):
     num: Annotated[int, Field(ge=1, le=2**20, description="how many; the service has a limit of its own")] = 1
     seed: Annotated[int, Field(ge=0, le=_WORD)] = 0
     start: Annotated[int, Field(ge=0, le=_WORD, description="index of the first sample")] = 0
-    sampler: Annotated[Literal[tuple(SAMPLERS)], Field()] = DEFAULT_SAMPLER  # type: ignore[valid-type]
+    sampler: Annotated[str, Field(max_length=255, description="one of the samplers of /v1/model")] = DEFAULT_SAMPLER
     steps: Annotated[int | None, Field(ge=1, le=2**20, description="network calls; null for all of training")] = None
     spacing: Annotated[str | None, Field(max_length=32, description="how the steps are chosen")] = None
     timesteps: Annotated[list[int] | None, Field(max_length=_LONG, description="instead of steps, descending")] = None

@@ -42,6 +42,15 @@ def serve_parser() -> OneLineParser:
     parser.add_argument("--port", type=int, default=8000, help="0 for any that is free (default: 8000)")
     parser.add_argument("--slots", type=int, metavar="N", help=_SLOTS_HELP)
     parser.add_argument("--token-file", type=Path, metavar="FILE", help=_TOKEN_HELP)
+    parser.add_argument(
+        "--table",
+        dest="tables",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE.json",
+        help="a table, such as a fitted one, that requests name as their sampler; may be repeated",
+    )
     parser.add_argument("--backend", choices=ONNX_BACKENDS, default="auto", help="for an ONNX file")
     parser.add_argument("--device", choices=DEVICES, help="default: cuda for unet.plan, cpu for the rest")
     parser.add_argument(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from diffusion.conditioning import check_conditioning
 from diffusion.errors import InputError
@@ -14,6 +15,7 @@ from diffusion.samplers import SAMPLERS, make_table
 from diffusion.step_table import StepTable
 from runtime.chain.interface import check_seed_range
 from runtime.conditions import Classes, GivenConditions, given_conditions
+from runtime.formats.table_file import read_table
 
 _KEPT_TABLES = 256
 
@@ -26,14 +28,14 @@ class ImageRequest:
         num: samples; sample k has the index start + k.
         seed: 0..2⁶⁴−1.
         start: the first sample index.
-        sampler: one of `diffusion.samplers.SAMPLERS`; never a file, which would be one of the server's.
+        sampler: one of `RequestTables.samplers`; never a file, which would be one of the server's.
         steps, spacing, timesteps, eta, use_clipped_model_output: as in `runtime.Sampler`.
         classes, guidance, conditions: of a conditional network, as in `runtime.Sampler.sample`.
         deadline_s: seconds, from when the request was taken, after which nobody wants the images; None for no end.
         preview_every: rows of the chain between two previews; 0 for none.
 
     Raises:
-        InputError: a number out of its range, or the name of no sampler.
+        InputError: a number out of its range.
     """
 
     num: int = 1
@@ -55,8 +57,6 @@ class ImageRequest:
         seed, start, num = check_seed_range(self.seed, self.start, self.num)
         for name, value in (("seed", seed), ("start", start), ("num", num)):
             object.__setattr__(self, name, value)
-        if not isinstance(self.sampler, str) or self.sampler not in SAMPLERS:
-            raise InputError(f"sampler is {shown(self.sampler)}, expected one of {', '.join(SAMPLERS)}")
         if self.steps is not None:
             object.__setattr__(self, "steps", whole_number(self.steps, "steps", 1))
         if self.timesteps is not None:
@@ -81,19 +81,47 @@ class RequestTables:
     Args:
         process: of the network.
         precision: of the engine's arithmetic.
-        force: run a table although it turns the rounding of a low-precision engine into visible error.
+        force: run a table although it turns the rounding of a low-precision engine into visible error, or was fitted to
+            another checkpoint.
+        files: tables of the service's own, such as fitted ones. A request names one by its file's name without `.json`.
+
+    Raises:
+        InputError: a file that holds no table, or one that the process cannot run; or a name that is taken.
     """
 
-    def __init__(self, process: Process, precision: str, force: bool = False) -> None:
+    def __init__(self, process: Process, precision: str, force: bool = False, files: Iterable[Path] = ()) -> None:
         self._process, self._precision, self._force = process, precision, force
+        self._own: dict[str, StepTable] = {}
+        for path in files:
+            name = path.name.removesuffix(".json")
+            if name in self.samplers:
+                raise InputError(f"{path}: its sampler would be named {name}, which there is already; rename the file")
+            self._own[name] = self._checked_file(path)
         self._make = functools.lru_cache(_KEPT_TABLES)(self._make_table)
+
+    @property
+    def samplers(self) -> list[str]:
+        """The names that a request may give: of `diffusion.samplers.SAMPLERS`, and those of files."""
+        return [*SAMPLERS, *self._own]
+
+    @property
+    def steps_of_files(self) -> dict[str, int]:
+        """The network calls of each table that came from a file, by its name."""
+        return {name: len(table) for name, table in self._own.items()}
+
+    @property
+    def notes_of_files(self) -> list[str]:
+        """What a user should know of the tables that came from files, one line each."""
+        return [note for table in self._own.values() for note in table.notes]
 
     def table(self, request: ImageRequest) -> StepTable:
         """The rows of a request's chain; the same object for the same chain, as long as it is remembered.
 
         Raises:
-            InputError: a chain that the process cannot run, or not in this precision.
+            InputError: the name of no sampler, or a chain that the process cannot run, or not in this precision.
         """
+        if not isinstance(request.sampler, str) or request.sampler not in self.samplers:
+            raise InputError(f"sampler is {shown(request.sampler)}, expected one of {', '.join(self.samplers)}")
         options = (request.eta, request.use_clipped_model_output)
         return self._make(request.sampler, request.steps, request.spacing, request.timesteps, options)
 
@@ -108,13 +136,26 @@ class RequestTables:
         eta, use_clipped_model_output = options
         table = make_table(
             self._process,
-            sampler,
+            self._own.get(sampler, sampler),
             steps,
             spacing,
             timesteps,
             eta=eta,
             use_clipped_model_output=use_clipped_model_output,
+            force=self._force,
         )
+        return self._checked(table)
+
+    def _checked_file(self, path: Path) -> StepTable:
+        table = read_table(path)
+        if table.ascending:
+            raise InputError(f"{path}: its chain runs from data to noise, expected one that begins with noise")
+        try:
+            return self._checked(make_table(self._process, table, force=self._force))
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+
+    def _checked(self, table: StepTable) -> StepTable:
         if self._precision != "fp32" and not self._force:
             check_conditioning(table, self._precision)
         table.cast()  # here it is this request's error, in the slots it would be everybody's

@@ -37,6 +37,7 @@ class Settings(BaseModel):
     engine: Annotated[Path, Field(description="a file or folder that every machine has, under its absolute name")]
     slots: Annotated[int, Field(ge=1, description="samples of every network call")] = 8
     backend: str = "auto"
+    tables: Annotated[list[Path], Field(description="of tables' files, likewise, as --table of `ddpm-rt serve`")] = []
     device: str | None = None
     token_file: Annotated[Path | None, Field(description="on every machine; else DDPM_RT_TOKEN there")] = None
     without_token: Annotated[bool, Field(description="serve whoever says that it is on this machine")] = False
@@ -56,8 +57,9 @@ class Settings(BaseModel):
             )
         if self.without_token and self.token_file is not None:
             raise ValueError("token_file and without_token were both given; give one of them")
-        if not self.engine.is_absolute():
-            raise ValueError(f"engine is {self.engine}, expected an absolute path: replicas have folders of their own")
+        for name, path in (("engine", self.engine), *(("tables", table) for table in self.tables)):
+            if not path.is_absolute():
+                raise ValueError(f"{name} is {path}, expected an absolute path: replicas have folders of their own")
         return self
 
 
@@ -81,7 +83,7 @@ class Replica:
         self._metrics = Metrics()
         self._worker = Worker(
             Slots(engine, given.slots, given.cpus),
-            RequestTables(engine.process, engine.precision),
+            RequestTables(engine.process, engine.precision, files=given.tables),
             Limits(given.max_images, given.max_waiting, given.deadline),
             self._metrics,
         )

@@ -77,6 +77,7 @@ class Worker:
         clock: the slots' own.
 
     Attributes:
+        tables: of the requests.
         broken: why the service can go on no more; empty while it can.
         cancelled: requests that were not finished because it was halted.
     """
@@ -90,7 +91,7 @@ class Worker:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.limits, self.broken, self.cancelled = limits, "", 0
-        self._slots, self._tables, self._observer, self._clock = slots, tables, observer, clock
+        self._slots, self.tables, self._observer, self._clock = slots, tables, observer, clock
         self._changed = threading.Condition()
         self._coming: list[Ticket] = []
         self._leaving: list[Ticket] = []
@@ -149,7 +150,7 @@ class Worker:
             raise InputError(f"num is {request.num}, this service draws at most {limits.images} images for a request")
         if request.deadline_s is not None and request.deadline_s > limits.deadline_s:
             raise InputError(f"deadline_s is {request.deadline_s:g}, expected at most {limits.deadline_s:g}")
-        table, given = self._tables.table(request), request.given(process)
+        table, given = self.tables.table(request), request.given(process)
         with self._changed:
             if self.broken:
                 raise StoppingError(f"the service is broken: {self.broken}")

@@ -129,9 +129,10 @@ def test_the_whole_command_then_resumed(engine_file, tmp_path, capsys):
     assert "its num is 40, now it is 41; choose another --out" in said
 
 
-def test_equal_timesteps_are_measured_once(engine_file, tmp_path, capsys):
+@pytest.mark.parametrize("spacings", [[], ["--spacings", "linspace"]])
+def test_equal_timesteps_are_measured_once(engine_file, tmp_path, capsys, spacings):
     out = tmp_path / "q.json"
-    arguments = ["--steps", "40", "--samplers", "ddpm:fixed_large,ddim", "--seeds", "1", "--out", out]
+    arguments = ["--steps", "40", "--samplers", "ddpm:fixed_large,ddim", "--seeds", "1", "--out", out, *spacings]
     code, printed, _ = run(engine_file, capsys, *arguments)
     assert code == 0
     report = json.loads(printed)
@@ -219,7 +220,8 @@ def test_tables_are_judged_beside_the_built_in_samplers_and_a_reference_is_taken
 
 
 def test_a_reference_of_something_else_is_refused(tmp_path):
-    setup = {"num": 40, "process": PROCESS.to_json(), "data": {}, "features": {}, "engine_sha256": "a", "classifier": 1}
+    known = PROCESS.to_json() | {"checkpoint_sha256": "0"}
+    setup = {"num": 40, "process": known, "data": {}, "features": {}, "engine_sha256": "a", "classifier": 1}
     facts = {"command": "c", "commit": "d"}
     first = Results(tmp_path / "first.json", setup, facts, [1, 2])
     for seed in (1, 2):
@@ -234,16 +236,27 @@ def test_a_reference_of_something_else_is_refused(tmp_path):
 
     assert adopt() == {"seed": 2, "frechet": 2.0, "class_total_variation": 0.1, "classes": 10, "seconds": 0.0}
     # Another engine of the same checkpoint, and another recommended spacing, change nothing that is compared.
-    assert adopt(engine_sha256="b", process=PROCESS.to_json() | {"timestep_spacing": "leading"})["frechet"] == 2.0
+    assert adopt(engine_sha256="b", process=known | {"timestep_spacing": "leading"})["frechet"] == 2.0
     assert adopt(classifier=2) == {"seed": 2, "frechet": 2.0, "seconds": 0.0}
     for change, says in (
         ({"num": 41}, "its num is 40, now it is 41"),
-        ({"process": PROCESS.to_json() | {"checkpoint_sha256": "0"}}, "its checkpoint_sha256 is None, now it is 0"),
+        ({"process": PROCESS.to_json()}, "its checkpoint_sha256 is 0, now it is None"),
         ({"features": {"name": "other"}}, "its features is {}, now it is {'name': 'other'}"),
         ({"seeds": (1, 2, 3)}, r"has no ddpm with all 40 timesteps for the seeds \[1, 2, 3\]"),
     ):
         with pytest.raises(InputError, match=f"^reference .*first.json: {says}"):
             adopt(**change)
+    # Engines that do not name their checkpoint are the same only if their files are.
+    text = (tmp_path / "first.json").read_text()
+    (tmp_path / "first.json").write_text(text.replace('"checkpoint_sha256": "0"', '"checkpoint_sha256": null'))
+    assert adopt(process=PROCESS.to_json())["frechet"] == 2.0
+    with pytest.raises(InputError, match="first.json: neither engine names its checkpoint, and they are different"):
+        adopt(process=PROCESS.to_json(), engine_sha256="b")
+    (tmp_path / "first.json").write_text(text.replace('"frechet": 1.0', '"frechet": "1.0"'))
+    with pytest.raises(InputError, match="first.json: a run has the seed 1 and the distance '1.0'"):
+        adopt()
+    with pytest.raises(InputError, match="first.json: not a result of this command .a run has the seed 1"):
+        Results(tmp_path / "first.json", setup, facts, [1, 2])
     (tmp_path / "first.json").write_text("{}")
     with pytest.raises(InputError, match="first.json: 'setup'; give a result of the same checkpoint"):
         adopt()

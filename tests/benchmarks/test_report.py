@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import re
 from html.parser import HTMLParser
 
@@ -137,6 +138,26 @@ def test_all_ways_are_timed_by_one_measurement(folder):
     assert rows[1][5] == "0.700"  # of the same way in two files, what says more
 
 
+def test_no_text_of_a_result_leaves_its_line(folder):
+    hostile = quality(data={"name": "digits\n\n<b>", "num_train": 1545, "sha256": "d"}) | {"command": "x\n\n<script>"}
+    (folder / "quality.json").write_text(json.dumps(hostile))
+    assert main([]) == 0
+    markdown = (folder / "report.md").read_text(encoding="utf-8")
+    assert "`x <script>`" in markdown
+    assert r"# Quality, speed, coverage and likelihood: digits \<b\>, 1,545 images" in markdown
+    assert not re.search("^<", markdown, re.MULTILINE)
+
+
+def test_tables_of_one_name_are_two_rows(folder):
+    other = quality()
+    other["results"][2] |= {"table_sha256": "cd", "frechet": 0.007}
+    other["table_at_5"]["table_sha256"] = "cd"
+    (folder / "other.json").write_text(json.dumps(other))
+    assert main(["--quality", "quality.json", "--quality", "other.json"]) == 0
+    rows = Page((folder / "report.html").read_text(encoding="utf-8")).rows
+    assert [row[2] for row in rows if row[0] == "fit<5> (table)"] == ["0.00550 ± 0.00100", "0.00700 ± 0.00100"]
+
+
 def test_what_was_not_measured_is_said(folder, capsys):
     report = quality()
     del report["timing"], report["table_at_5"], report["reference"]
@@ -152,6 +173,8 @@ def test_what_was_not_measured_is_said(folder, capsys):
     page = Page((folder / "a" / "b.html").read_text(encoding="utf-8"))
     assert len(page.rows) == 2  # the head and the built-in sampler
     assert [page.rows[1][place] for place in (3, 5, 7, 8, 9)] == ["–"] * 5
+    (folder / "likelihood.json").write_text(json.dumps(likelihood(timesteps=[])))
+    assert main([]) == 0  # its panel is left empty
     assert "The likelihood was not measured." in "".join(page.said)
 
 
@@ -166,6 +189,10 @@ def test_what_was_not_measured_is_said(folder, capsys):
         (quality(process={}), "other.json: its engine does not name its checkpoint"),
         (likelihood(), "other.json: no result of `benchmarks.quality`"),
         ([], "other.json: found no JSON object"),
+        (
+            quality() | {"best_at_5": quality()["best_at_5"] | {"ratio_se": -1}},
+            "found the figure -1, expected at least 0 and below 1e+12",
+        ),
     ],
 )
 def test_results_that_do_not_belong_together_are_refused(folder, capsys, other, says):
@@ -193,9 +220,11 @@ def test_a_likelihood_of_another_model_is_refused(folder, capsys, content, says)
 
 
 def test_bad_arguments_are_one_line(folder, capsys):
+    os.mkfifo("pipe.png")
     for arguments, says in (
         (["--out", "report.pdf"], "expected the name of a file that ends in .html"),
         (["--picture", "quality.json"], "--picture quality.json: cannot be read"),
+        (["--picture", "pipe.png"], "--picture pipe.png: cannot be read (pipe.png: is a pipe, expected a regular file"),
         (["--quality", "none.json"], "none.json"),
     ):
         try:

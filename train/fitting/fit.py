@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from commands.errors import StoppedError, reason
+from commands.errors import StoppedError
 from commands.progress import progress_bar
 from commands.whole_files import whole_file
 from diffusion.errors import InputError
@@ -23,6 +23,7 @@ from train.fitting.network import FittedNetwork
 from train.fitting.rows import run_rows
 from train.fitting.teacher import TeacherDistance
 from train.loop import StopRequest
+from train.saved_state import read_state
 
 STATE_FORMAT = 1
 _BETAS = (0.9, 0.95)  # of Adam; the second moment of so few steps needs a short memory
@@ -32,6 +33,7 @@ _FREE_SHARE = 0.65
 _TIMESTEP_RATE = 2.0  # of their learning rate to that of the coefficients
 _MOVE_RATE = 0.1  # of x_T within its ball, as a share of what its gradient says
 _SAVE_SECONDS = 15.0
+_SAVED = ("start", "start_name", "step", "free", "are_free", "optimizer", "moved")
 
 
 @dataclass(frozen=True)
@@ -66,24 +68,21 @@ class SavedFit:
         """What was saved; None where nothing was.
 
         Raises:
-            InputError: the file cannot be read, or is of another fit.
+            InputError: the file cannot be read, was changed, or is of another fit.
         """
         if not self.path.exists():
             return None
         remedy = "remove it, or start over without --resume"
-        try:
-            state = torch.load(self.path, map_location="cpu", weights_only=True)
-            version, identity = state["format"], state["identity"]
-        except Exception as error:  # torch raises RuntimeError, EOFError, UnpicklingError, KeyError …
-            raise InputError(f"{self.path}: cannot be read ({reason(error)}); {remedy}") from None
-        if version != STATE_FORMAT:
-            raise InputError(f"{self.path}: state format is {version!r}, this version reads {STATE_FORMAT}; {remedy}")
+        state = read_state(self.path, STATE_FORMAT, remedy)
+        identity = state.get("identity")
+        if not isinstance(identity, dict) or not set(_SAVED) <= set(state):
+            raise InputError(f"{self.path}: is not the state of a fit; {remedy}")
         for name, asked in self._identity.items():
             if identity.get(name) != asked:
                 raise InputError(
                     f"{self.path}: holds a fit with {name} {identity.get(name)!r}, asked for is {asked!r}; {remedy}"
                 )
-        return dict(state)
+        return state
 
     def write(self, state: Mapping[str, Any]) -> None:
         """Save it, whole or not at all. Raises InputError where the disk does not take it."""

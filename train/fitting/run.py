@@ -17,17 +17,16 @@ from commands.progress import progress_bar
 from commands.system import check_memory
 from diffusion.conditioning import MAX_ROUNDING_ERROR, ROUNDING, rounding_error
 from diffusion.errors import InputError
-from diffusion.process import Process
 from diffusion.step_table import StepTable
 from runtime.engines.torch_checkpoint import load_checkpoint
-from runtime.formats.table_file import FittedRecord, TableFile
-from runtime.formats.train_record import TrainRecord
-from train.datasets import DataRequest, load_data
+from runtime.formats.table_file import WITHOUT_DIGEST, FittedRecord, TableFile
+from train.datasets import DataRequest
+from train.fitting.data import data_to_fit
 from train.fitting.energy import EnergyDistance
 from train.fitting.figures import held_out_figures, precision_figures
 from train.fitting.fit import Fit, FitConfig, SavedFit, run_fit, saved_start
 from train.fitting.network import FittedNetwork
-from train.fitting.start import best_start, candidates
+from train.fitting.start import best_start, candidates, num_judged
 from train.fitting.teacher import NAME as TEACHER
 from train.fitting.teacher import TeacherDistance
 from train.image_set import ImageSet
@@ -104,7 +103,9 @@ def fit_table(request: FitRequest, must_move_timesteps: bool = False) -> Report:
             raise InputError(f"{message}; fit with fixed timesteps")
         say(f"note: {message}")
         request = replace(request, config=replace(request.config, free_timesteps=False))
-    images, held_out = _data(request, checkpoint.process) if request.objective == "data" else (None, None)
+    images, held_out = None, None
+    if request.objective == "data":
+        images, held_out = data_to_fit(request.checkpoint, request.data, checkpoint.process)
     labels = None if images is None or images.labels is None else images.labels.of_image
     network = FittedNetwork.of(checkpoint, device, request.seed, labels, request.guidance)
     element = 4 * checkpoint.process.sample.num_elements
@@ -150,46 +151,15 @@ def _judged(
     """The table with its figures. Raises VerificationError if it is no better than its start."""
     held_out = held_out_figures(network, objective, start, fitted)
     measure, values = next(iter(held_out.items()))
-    if request.config.iterations and not values["fitted"] < values["start"]:
+    before, after = values["start"], values["fitted"]
+    if after is None or (request.config.iterations and before is not None and not after < before):
         raise VerificationError(
-            f"the fitted table is no better than {start_name}: {measure} {values['fitted']:.4g} against "
-            f"{values['start']:.4g} on held-out noise; nothing was written; fit longer, or with larger batches"
+            f"the fitted table is no better than {start_name}: {measure} {_shown(after)} against {_shown(before)} on "
+            "held-out noise; nothing was written; fit longer, or with larger batches"
         )
     error = precision_figures(network, start, fitted)
     record = FittedRecord(request.objective, request.seed, start_name, settings, held_out, error)
     return TableFile(fitted, record, sealed=True)
-
-
-def _data(request: FitRequest, process: Process) -> tuple[ImageSet, ImageSet | None]:
-    """The images to fit to, and those held out. Raises InputError if there are none, or of another shape or classes."""
-    asked = request.data
-    if not asked.data:
-        record = TrainRecord.read(request.checkpoint)
-        config = {} if record is None else record.facts.get("config", {})
-        known = config.get("data") if isinstance(config, dict) else None
-        names = {field.name for field in dataclasses.fields(DataRequest)}
-        if not isinstance(known, dict) or not isinstance(known.get("data"), str):
-            raise InputError(
-                f"{request.checkpoint}: does not say what it was trained on; name the data, or fit to the teacher"
-            )
-        asked = DataRequest(**{name: value for name, value in known.items() if name in names and name != "classes"})
-        asked = replace(asked, classes=True if "classes" in known else None)
-    labelled = replace(asked, classes=True)
-    try:
-        images, held_out = load_data(labelled)
-    except InputError:  # it has no classes
-        images, held_out = load_data(asked)
-    if images.shape.chw != process.sample.chw:
-        raise InputError(f"{images.name}: images are {images.shape.chw}, the network's samples {process.sample.chw}")
-    if images.num_images < 2:
-        raise InputError(f"{images.name}: holds 1 image to fit to, expected some thousand")
-    if process.label is not None and images.labels is not None:
-        found, expected = len(images.labels.names), process.label.classes
-        if found != expected:
-            raise InputError(
-                f"{images.name}: has {found} classes, the network {expected}; name the data it was trained on"
-            )
-    return images, held_out
 
 
 def _objective(
@@ -197,6 +167,9 @@ def _objective(
 ) -> EnergyDistance | TeacherDistance:
     if images is None:
         return TeacherDistance(network, request.num_pairs, request.ball)
+    num = sum(min(part.num_images, _MAX_IMAGES) for part in (images, held_out) if part is not None)
+    element = 4 * network.process.sample.num_elements
+    check_memory(f"{images.name}: {num:,} images", 3 * element * num, "fit on a machine with more, or to the teacher")
     chosen = np.sort(np.random.default_rng(request.seed).permutation(images.num_images)[:_MAX_IMAGES])
     labels = None if images.labels is None else images.labels.of_image[chosen]
     x_start = torch.from_numpy(images.x_start(chosen)).to(network.device)
@@ -212,7 +185,7 @@ def _start(
     request: FitRequest, network: FittedNetwork, objective: EnergyDistance | TeacherDistance
 ) -> tuple[StepTable, str]:
     choices = candidates(network, request.num_steps, request.sampler, request.spacing)
-    with progress_bar(len(choices), "search a start", "table", lines_in_a_log=True) as bar, torch.no_grad():
+    with progress_bar(num_judged(choices), "search a start", "table", lines_in_a_log=True) as bar, torch.no_grad():
         best, _ = best_start(
             network,
             choices,
@@ -238,19 +211,27 @@ def _settings(request: FitRequest, images: ImageSet | None, network: FittedNetwo
 
 
 def _is_done(request: FitRequest, checkpoint_sha256: str, settings: dict[str, Any]) -> bool:
+    """Whether the file is what would be fitted. Raises InputError if that cannot be known, as of one without digest."""
     if not request.out.exists():
         return False
     file = TableFile.read(request.out)
-    return (
+    is_this = (
         file.fitted is not None
         and (file.table.checkpoint_sha256, file.fitted.seed) == (checkpoint_sha256, request.seed)
         and len(file.table) == request.num_steps
         and dict(file.fitted.settings) == settings
     )
+    if is_this and not file.sealed:
+        raise InputError(f"{request.out}: {WITHOUT_DIGEST}; remove it, or choose another name")
+    return is_this
 
 
 def _goal(request: FitRequest) -> str:
     return f"the teacher ({TEACHER})" if request.objective == "teacher" else "the data"
+
+
+def _shown(figure: float | None) -> str:
+    return "not finite" if figure is None else f"{figure:.4g}"
 
 
 def _report(out: Path, file: TableFile, done: str) -> Report:
@@ -259,7 +240,7 @@ def _report(out: Path, file: TableFile, done: str) -> Report:
     lines = [f"{done}: {len(file.table)} calls from {file.fitted.start}, timesteps {file.table.timesteps.tolist()}"]
     for title, figures in (("held-out noise", file.fitted.held_out), ("x_0 error in", file.fitted.x_start_error)):
         for name, of in figures.items():
-            lines.append(f"{title}, {name}: {of['fitted']:.4g} (its start {of['start']:.4g})")
+            lines.append(f"{title}, {name}: {_shown(of['fitted'])} (its start {_shown(of['start'])})")
     lines += [f"conditioning {file.table.conditioning:.3g}; runs in {', '.join(runs_in)}", str(out)]
     return {
         "summary": "\n".join(lines),

@@ -69,6 +69,11 @@ def candidates(network: FittedNetwork, num_steps: int, sampler: str | None, spac
     return list(found.values())
 
 
+def num_judged(choices: Sequence[Candidate]) -> int:
+    """How many tables `best_start` judges in all."""
+    return len(choices) + 2 * min(_KEPT, len(choices))
+
+
 def best_start(
     network: FittedNetwork,
     choices: Sequence[Candidate],

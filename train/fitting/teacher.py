@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from commands.system import check_memory
 from diffusion.samplers import make_table
 from diffusion.spacing import check_timesteps
 from train.fitting.network import FittedNetwork
@@ -45,8 +46,15 @@ def teacher_timesteps(network: FittedNetwork, through: Sequence[int] = ()) -> np
 
 
 def trajectories(network: FittedNetwork, indices: Sequence[int], through: Sequence[int] = ()) -> Trajectories:
-    """Run the teacher for samples; its chain also passes through the timesteps given."""
+    """Run the teacher for samples; its chain also passes through the timesteps given.
+
+    Raises:
+        InputError: more states than there is memory for.
+    """
     table = make_table(network.process, SAMPLER, timesteps=teacher_timesteps(network, through))
+    num = len(indices) * (2 * len(table) + 1)  # twice while they are put into one array
+    element = 4 * network.process.sample.num_elements
+    check_memory(f"the teacher's {num:,} states", 2 * element * num, "fit on a machine with more")
     kind, rows = RowKind.of(table), torch.tensor(table.cast(), device=network.device)
     state, predict = ChainState.begin(network.noise(indices), kind), network.predict(indices)
     states, x_start = [state.x], []

@@ -35,15 +35,23 @@ async function loadModel() {
   const chosen = byId("sampler").value;
   byId("sampler").replaceChildren(...model.samplers.map((name) => new Option(name)));
   if (chosen) byId("sampler").value = chosen;
+  showSteps();
   byId("classes-label").hidden = !conditions.some((each) => each.type === "int64");
   byId("guidance-label").hidden = !conditions.some((each) => each.name === "guidance");
   return true;
 }
 
+// A table from a file has its own number of steps.
+function showSteps() {
+  const steps = model.tables[byId("sampler").value];
+  byId("steps").disabled = steps !== undefined;
+  if (steps !== undefined) byId("steps").value = steps;
+}
+
 // The form as the body of a request; what is not filled in is the service's to choose.
 function body() {
   const fields = { num: Number(byId("num").value), seed: Number(byId("seed").value), sampler: byId("sampler").value };
-  fields.steps = Number(byId("steps").value);
+  if (!byId("steps").disabled) fields.steps = Number(byId("steps").value);
   const classes = byId("classes").value.trim();
   if (!byId("classes-label").hidden && classes) {
     fields.classes = classes === "all" ? "all" : classes.split(",").map((each) => (each.trim() === "null" ? null : Number(each)));
@@ -166,6 +174,7 @@ byId("form").addEventListener("submit", async (event) => {
     say(error.message, true);
   }
 });
+byId("sampler").addEventListener("change", showSteps);
 byId("stop").addEventListener("click", () => running?.abort());
 
 const asked = readLink();

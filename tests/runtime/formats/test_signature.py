@@ -17,6 +17,7 @@ from diffusion.samplers import make_table
 from runtime.formats.signature import check_signature, fingerprint, sign, signature_path
 from runtime.formats.table_file import TableFile
 from runtime.sample import main as sample
+from runtime.sampler import Sampler
 from runtime.sign import main as sign_command
 from tests.runtime.gaussian_folder import PROCESS
 
@@ -180,3 +181,44 @@ def test_a_run_that_requires_signatures_of_engine_and_table(folder, tmp_path, ke
     err = capsys.readouterr().err
     assert err.count("signed by the key ") == 2
     assert sample([*run[:-1], "other.pem", "--overwrite"]) == 3
+
+
+@pytest.mark.parametrize("name", ["unet.onnx", "table.json"])
+def test_a_file_that_is_replaced_while_it_is_opened(folder, tmp_path, key, capsys, monkeypatch, name):
+    """Whoever can write the files waits for the check, and puts the signed file back afterwards."""
+    TableFile(make_table(PROCESS, "ddim", 3), None, True).write(Path("table.json"))
+    for each in ("unet.onnx", "table.json"):
+        assert sign_command([each, "--key", "key.pem"]) == 0
+
+    def open_another(*given, **options):
+        Path(name).rename("signed")
+        shutil.copy("signed", name)
+        sampler = Sampler(*given, **options)
+        Path("signed").replace(name)
+        return sampler
+
+    monkeypatch.setattr("runtime.sample_request.Sampler", open_another)
+    run = ["--num", "1", "--sampler", "table.json", "--backend", "onnxruntime", "--require-signature", "keys.pem"]
+    assert sample(run) == 3
+    assert f"{name}: was written after its signature was checked" in capsys.readouterr().err
+    assert not Path("samples").exists()
+
+
+def test_a_service_that_requires_a_signature(folder, tmp_path, key, capsys, monkeypatch):
+    pytest.importorskip("fastapi")
+    from runtime.serve import __main__ as service
+
+    words = ["--port", "0", "--backend", "onnxruntime", "--require-signature", "keys.pem"]
+    assert service.main(words) == 3
+    assert "unet.onnx: has no signature unet.onnx.sig beside it" in capsys.readouterr().err
+    assert sign_command(["unet.onnx", "--key", "key.pem"]) == 0
+
+    def open_another(*given):
+        shutil.copy("unet.onnx", "another")
+        Path("another").replace("unet.onnx")
+        return open_engine(*given)
+
+    open_engine = service.open_engine
+    monkeypatch.setattr(service, "open_engine", open_another)
+    assert service.main(words) == 3
+    assert "unet.onnx: was written after its signature was checked" in capsys.readouterr().err

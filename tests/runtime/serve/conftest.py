@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -74,12 +75,18 @@ def until(holds: Callable[[], bool], timeout_s: float = 20.0) -> None:
 
 @contextlib.contextmanager
 def running_service(
-    process: Any = None, num_slots: int = 3, token: str | None = None, grace_s: float = 5.0, **limits: Any
+    process: Any = None,
+    num_slots: int = 3,
+    token: str | None = None,
+    grace_s: float = 5.0,
+    tables: Sequence[Path] = (),
+    **limits: Any,
 ) -> Iterator[Service]:
     """A service on a free port."""
     engine = Gate(process or a_process())
     metrics = Metrics()
-    worker = Worker(Slots(engine, num_slots), RequestTables(engine.process, "fp32"), Limits(**limits), metrics)
+    request_tables = RequestTables(engine.process, "fp32", files=tables)
+    worker = Worker(Slots(engine, num_slots), request_tables, Limits(**limits), metrics)
     metrics.watch(worker)
     server = DrainingServer(make_app(engine, worker, metrics, token), worker, grace_s)
     sock = listen("127.0.0.1", 0)

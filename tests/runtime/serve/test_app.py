@@ -112,7 +112,7 @@ def test_concurrent_requests_share_the_batch_and_get_their_own_images(service):
         ({"seed": 2**64}, "seed: Input should be less than or equal to"),
         ({"seed": "1"}, "seed: Input should be a valid integer"),
         ({"start": 2**64 - 1, "num": 2}, "start is 18446744073709551615"),
-        ({"sampler": "/etc/passwd.json"}, "sampler: Input should be 'ddpm'"),
+        ({"sampler": "/etc/passwd.json"}, "sampler is '/etc/passwd.json', expected one of ddpm, ddim,"),
         ({"steps": 41}, "steps is 41"),
         ({"steps": 5, "timesteps": [3, 2]}, "steps and timesteps were both given"),
         ({"timesteps": [3, 3]}, "timesteps"),
@@ -259,6 +259,7 @@ def test_the_model_says_what_may_be_asked_for(service):
     assert model["slots"] == 3
     assert model["limits"] == {"images": 256, "waiting": 1024, "deadline_s": 600.0}
     assert "unipc" in model["samplers"]
+    assert model["tables"] == {}
 
 
 def test_without_a_token_only_this_machine_is_served_by_its_own_name(service):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,11 @@ import torch
 
 from runtime.engines.torch_checkpoint import load_checkpoint
 from runtime.formats.table_file import TableFile
+from runtime.formats.train_record import TrainRecord
 from runtime.sample import main as sample
 from runtime.sampler import Sampler
 from tests.checkpoints import save_tiny_checkpoint
+from train.datasets import DataRequest, load_data
 from train.fit_table import run
 from train.fitting.fit import Fit
 from train.fitting.network import FittedNetwork
@@ -92,6 +95,29 @@ def test_data_is_what_the_checkpoint_was_trained_on_or_is_named(folder: Path, ca
     assert (found["settings"]["features"], found["settings"]["iterations"]) == ("both", 3)
 
 
+def test_data_that_changed_since_the_training_is_refused(folder: Path, capsys: Any) -> None:
+    shutil.copytree("ckpt", "own")
+    images, _ = load_data(DataRequest("images.npz"))
+
+    def trained_on(**known: Any) -> None:
+        config = {"data": {"data": "images.npz", "fingerprint": images.fingerprint} | known}
+        TrainRecord(load_checkpoint("ckpt").process, {"config": config}).write(Path("own"))
+
+    words = ["--checkpoint", "own", *QUICK, "--features", "pixels", "--iterations", "0"]
+    trained_on()
+    assert run(words) == 0
+    for known, says in (
+        ({"fingerprint": "0" * 64}, "images.npz: was changed since own was trained on it; name the data"),
+        ({"held_out": "2"}, "own: what it was trained on: held_out is '2', expected a whole number; name the data"),
+        ({"held_out": -1}, "own: what it was trained on: held_out is -1, expected at least 0; name the data"),
+        ({"image_mode": "XX"}, "own: what it was trained on: image_mode is 'XX', expected L or RGB; name the data"),
+    ):
+        trained_on(**known)
+        assert run(words) == 2
+        assert says in capsys.readouterr().err
+    assert run([*words, "--data", "images.npz"]) == 0
+
+
 def test_a_stopped_fit_goes_on_to_the_same_table(folder: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = fitted(capsys, *OF_TEACHER, "--out", "whole.json")
     advance = Fit.advance
@@ -115,15 +141,64 @@ def test_a_stopped_fit_goes_on_to_the_same_table(folder: Path, capsys: Any, monk
     assert fitted(capsys, *OF_TEACHER, "--out", "cut.json", "--resume") | {"out": ""} == whole | {"out": ""}
     assert Path("cut.json").read_bytes() == Path("whole.json").read_bytes()
     fitted(capsys, *OF_TEACHER, "--out", "cut.json", "--resume")  # done at once
+    edited = {name: value for name, value in json.loads(Path("cut.json").read_text()).items() if name != "digest"}
+    Path("cut.json").write_text(json.dumps(edited))
+    assert run(["--checkpoint", "ckpt", *OF_TEACHER, "--out", "cut.json", "--resume"]) == 2
+    assert "cut.json: without digest, so nothing tells whether it was changed; remove it" in capsys.readouterr().err
+    torch.save({"format": 1, "identity": {}, "numbers": torch.arange(1000.0)}, "cut.json.state")
+    assert run(["--checkpoint", "ckpt", *OF_TEACHER, "--out", "cut.json", "--resume"]) == 2
+    assert "cut.json.state: is not the state of a fit; remove it" in capsys.readouterr().err
+    state = Path("cut.json.state").read_bytes()
+    Path("cut.json.state").write_bytes(state.replace(np.float32(500).tobytes(), np.float32(501).tobytes(), 1))
+    assert run(["--checkpoint", "ckpt", *OF_TEACHER, "--out", "cut.json", "--resume"]) == 2
+    assert "cut.json.state: was changed after it was written" in capsys.readouterr().err
     Path("cut.json.state").write_bytes(b"junk")
     assert run(["--checkpoint", "ckpt", *OF_TEACHER, "--out", "cut.json", "--resume"]) == 2
-    assert "cut.json.state: cannot be read" in capsys.readouterr().err
+    assert (
+        "cut.json.state: found 4 bytes that begin with b'junk', expected a file that torch.save"
+        in capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "words", "says"),
+    [
+        (20_000, [*QUICK, "--data", "images.npz"], "images.npz: 30 images: needs"),
+        (20_000, OF_TEACHER, "the teacher's 60 states: needs"),
+    ],
+)
+def test_what_does_not_fit_into_memory(
+    num_bytes: int, words: list[str], says: str, folder: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("commands.system.available_bytes", lambda: num_bytes)
+    monkeypatch.setattr("train.fitting.run.load_checkpoint", lambda folder, _: loaded)
+    with monkeypatch.context() as enough:
+        enough.setattr("commands.system.available_bytes", lambda: 2**30)
+        loaded = load_checkpoint("ckpt")
+    assert run(["--checkpoint", "ckpt", *words]) == 2
+    assert says in capsys.readouterr().err
 
 
 def test_a_table_that_is_no_better_is_not_published(folder: Path, capsys: Any) -> None:
     assert run(["--checkpoint", "ckpt", *OF_TEACHER, "--learning-rate", "100", "--timesteps", "fixed"]) == 3
     assert "the fitted table is no better than ddim, trailing" in capsys.readouterr().err
     assert not Path("table_2.json").exists()
+
+
+def test_a_network_that_overflows_in_fp16(folder: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_precision = FittedNetwork.in_precision
+
+    def overflowing(network: FittedNetwork, dtype: torch.dtype) -> FittedNetwork:
+        found = in_precision(network, dtype)
+        if dtype is torch.float16:
+            for parameter in found.module.parameters():
+                parameter *= 1e4
+        return found
+
+    monkeypatch.setattr(FittedNetwork, "in_precision", overflowing)
+    assert run(["--checkpoint", "ckpt", *OF_TEACHER, "--iterations", "1"]) == 0
+    assert "x_0 error in, fp16: not finite (its start not finite)" in capsys.readouterr().out
+    assert TableFile.read("table_2.json").fitted.x_start_error["fp16"] == {"start": None, "fitted": None}
 
 
 def test_gits_alone_needs_no_gradient(folder: Path, capsys: Any) -> None:
@@ -160,6 +235,8 @@ def test_a_network_that_takes_whole_timesteps_keeps_them(folder: Path, capsys: A
         (["--data", "color.npz"], "images are (3, 8, 8), the network's samples (1, 8, 8)"),
         (["--checkpoint", "nowhere"], "nowhere: no such checkpoint folder"),
         (["--seed", "-1"], "--seed is -1"),
+        (["--out", "t" * 226 + ".json"], ".json.state: no file can have this name"),
+        (["--split", "train"], "flags of the data were given without --data; add it"),
         (["--threads", "100000000000"], "--threads is 100000000000, expected at most 1024"),
     ],
 )

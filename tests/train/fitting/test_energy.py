@@ -38,6 +38,14 @@ def test_data_without_spread_is_no_division_by_zero() -> None:
     assert objective.loss(torch.ones(4, 1, 8, 8), range(4)).item() > 0.0
 
 
+def test_data_in_the_order_of_its_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("train.fitting.energy._MAX_IMAGES", 50)
+    two_classes = torch.cat([images(100), images(100, 1, 3.0)])
+    mixed = EnergyDistance(two_classes, two_classes, None, "pixels", 0)
+    found = mixed.figures(two_classes[torch.randperm(200, generator=torch.Generator().manual_seed(0))], range(200))
+    assert all(abs(distance) < 0.1 for distance in found.values())
+
+
 def test_the_features_learn_the_labels_and_depend_on_the_seed_alone() -> None:
     labels = np.repeat([0, 1], 100)
     data = images(200)

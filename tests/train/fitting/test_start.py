@@ -14,7 +14,7 @@ from diffusion.step_table import COLUMNS
 from tests.train.fitting.gaussian_fit import PROCESS, exact_x_0, gaussian_network
 from train.fitting.network import FittedNetwork
 from train.fitting.rows import run_table
-from train.fitting.start import Candidate, best_start, candidates, gits_timesteps, least_squares
+from train.fitting.start import Candidate, best_start, candidates, gits_timesteps, least_squares, num_judged
 from train.fitting.teacher import TeacherDistance, Trajectories, trajectories
 
 
@@ -92,7 +92,7 @@ def test_every_chain_is_tried_once_and_the_best_is_taken() -> None:
     )
     assert best.name.endswith("least squares")  # exact for this network
     assert score < 0.02
-    assert sum(count) == len(choices) + 6
+    assert sum(count) == num_judged(choices) == len(choices) + 6
     (one,) = candidates(network, 3, "ddim", "trailing")
     assert isinstance(one, Candidate)
     assert one.name == "ddim, trailing"
