@@ -43,7 +43,7 @@ def main() -> int:
     print(f"{num} flips in {time.monotonic() - began:.0f} s, {len(faults)} faults", *faults[:20], sep="\n")
     if args.out is not None:
         facts = measurement_facts("tests.changed_bytes", None)
-        write_report({**facts, "flips": num, "faults": faults, "found": found}, args.out)
+        write_report({"format": 1, **facts, "flips": num, "faults": faults, "found": found}, args.out)
     return 1 if faults else 0
 
 
