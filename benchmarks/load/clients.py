@@ -11,11 +11,13 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import httpx
 import numpy as np
 from PIL import Image
+
+if TYPE_CHECKING:  # which the command asks for in one line
+    import httpx
 
 SEED = 20_200_619
 """Of all requests; each has an index of its own, so no two ask for the same image."""
@@ -139,11 +141,15 @@ def _poisson_times(rate: float, seconds: float, rng: np.random.Generator) -> Ite
 
 
 def _client(url: str, clients: int) -> httpx.AsyncClient:
+    import httpx
+
     limits = httpx.Limits(max_connections=clients, max_keepalive_connections=clients)
     return httpx.AsyncClient(base_url=url, timeout=None, limits=limits, trust_env=False)
 
 
 async def _ask(http: httpx.AsyncClient, outcome: Outcome, is_watched: bool, due: float) -> None:
+    import httpx
+
     body: dict[str, Any] = {"seed": SEED, "start": outcome.number, "steps": outcome.steps}
     try:
         if is_watched:

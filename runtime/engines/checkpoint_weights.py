@@ -25,6 +25,7 @@ INDEX, PICKLE_INDEX = f"{SAFETENSORS}.index.json", f"{PICKLE}.index.json"
 _LFS_POINTER = b"version https://git-lfs"
 # How what torch.save writes begins: a zip archive, or before PyTorch 1.6 a pickle of protocol 2 or later.
 _PICKLES = (b"PK", b"\x80")
+_LENGTH_BYTES = 8  # of the header, before it
 _MAX_HEADER_BYTES = 10**8  # which safetensors itself takes
 # Names of a variant, in the order in which diffusers looks for them; the second is the shards' older name.
 _OF_VARIANT = (
@@ -107,8 +108,12 @@ def _check_begin(path: Path, begin: bytes, size: int, remedy: str) -> None:
     if begin == _LFS_POINTER:
         raise InputError(f"{path}: is a Git LFS pointer, expected the weights; run `git lfs pull` there")
     if path.suffix == ".safetensors":
-        header = int.from_bytes(begin[:8], "little")
-        if size < 10 or begin[8:9] != b"{" or header > _MAX_HEADER_BYTES:
+        if size <= _LENGTH_BYTES:
+            raise InputError(
+                f"{path}: truncated: found {size} bytes, expected a header of more than {_LENGTH_BYTES}; {remedy}"
+            )
+        header = int.from_bytes(begin[:_LENGTH_BYTES], "little")
+        if begin[_LENGTH_BYTES:][:1] != b"{" or header > _MAX_HEADER_BYTES:
             raise InputError(f"{path}: not a safetensors file, found {size} bytes that begin otherwise; {remedy}")
     elif not begin.startswith(_PICKLES):
         raise InputError(

@@ -127,7 +127,7 @@ def test_file_keeps_the_contract(precision: str, opset: int, exports: Exports, t
     of_float32 = {entry.key: entry.value for entry in float32.metadata_props}
     assert metadata.pop(METADATA_KEY) == of_float32.pop(METADATA_KEY)
     seals = metadata.pop(SEAL_KEY), of_float32.pop(SEAL_KEY)
-    assert [seal.split()[0] for seal in seals] == [precision, "fp32"]
+    assert [seal.split()[1] for seal in seals] == [precision, "fp32"]
     assert (metadata, of_float32) == ({PRECISION_KEY: precision}, {})
     assert read_onnx(exports[precision]).precision == precision
     del model.metadata_props[-1]  # by its graph and property, as of a file from before there was a seal
@@ -227,7 +227,7 @@ def test_bf16_on_a_cpu_is_one_line(exports: Exports, tmp_path: Path, capsys: pyt
 
 
 @pytest.mark.parametrize(
-    ("precision", "way_out"), [("fp16", "--backend onnxruntime"), ("bf16", "to_openvino`, with --bf16")]
+    ("precision", "way_out"), [("fp16", "`backend=onnxruntime`"), ("bf16", "to_openvino`, with --bf16")]
 )
 def test_openvino_would_change_the_precision(precision: str, way_out: str, exports: Exports) -> None:
     with pytest.raises(InputError, match=f"is in {precision}, which OpenVINO does not run as it is.*{way_out}"):
