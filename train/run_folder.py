@@ -23,7 +23,7 @@ from runtime.formats.train_record import (
     UNDIGESTED_TRAIN_FORMAT,
     checkpoint_files,
 )
-from train.saved_state import read_state
+from train.saved_state import read_state, write_state
 
 STATE_FORMAT = 1
 _RUN_FORMAT, _UNDIGESTED_RUN_FORMAT = 2, 1
@@ -151,14 +151,9 @@ class RunFolder:
         Raises:
             InputError: the disk does not take it.
         """
-        import torch
-
         latest, previous = self._states
         with whole_file(latest) as temporary:
-            try:
-                torch.save({"format": STATE_FORMAT, "config": self.record, **state}, temporary)
-            except RuntimeError as error:  # how torch reports a full disk
-                raise OSError(str(error).splitlines()[0]) from error
+            write_state(temporary, {"format": STATE_FORMAT, "config": self.record, **state})
             with contextlib.suppress(FileNotFoundError):  # of the first one
                 latest.replace(previous)
         self._write_run_json(state["step"], published=False)

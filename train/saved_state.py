@@ -1,9 +1,10 @@
-"""The state of unfinished work, as `torch.save` wrote it: read whole, or refused in one line."""
+"""The state of unfinished work, as `torch.save` writes it: read whole, or refused in one line."""
 
 from __future__ import annotations
 
 import io
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,20 @@ from commands.errors import reason
 from diffusion.errors import InputError
 from diffusion.number_checks import shown
 from runtime.engines.checkpoint_weights import read_weight_file
+
+
+def write_state(temporary: Path, state: Mapping[str, Any]) -> None:
+    """Write what `read_state` reads, `format` among it, into a file that takes its name later.
+
+    Raises:
+        OSError: the disk does not take it.
+    """
+    import torch
+
+    try:
+        torch.save(dict(state), temporary)
+    except RuntimeError as error:  # how torch reports a full disk
+        raise OSError(str(error).splitlines()[0]) from error
 
 
 def read_state(path: Path, version: int, remedy: str) -> dict[str, Any]:

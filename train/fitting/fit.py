@@ -23,7 +23,7 @@ from train.fitting.network import FittedNetwork
 from train.fitting.rows import run_rows
 from train.fitting.teacher import TeacherDistance
 from train.loop import StopRequest
-from train.saved_state import read_state
+from train.saved_state import read_state, write_state
 
 STATE_FORMAT = 1
 _BETAS = (0.9, 0.95)  # of Adam; the second moment of so few steps needs a short memory
@@ -87,10 +87,7 @@ class SavedFit:
     def write(self, state: Mapping[str, Any]) -> None:
         """Save it, whole or not at all. Raises InputError where the disk does not take it."""
         with whole_file(self.path) as temporary:
-            try:
-                torch.save({"format": STATE_FORMAT, "identity": self._identity, **state}, temporary)
-            except RuntimeError as error:  # how torch reports a full disk
-                raise OSError(str(error).splitlines()[0]) from error
+            write_state(temporary, {"format": STATE_FORMAT, "identity": self._identity, **state})
 
     def remove(self) -> None:
         """The fit is done, however it ended."""
