@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from train.fitting import run
 from train.fitting.energy import EnergyDistance, feature_network
+from train.image_set import ImageSet
 
 
 def images(num: int, seed: int = 0, shift: float = 0.0) -> torch.Tensor:
@@ -57,3 +59,13 @@ def test_the_features_learn_the_labels_and_depend_on_the_seed_alone() -> None:
     assert (classes.numpy() == labels).mean() > 0.95
     assert not any(parameter.requires_grad for parameter in trained.parameters())
     assert trained(torch.zeros(2, 1, 8, 8)).shape == (2, 96 * 4 * 4)
+
+
+def test_of_more_images_than_are_held_some_of_every_class_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("train.fitting.run._MAX_IMAGES", 20)
+    in_order = ImageSet.from_array("sorted", np.repeat(np.arange(4, dtype=np.uint8), 25).reshape(100, 1, 1, 1))
+    chosen = run._some(in_order, 3)
+    assert len(set(chosen.tolist())) == 20
+    assert len(np.unique(in_order.x_start(chosen))) == 4
+    few = ImageSet.from_array("few", np.zeros((5, 1, 1, 1), np.uint8))
+    assert run._some(few, 3).tolist() == [0, 1, 2, 3, 4]
