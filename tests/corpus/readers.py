@@ -76,6 +76,7 @@ READERS = (
     Reader("roll/mlp.safetensors", "export.mlp_to_onnx --checkpoint roll --out new.onnx", "safetensors"),
     Reader("table.json", "runtime.sample --num 3 --threads 1 --out new --sampler table.json", "json"),
     Reader("table.json", "export.inspect table.json", "json"),
+    Reader("table.json", "runtime.serve --engine unet.onnx --port 0 --table table.json", "json"),
     Reader("states.npy", f"{_SAMPLE} --x-init states.npy", "npy"),
     Reader("states.npz", f"{_SAMPLE} --x-init states.npz", "npz"),
     Reader("picture.png", f"{_SAMPLE} --x-init picture.png --from-timestep 5", "picture"),
